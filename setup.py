@@ -1,4 +1,4 @@
-"""Package layout: keras_layers/ and kernels/ install inside espace_tf. The metadata is in pyproject.toml."""
+"""Package layout: keras_layers/ and kernels/ install inside espace_tf (metadata: pyproject.toml)."""
 
 from setuptools import setup
 

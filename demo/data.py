@@ -32,7 +32,7 @@ def load_idx(folder: Path) -> dict[str, np.ndarray]:
 
 
 def load(folder: Path = DEBIAN_DIR) -> tuple[dict[str, np.ndarray], str]:
-    """The arrays, images as float32 [N, 28, 28, 1] in [0, 1], labels as int32, and a name for the source."""
+    """Images as float32 [N, 28, 28, 1] in [0, 1], labels as int32; and a name for the source."""
     if folder.is_dir():
         arrays, source = load_idx(folder), f"Fashion-MNIST from {folder}"
     else:

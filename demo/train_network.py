@@ -1,10 +1,10 @@
-"""Trains the demo's network on Fashion-MNIST and writes demo/network.keras and the shipped data subset.
+"""Trains the demo's network on Fashion-MNIST; writes demo/network.keras and the data subset.
 
     python demo/train_network.py --epochs=6
 
-About 30 minutes on 2 cores; expect a top-1 accuracy near 0.93 on the 10,000 test images. Needs all of
-Fashion-MNIST (Debian: apt-get install dataset-fashion-mnist). The card beside it, demo/README.md, records
-the accuracy that this run printed.
+About 20 minutes on 2 cores; expect a top-1 accuracy near 0.93 on the 10,000 test images. Needs all
+of Fashion-MNIST (Debian: apt-get install dataset-fashion-mnist). The card beside it, README.md,
+records the accuracy that this run printed.
 """
 
 import os
@@ -74,7 +74,10 @@ def main(argv: list[str]) -> None:
     stock = keras.models.clone_model(model)
     stock.set_weights(model.get_weights())
     stock.save(_OUTPUT.value)
-    print(f"test loss {loss:.4f}, top-1 {accuracy:.4f} on {len(data['x_test'])} images: {_OUTPUT.value}")
+    print(
+        f"test loss {loss:.4f}, top-1 {accuracy:.4f} on {len(data['x_test'])} images:"
+        f" {_OUTPUT.value}"
+    )
 
 
 if __name__ == "__main__":

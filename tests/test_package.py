@@ -1,0 +1,89 @@
+"""The wheel holds espace_tf only, imports little, and leaves the process's Keras alone."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*command: object, cwd: Path, **env: str) -> str:
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **env},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    tracked = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT)
+    for name in tracked.splitlines():
+        if (ROOT / name).is_file() and not name.startswith(("tests/", "demo/")):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    run(
+        *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"),
+        *("--wheel-dir", folder, source),
+        cwd=folder,
+    )
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_only_espace_tf(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    top = {name.split("/")[0] for name in names}
+    assert {name for name in top if not name.endswith(".dist-info")} == {"espace_tf"}, top
+    for module in ("__init__", "graph", "kernels/index_map", "keras_layers/masked_conv2d"):
+        assert f"espace_tf/{module}.py" in names
+    assert "espace_tf/templates/report.html" in names
+
+
+def test_the_installed_wheel_works_elsewhere(wheel, tmp_path):
+    run(sys.executable, "-m", "venv", tmp_path / "env", cwd=tmp_path)
+    python = tmp_path / "env" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel, cwd=tmp_path)
+    site = Path(
+        run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path)
+    )
+    landed = {
+        path.name
+        for path in site.iterdir()
+        if not path.name.startswith(
+            ("pip", "setuptools", "_distutils", "distutils", "pkg_resources")
+        )
+    }
+    assert "espace_tf" in landed
+    assert not {"keras_layers", "kernels", "tests", "benchmarks", "demo"} & landed, landed
+    assert all(name == "espace_tf" or name.startswith("espace_tf-") for name in landed), landed
+    program = (
+        "import espace_tf, espace_tf.keras_layers, espace_tf.kernels as kernels\n"
+        "print(espace_tf.__file__, kernels.__file__)"
+    )
+    paths = run(python, "-c", program, cwd=tmp_path, PYTHONPATH=sysconfig.get_path("purelib"))
+    assert all(path.startswith(str(site)) for path in paths.splitlines()[-1].split()), paths
+
+
+def test_import_loads_no_optional_package_and_leaves_legacy_keras_alone(tmp_path):
+    optional = ["tensorflow_model_optimization", "tf_keras", "tensorflow_datasets", "matplotlib"]
+    optional += ["rich", "scipy.optimize", "jinja2", "ai_edge_litert"]
+    program = (
+        "import os, sys, espace_tf\nimport tensorflow as tf\n"
+        f"print([name for name in {optional} if name in sys.modules],"
+        " os.environ.get('TF_USE_LEGACY_KERAS'), tf.keras.__version__[0])"
+    )
+    out = run(sys.executable, "-c", program, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert out.splitlines()[-1] == "[] None 3"
