@@ -1,0 +1,18 @@
+"""The masked convolution and the index maps that drive it.
+
+Loads lazily: `espace_tf.kernels.index_map` needs NumPy only, the operator brings TensorFlow.
+"""
+
+import importlib
+
+__all__ = ["apply_map", "backend", "conv2d", "masked_conv2d"]
+
+
+def __getattr__(name: str):
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("espace_tf.kernels.masked_conv2d"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
