@@ -4,6 +4,8 @@ Loads lazily: `espace_tf.kernels.index_map` needs NumPy only, the operator bring
 """
 
 import importlib
+import sys
+import types
 
 __all__ = ["apply_map", "backend", "conv2d", "masked_conv2d"]
 
@@ -15,4 +17,16 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__})
+
+
+class _Package(types.ModuleType):
+    """Keeps `kernels.masked_conv2d` the function when Python binds the submodule of that name."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "masked_conv2d" and isinstance(value, types.ModuleType):
+            value = value.masked_conv2d
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,8 +1,8 @@
 """Which input row each tap of each computed output position reads: a convolution as integers.
 
 Positions of a map of height H and width W are numbered row by row, y * W + x; a "row" is one
-position's channels. Nothing here depends on the data, so everything is computed once, in NumPy, when
-a layer is built.
+position's channels. Nothing here depends on the data, so everything is computed once, in NumPy,
+when a layer is built.
 """
 
 import base64
@@ -266,26 +266,21 @@ def decode_positions(text: str, size: int) -> np.ndarray:
     return np.flatnonzero(np.unpackbits(bits, count=size)).astype(np.int32)
 
 
-def check_table(table: np.ndarray, rows_in: int | None) -> None:
-    """Raises unless `table` is int32 [Q, taps], values in [-1, rows_in); None: no upper bound."""
-    _check_indices(table, "table", "[Q, taps]", rank=2, low=PADDED, high=rows_in)
-
-
-def check_spread(spread: np.ndarray, computed: int | None) -> None:
-    """Raises unless `spread` is int32 [R] with values in [0, computed); None: no upper bound."""
-    _check_indices(spread, "spread", "[R]", rank=1, low=0, high=computed)
-
-
-def _check_indices(array, name: str, shape: str, *, rank: int, low: int, high: int | None) -> None:
-    if array.dtype != np.int32:
-        raise TypeError(f"{name} must be int32. Received: dtype {np.dtype(array.dtype).name}")
-    if array.ndim != rank or 0 in array.shape:
-        raise ValueError(f"{name} must be {shape} and not empty. Received: shape {array.shape}")
-    if array.min() < low or (high is not None and array.max() >= high):
-        bound = "number of rows" if high is None else high
+def check_indices(indices: np.ndarray, name: str, rank: int) -> None:
+    """Raises unless `indices` are int32, of this rank and not empty."""
+    if indices.dtype != np.int32:
+        raise TypeError(f"{name} must be int32. Received: dtype {indices.dtype}")
+    if indices.ndim != rank or indices.size == 0:
         raise ValueError(
-            f"{name} must hold values in [{low}, {bound}). Received: {array.min()} to {array.max()}"
+            f"{name} must have rank {rank} and not be empty. Received: shape {indices.shape}"
         )
+
+
+def check_range(indices: np.ndarray, name: str, low: int, size: int) -> None:
+    """Raises unless all `indices` lie in [low, size)."""
+    least, most = indices.min(), indices.max()
+    if least < low or most >= size:
+        raise ValueError(f"{name} must hold values in [{low}, {size}). Received: {least} to {most}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -307,9 +302,11 @@ class IndexMap:
     geometry: Geometry | None = None
 
     def __post_init__(self):
-        check_table(self.table, self.rows_in)
+        check_indices(self.table, "table", rank=2)
+        check_range(self.table, "table", PADDED, self.rows_in)
         if self.spread is not None:
-            check_spread(self.spread, len(self.table))
+            check_indices(self.spread, "spread", rank=1)
+            check_range(self.spread, "spread", 0, len(self.table))
 
     @classmethod
     def conv(
