@@ -59,6 +59,7 @@ def backend() -> Backend:
     )
 
 
+@tf.autograph.experimental.do_not_convert
 def masked_conv2d(
     rows: tf.Tensor,
     filter: tf.Tensor,
@@ -75,7 +76,8 @@ def masked_conv2d(
 
     Values of table and spread that are known when this is called (always so in eager mode) are
     checked in Python. Others are checked while the graph runs, except in a function compiled with
-    XLA, which leaves out every assertion.
+    XLA, which leaves out every assertion. An unknown rank is refused by an operation named after
+    the argument.
 
     Args:
         rows: [B, M, C] float32, float16, bfloat16 or float64; the input's positions.
@@ -119,6 +121,7 @@ def masked_conv2d(
         return backend().masked_conv2d(rows, filter, bias, table, spread, activation=activation)
 
 
+@tf.autograph.experimental.do_not_convert
 def apply_map(
     inputs: tf.Tensor,
     filter: tf.Tensor,
@@ -190,16 +193,16 @@ def _layout(name: str) -> str:
 def _as_tensor(name: str, value: object, dtype: tf.DType | None) -> tf.Tensor:
     """A tensor of this type and of the argument's rank."""
     try:
-        tensor = tf.convert_to_tensor(value, dtype_hint=dtype)
+        hint = None if hasattr(value, "dtype") else dtype  # a hint would cast an array
+        tensor = tf.convert_to_tensor(value, dtype_hint=hint)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be a tensor or an array. Received: {value!r:.80}") from error
     if dtype is not None and tensor.dtype != dtype:
         raise TypeError(f"{name} must be {dtype.name}. Received: dtype {tensor.dtype.name}")
     rank = len(LAYOUTS[name])
     if tensor.shape.rank is None:
-        check = tf.debugging.assert_rank(tensor, rank, message=_layout(name))
-        with tf.control_dependencies([check]):
-            return tf.ensure_shape(tensor, [None] * rank)
+        # Graph optimisation would fold tf.debugging.assert_rank away: a shape is known below it.
+        return tf.ensure_shape(tensor, [None] * rank, name=f"{name}_must_have_rank_{rank}")
     if tensor.shape.rank != rank:
         raise ValueError(f"{_layout(name)}. Received: shape {tensor.shape}")
     return tensor

@@ -58,6 +58,7 @@ def masked_conv2d(
     )
 
 
+@tf.autograph.experimental.do_not_convert
 def conv2d(
     inputs: tf.Tensor,
     filter: tf.Tensor,
