@@ -1,0 +1,266 @@
+"""Keras callbacks for plain `fit`: masks that fade in, batch-norm statistics, a TensorBoard page.
+
+They are Keras 3 callbacks that tf_keras's `fit` takes as well.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from espace_tf import graph
+from espace_tf.feed import Feed
+
+
+class _Callback(keras.callbacks.Callback):
+    """A Keras 3 callback with the questions that tf_keras's callback list asks."""
+
+    _supports_tf_logs = True
+
+    def _implements_train_batch_hooks(self) -> bool:
+        return True
+
+    def _implements_test_batch_hooks(self) -> bool:
+        return False
+
+    def _implements_predict_batch_hooks(self) -> bool:
+        return False
+
+
+class Fade:
+    """One variable that all masked layers of a model read while the context is open.
+
+    Args:
+        model: a Keras 3 or tf_keras model with masked layers.
+
+    Raises:
+        ValueError: no layer of the model has a mask.
+
+    Example:
+        >>> fade = Fade(model)
+        >>> fade.assign(0.5)
+        >>> with fade:
+        ...     loss = train_step(batch)
+    """
+
+    def __init__(self, model):
+        layers = graph.layers(model).values()
+        self.layers = [layer for layer in layers if getattr(layer, "positions", None) is not None]
+        if not self.layers:
+            raise ValueError(
+                "A schedule of masks needs a model with masked layers. Received: "
+                f"{model.name}, which has none: leave the schedule out, or apply a plan that "
+                "keeps positions"
+            )
+        with model.distribute_strategy.scope():
+            self.variable = tf.Variable(0.0, trainable=False, name="fade")
+
+    def assign(self, value: float) -> None:
+        """Sets the fade; functions that are already traced see it."""
+        self.variable.assign(value)
+
+    def __enter__(self) -> "Fade":
+        for layer in self.layers:
+            layer.fade = self._read
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for layer in self.layers:
+            layer.fade = None
+
+    def _read(self) -> tf.Tensor:
+        return tf.convert_to_tensor(self.variable)
+
+
+class GradualMasks(_Callback):
+    """Fades the masked layers of a model from dense to masked while `fit` trains.
+
+    Before every batch the fade of all masked layers becomes `schedule(optimizer.iterations)`;
+    nothing is traced again. Inference (evaluate, predict, validation) always uses the masks. The
+    layers are themselves again as soon as a training step ends, also when `fit` breaks off.
+
+    Args:
+        schedule: a function of the step that gives a fade in [0, 1], see `espace_tf.schedules`.
+
+    Raises:
+        TypeError: the schedule cannot be called.
+        ValueError: when training begins with a model without masked layers.
+
+    Example:
+        >>> schedule = espace_tf.schedules.PolynomialDecay(end_step=1000)
+        >>> model.fit(x, y, callbacks=[espace_tf.callbacks.GradualMasks(schedule)])
+    """
+
+    def __init__(self, schedule: Callable[[Any], float]):
+        super().__init__()
+        if not callable(schedule):
+            raise TypeError(
+                f"schedule must be a function of the step, such as PolynomialDecay(end_step=1000). "
+                f"Received: {schedule!r}"
+            )
+        self.schedule = schedule
+        self._fade = None
+        self._due = False
+
+    def on_train_begin(self, logs=None):
+        """Puts a train function in place that opens the fade around every step."""
+        self._fade = Fade(self.model)
+        self.model.make_train_function(force=True)
+        self.model.train_function = self._opened(self.model.train_function)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Assigns the fade of this step."""
+        self._fade.assign(self.schedule(self.model.optimizer.iterations))
+        self._due = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Adds the fade to the epoch's logs, for History and TensorBoard."""
+        if logs is not None:
+            logs["fade"] = float(self._fade.variable.numpy())
+
+    def on_train_end(self, logs=None):
+        """Drops the train function: the next `fit` makes its own."""
+        self.model.train_function = None
+
+    def _opened(self, train_function: Callable) -> Callable:
+        def step(iterator):
+            if not self._due:  # a later fit, without this callback: an earlier one broke off
+                self.model.make_train_function(force=True)
+                return self.model.train_function(iterator)
+            self._due = False
+            try:
+                with self._fade:
+                    return train_function(iterator)
+            except BaseException:
+                self.model.train_function = None
+                raise
+
+        return step
+
+
+def reestimate_batch_norm(model, data: Any, batches: int = 200, *, batch_size: int = 32) -> int:
+    """Replaces the moving statistics of batch normalisations by those of the data.
+
+    The model runs as for inference, except that every trainable BatchNormalization normalises with
+    the statistics of its batch; the mean and variance over all batches together become its moving
+    mean and variance. Layers with trainable=False keep theirs.
+
+    Args:
+        model: a Keras 3 or tf_keras model, changed in place.
+        data: tf.data.Dataset of batches x or (x, y), or arrays.
+        batches: how many batches to use at most, >= 1.
+        batch_size: for arrays, which are drawn in a shuffled order.
+
+    Returns:
+        The number of layers that were re-estimated.
+
+    Raises:
+        ValueError: `batches` < 1, or no data.
+    """
+    if batches < 1:
+        raise ValueError(f"batches must be an integer >= 1. Received: {batches!r}")
+    feed = Feed(data, batch_size, seed=0, inputs=getattr(model, "inputs", None))
+    return reestimate_from(model, (x for x, *_ in itertools.islice(feed.epoch(0), batches)))
+
+
+def reestimate_from(model, inputs: Iterator[Any]) -> int:
+    """`reestimate_batch_norm` with an iterator over the batches of inputs."""
+    norm = graph.library(model).layers.BatchNormalization
+    layers = {
+        path: layer
+        for path, layer in graph.layers(model).items()
+        if isinstance(layer, norm) and layer.trainable
+    }
+    if not layers:
+        return 0
+    counted = {path: [] for path in layers}
+    found: list[tuple[str, tf.Tensor, tf.Tensor, tf.Tensor]] = []
+
+    def normalise(path, layer, values, original):
+        del original
+        outputs, mean, variance, count = _normalise(layer, values)
+        found.append((path, mean, variance, count))
+        return outputs
+
+    @tf.function(reduce_retracing=True)
+    def statistics(batch):
+        found.clear()
+        model(batch, training=False)
+        return [moments for _, *moments in found], tf.constant([path for path, *_ in found])
+
+    with graph.record(model, list(layers), normalise):
+        for batch in inputs:
+            moments, paths = statistics(batch)
+            for path, values in zip(paths.numpy(), moments, strict=True):
+                counted[path.decode()].append([value.numpy().astype("float64") for value in values])
+    for path, layer in layers.items():
+        if counted[path]:
+            _assign_moments(layer, counted[path])
+    return len(layers)
+
+
+def _normalise(layer, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Batch-normalised values with the mean [C], variance [C] and number of rows behind them."""
+    (axis,) = np.atleast_1d(layer.axis)
+    axis = int(axis) % values.shape.rank
+    others = [index for index in range(values.shape.rank) if index != axis]
+    wide = tf.cast(values, tf.float32)
+    mean, variance = tf.nn.moments(wide, others, keepdims=True)
+
+    def along_axis(weight):
+        shape = [-1 if index == axis else 1 for index in range(values.shape.rank)]
+        return tf.reshape(tf.cast(tf.convert_to_tensor(weight), tf.float32), shape)
+
+    outputs = tf.nn.batch_normalization(
+        wide,
+        mean,
+        variance,
+        along_axis(layer.beta) if layer.center else None,
+        along_axis(layer.gamma) if layer.scale else None,
+        layer.epsilon,
+    )
+    count = tf.size(values) // values.shape[axis]
+    flat = [tf.reshape(moment, [-1]) for moment in (mean, variance)]
+    return tf.cast(outputs, values.dtype), *flat, count
+
+
+def _assign_moments(layer, counted: list[list[np.ndarray]]) -> None:
+    """The law of total variance over the batches' (mean, variance, rows)."""
+    means, variances, rows = (np.stack(each) for each in zip(*counted, strict=True))
+    weights = (rows / rows.sum())[:, None]
+    mean = (weights * means).sum(0)
+    layer.moving_mean.assign(mean.astype("float32"))
+    layer.moving_variance.assign(
+        (weights * (variances + (means - mean) ** 2)).sum(0).astype("float32")
+    )
+
+
+class ReestimateBatchNorm(_Callback):
+    """Re-estimates batch-norm statistics before every evaluation and at the end of training.
+
+    Args:
+        data: tf.data.Dataset of batches, or arrays: usually the training data.
+        batches: how many batches to use at most, >= 1.
+        batch_size: for arrays.
+
+    Example:
+        >>> model.fit(x, y, callbacks=[espace_tf.callbacks.ReestimateBatchNorm(x)])
+    """
+
+    def __init__(self, data: Any, batches: int = 200, *, batch_size: int = 32):
+        super().__init__()
+        self.data, self.batches, self.batch_size = data, batches, batch_size
+
+    def on_test_begin(self, logs=None):
+        """Before an evaluation, also the validation inside `fit`."""
+        self._reestimate()
+
+    def on_train_end(self, logs=None):
+        """At the end of `fit`."""
+        self._reestimate()
+
+    def _reestimate(self) -> None:
+        reestimate_batch_norm(self.model, self.data, self.batches, batch_size=self.batch_size)
