@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
         images = np.where(flip[:, None, None, None], data["x_train"][:, :, ::-1], data["x_train"])
         model.fit(images, data["y_train"], 128, epochs=epoch + 1, initial_epoch=epoch, verbose=2)
     loss, accuracy = model.evaluate(data["x_test"], data["y_test"], 500, verbose=0)
-    stock = keras.models.clone_model(model)
+    stock = keras.Model.from_config(model.get_config())  # leaves the optimizer behind
     stock.set_weights(model.get_weights())
     stock.save(_OUTPUT.value)
     print(
