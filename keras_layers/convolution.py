@@ -27,6 +27,7 @@ class ConvolutionMixin(ArgumentsMixin):
     fade = None
 
     def _chain(self) -> list[Link]:
+        """The convolutions, first to last: what a layer has to say."""
         raise NotImplementedError
 
     def __setattr__(self, name, value):
@@ -36,7 +37,7 @@ class ConvolutionMixin(ArgumentsMixin):
             super().__setattr__(name, value)
 
     def build(self, input_shape):
-        """Makes the weights and, where the map's size is known, the index maps."""
+        """Makes the weights and, where positions are given, the index maps."""
         _, *size, channels = input_shape
         if channels is None or channels % self.groups:
             raise ValueError(
