@@ -1,0 +1,551 @@
+"""A convolution as two consecutive thin convolutions: factors and errors of every rank (NumPy).
+
+A kernel W[a, b, c, n] (kh x kw, Cin / g channels, Cout filters) becomes, vertical first,
+V[a, 0, c, k] followed by H[0, b, k, n]; horizontal first is the twin with the axes exchanged. Both
+are one matrix factorisation, M[(a, c), (b, n)] ~ V H, one per group. Stride, dilation and padding
+act on each axis by itself, so they are irrelevant here.
+
+Which rank-K matrix is best depends on what the layer reads. Without statistics it is the truncated
+SVD (Tai et al. 2016, https://arxiv.org/abs/1511.06067). With the covariance of the input patches
+it is the one that changes the layer's *responses* least: see `decompose`.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+ORDERS = ("vertical", "horizontal")
+# Share of the identity in the output metric: a few filters must not take all the rank.
+IDENTITY_SHARE = 0.5
+# Least shrinkage: float64 factorises covariances of any rank with it.
+LEAST_SHRINKAGE = 1e-8
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """The two kernels of a DecomposedConv2D, float32 HWIO, and its bias.
+
+    Args:
+        first: vertical first [kh, 1, Cin / g, g K], horizontal first [1, kw, Cin / g, g K].
+        second: vertical first [1, kw, K, Cout], horizontal first [kh, 1, K, Cout].
+        bias: [Cout], replaces the layer's bias; None: the layer's bias stays as it is.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    bias: np.ndarray | None = None
+
+    @property
+    def rank(self) -> int:
+        """Rank of the pair, per group."""
+        return self.second.shape[2]
+
+
+def kernel_matrix(kernel: np.ndarray, order: str = "vertical", groups: int = 1) -> np.ndarray:
+    """The matrices M[(a, c), (b, n)] (vertical) or M[(b, c), (a, n)] (horizontal) of a kernel.
+
+    Args:
+        kernel: [kh, kw, Cin / g, Cout].
+        order: "vertical" or "horizontal": the axis of the first thin convolution.
+        groups: g; group i owns the output channels [i Cout / g, (i + 1) Cout / g).
+
+    Returns:
+        float64 [g, kh Cin / g, kw Cout / g], or with kh and kw exchanged.
+
+    Raises:
+        ValueError: no kernel of this shape, an unknown order, values that are not finite.
+
+    Example:
+        >>> kernel_matrix(np.ones((3, 5, 8, 16)), "vertical").shape
+        (1, 24, 80)
+    """
+    kernel = _checked_kernel(kernel, order, groups)
+    if order == "horizontal":
+        kernel = kernel.swapaxes(0, 1)
+    along, across, channels, filters = kernel.shape
+    grouped = kernel.reshape(along, across, channels, groups, filters // groups)
+    return grouped.transpose(3, 0, 2, 1, 4).reshape(groups, along * channels, -1)
+
+
+def matrix_kernel(
+    matrix: np.ndarray, kernel_size: tuple[int, int], order: str = "vertical"
+) -> np.ndarray:
+    """The kernel [kh, kw, Cin / g, Cout] of such matrices: the inverse of `kernel_matrix`.
+
+    Example:
+        >>> matrix_kernel(np.ones((1, 24, 80)), (3, 5)).shape
+        (3, 5, 8, 16)
+    """
+    along, across = kernel_size if order == "vertical" else kernel_size[::-1]
+    groups, rows, columns = matrix.shape
+    shape = (groups, along, rows // along, across, columns // across)
+    kernel = matrix.reshape(shape).transpose(1, 3, 2, 0, 4)
+    kernel = kernel.reshape(along, across, rows // along, -1)
+    return kernel if order == "vertical" else kernel.swapaxes(0, 1)
+
+
+def reconstruct(factors: Factors, order: str = "vertical", groups: int = 1) -> np.ndarray:
+    """The one kernel [kh, kw, Cin / g, Cout] that does what the pair does, float32.
+
+    Example:
+        >>> kernel = np.random.default_rng(0).normal(size=(3, 3, 4, 8))
+        >>> bool(np.allclose(reconstruct(plain_factors(kernel, 12)), kernel, atol=1e-6))
+        True
+    """
+    first, second = (np.asarray(part, np.float64) for part in (factors.first, factors.second))
+    rank, filters = second.shape[2:]
+    first = first.reshape(*first.shape[:3], groups, rank)
+    second = second.reshape(*second.shape[:2], rank, groups, filters // groups)
+    kernel = np.einsum("abcgk,xykgn->axbycgn", first, second, optimize=True)
+    if order == "vertical":  # first is [kh, 1], second is [1, kw]
+        kernel = kernel[:, 0, 0]
+    else:  # first is [1, kw], second is [kh, 1]
+        kernel = kernel[0, :, :, 0].swapaxes(0, 1)
+    return kernel.reshape(*kernel.shape[:3], filters).astype(np.float32)
+
+
+def plain_factors(
+    kernel: np.ndarray, rank: int, order: str = "vertical", groups: int = 1
+) -> Factors:
+    """The pair of the truncated SVD, the best one in the kernel's own (Frobenius) norm.
+
+    V = U_K S_K^1/2, H = S_K^1/2 Q_K^T (Tai et al. 2016, equation 6).
+
+    Args:
+        kernel: [kh, kw, Cin / g, Cout].
+        rank: K, per group; at most min(kh Cin / g, kw Cout / g).
+        order: "vertical" or "horizontal".
+        groups: one SVD a group, the same rank each.
+
+    Raises:
+        ValueError: the rank is out of range, or see `kernel_matrix`.
+
+    Example:
+        >>> plain_factors(np.ones((3, 5, 8, 16)), 2).first.shape
+        (3, 1, 8, 2)
+    """
+    matrix = kernel_matrix(kernel, order, groups)
+    _check_rank(rank, min(matrix.shape[1:]))
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    half = np.sqrt(values[:, :rank])
+    first, second = left[:, :, :rank] * half[:, None, :], half[:, :, None] * right[:, :rank]
+    return _pack(first, second, np.shape(kernel)[:2], order)
+
+
+def energy_rank(singular_values: np.ndarray, energy: float) -> int:
+    """The smallest K whose leading values hold more than `energy` of the squared sum, at least 1.
+
+    This is the rule of LRDKT (2018), there with 0.5 and 0.7. All values when none suffices.
+
+    Raises:
+        ValueError: energy is not in [0, 1].
+
+    Example:
+        >>> energy_rank(np.array([2.0, 1.0, 1.0]), 0.7)
+        2
+    """
+    if not 0 <= energy <= 1:
+        raise ValueError(f"energy must lie in [0, 1]. Received: {energy}")
+    held = np.cumsum(np.square(np.asarray(singular_values, np.float64)))
+    if not held.size or held[-1] == 0:
+        return 1
+    return int(min(np.searchsorted(held, energy * held[-1], side="right") + 1, held.size))
+
+
+def response_error(
+    kernel: np.ndarray,
+    approximation: np.ndarray,
+    covariance: np.ndarray | Sequence[np.ndarray] | None = None,
+) -> float:
+    """E |y - y~|^2 / E |y - E y|^2 of a layer whose kernel is replaced and whose bias is corrected.
+
+    Args:
+        kernel, approximation: [kh, kw, Cin / g, Cout].
+        covariance: of the input patches, [d, d] with d = kh kw Cin / g ordered (a, b, c), one for
+            each group; None: the relative squared error of the kernel itself.
+
+    Returns:
+        The relative error; 0 for a kernel without response that is kept without response.
+
+    Example:
+        >>> response_error(np.ones((1, 1, 2, 1)), np.zeros((1, 1, 2, 1)), np.eye(2))
+        1.0
+    """
+    kernel, other = np.asarray(kernel, np.float64), np.asarray(approximation, np.float64)
+    if kernel.shape != other.shape:
+        raise ValueError(
+            f"approximation must have the kernel's shape {kernel.shape}. Received: {other.shape}"
+        )
+    size = int(np.prod(kernel.shape[:3]))
+    given = _group_list(covariance, 2, None) or [np.eye(size)]
+    weights = kernel.reshape(size, len(given), -1)
+    difference = weights - other.reshape(weights.shape)
+    powers = np.zeros(2)
+    for group, sigma in enumerate(given):
+        for index, part in enumerate((difference[:, group], weights[:, group])):
+            powers[index] += max(float(np.vdot(part, sigma @ part)), 0.0)
+    if powers[1] == 0:
+        return 0.0 if powers[0] == 0 else float("inf")
+    return float(powers[0] / powers[1])
+
+
+@dataclass(frozen=True, eq=False)
+class _Patches:
+    """Second moments of one group's patches, in blocks of the second convolution's taps.
+
+    `block(i, j)` is the covariance of what taps i and j of the second convolution see: [m, m] with
+    m = (taps of the first convolution) * channels.
+    """
+
+    covariance: np.ndarray  # [kh, kw, C, kh, kw, C] view
+    order: str
+    shrinkage: float
+
+    @functools.cached_property
+    def ridge(self) -> float:
+        size = int(np.prod(self.covariance.shape[:3]))
+        return self.shrinkage * np.trace(self.covariance.reshape(size, size)) / size
+
+    @property
+    def taps(self) -> int:
+        return self.covariance.shape[1 if self.order == "vertical" else 0]
+
+    def block(self, i: int, j: int) -> np.ndarray:
+        if self.order == "vertical":
+            block = self.covariance[:, i, :, :, j]
+        else:
+            block = self.covariance[i, :, :, j]
+        size = block.shape[0] * block.shape[1]
+        block = block.reshape(size, size).astype(np.float64)
+        if i == j:
+            block[np.diag_indices(size)] += self.ridge
+        return block
+
+    def input_metric(self) -> tuple[np.ndarray, np.ndarray]:
+        """C = mean_b G_bb and R_bb' = tr(G_bb') / tr(C): Sigma ~ R kron C."""
+        mean = sum(self.block(i, i) for i in range(self.taps)) / self.taps
+        traces = [[np.trace(self.block(i, j)) for j in range(self.taps)] for i in range(self.taps)]
+        ratios = np.array(traces) / np.trace(mean)
+        return mean, (ratios + ratios.T) / 2
+
+    def gram(self, basis: np.ndarray) -> np.ndarray:
+        """B^T Sigma B for B = I kron basis, [K taps, K taps], index k * taps + tap."""
+        rank = basis.shape[1]
+        gram = np.empty((rank, self.taps, rank, self.taps))
+        for i in range(self.taps):
+            for j in range(i, self.taps):
+                part = basis.T @ (self.block(i, j) @ basis)
+                gram[:, i, :, j] = part
+                gram[:, j, :, i] = part.T
+        return gram.reshape(rank * self.taps, rank * self.taps)
+
+    def times(self, weights: np.ndarray) -> np.ndarray:
+        """Sigma W, both [taps, m, N]."""
+        products = [
+            sum(self.block(i, j) @ weights[j] for j in range(self.taps)) for i in range(self.taps)
+        ]
+        return np.stack(products)
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """One group's matrix with a nested basis: the first K columns serve rank K."""
+
+    weights: np.ndarray  # [taps, m, N]: M by taps of the second convolution
+    basis: np.ndarray  # [m, Kmax]
+    patches: _Patches | None
+    output_root: np.ndarray | None  # F^1/2, [N, N]
+
+    def solved(self, rank: int) -> np.ndarray:
+        """The exact second factor [K, taps * N] for the first K columns of the basis."""
+        from scipy import linalg
+
+        basis = self.basis[:, :rank]
+        taps, _, filters = self.weights.shape
+        if self.patches is None:  # an orthonormal basis: the projection is the solution
+            return np.einsum("mk,tmn->ktn", basis, self.weights).reshape(rank, taps * filters)
+        right = np.einsum("mk,tmn->ktn", basis, self.patches.times(self.weights))
+        right = right.reshape(rank * taps, filters)
+        solution = linalg.solve(self.patches.gram(basis), right, assume_a="pos")
+        return solution.reshape(rank, taps * filters)
+
+    def powers(self) -> tuple[float, np.ndarray]:
+        """The response's power, and what each further rank takes off it after the exact refit.
+
+        The least-squares problems of all ranks are nested, so one Cholesky factor L of the largest
+        normal matrix solves them all: with Z = L^-1 B^T Sigma W the power that rank K explains is
+        the squared sum of the first K * taps rows of Z (measured in the output metric).
+        """
+        from scipy import linalg
+
+        taps, _, filters = self.weights.shape
+        products = self.weights if self.patches is None else self.patches.times(self.weights)
+        right = np.einsum("mk,tmn->ktn", self.basis, products).reshape(-1, filters)
+        if self.patches is not None:
+            lower = linalg.cholesky(
+                self.patches.gram(self.basis), lower=True, overwrite_a=True, check_finite=False
+            )
+            right = linalg.solve_triangular(lower, right, lower=True, check_finite=False)
+        weights = self.weights
+        if self.output_root is not None:
+            right, weights = right @ self.output_root, weights @ self.output_root
+            products = products @ self.output_root
+        explained = np.square(right).reshape(-1, taps * filters).sum(axis=1)
+        return float(np.vdot(weights, products)), explained
+
+
+@dataclass(frozen=True, eq=False)
+class Decomposition:
+    """Every rank's predicted error and factors of one kernel in one order; made by `decompose`.
+
+    Args:
+        errors: [Kmax + 1], errors[K] is the relative squared response error of `factors(K)`, that
+            is E |y - y~|^2 over the variance of y: 1 at rank 0, never increasing, 0 at full rank.
+            Exact for the (shrunk) patch covariance, after refit and bias correction; without
+            covariance the tail energy of the kernel; with a gradient measured in its metric.
+        order, groups: as given to `decompose`.
+    """
+
+    errors: np.ndarray
+    order: str
+    groups: int
+    _kernel: np.ndarray = field(repr=False)
+    _parts: tuple[_Group, ...] = field(repr=False)
+    _mean: np.ndarray | None = field(repr=False)  # [g, d]
+    _bias: np.ndarray | None = field(repr=False)
+
+    @property
+    def max_rank(self) -> int:
+        """Full rank, per group: min(kh Cin / g, kw Cout / g) vertical first."""
+        return len(self.errors) - 1
+
+    @functools.cached_property
+    def singular_values(self) -> np.ndarray:
+        """[Kmax] of the kernel itself (of all groups together: root of the sum of squares)."""
+        matrix = kernel_matrix(self._kernel, self.order, self.groups)
+        return np.sqrt(np.square(np.linalg.svd(matrix, compute_uv=False)).sum(axis=0))
+
+    def rank_for(self, error: float) -> int:
+        """The smallest rank, at least 1, whose predicted error is at most `error`."""
+        return max(int(np.argmax(self.errors <= error)), 1)
+
+    def factors(self, rank: int) -> Factors:
+        """The balanced pair of this rank, refitted and with its corrected bias.
+
+        The refit solves for the second factor exactly, H = (B^T Sigma B)^-1 B^T Sigma W with
+        B = I kron V; then both factors get the same singular values; then the mean response that
+        the change of kernel costs is put into the bias, b + (W - W~)^T mean.
+
+        Raises:
+            ValueError: the rank is not in [1, max_rank].
+        """
+        _check_rank(rank, self.max_rank)
+        pairs = [_balanced(part.basis[:, :rank], part.solved(rank)) for part in self._parts]
+        first, second = (np.stack(side) for side in zip(*pairs, strict=True))
+        factors = _pack(first, second, self._kernel.shape[:2], self.order)
+        return Factors(factors.first, factors.second, self._corrected_bias(factors))
+
+    def _corrected_bias(self, factors: Factors) -> np.ndarray | None:
+        if self._mean is None:
+            return None if self._bias is None else self._bias.astype(np.float32)
+        change = self._kernel - reconstruct(factors, self.order, self.groups)
+        change = change.reshape(self._mean.shape[1], self.groups, -1)
+        bias = np.einsum("gd,dgn->gn", self._mean, change).ravel()
+        return (bias if self._bias is None else self._bias + bias).astype(np.float32)
+
+
+def decompose(
+    kernel: np.ndarray,
+    order: str = "vertical",
+    groups: int = 1,
+    *,
+    bias: np.ndarray | None = None,
+    mean: np.ndarray | Sequence[np.ndarray] | None = None,
+    covariance: np.ndarray | Sequence[np.ndarray] | None = None,
+    gradient: np.ndarray | None = None,
+    shrinkage: float = 1e-3,
+) -> Decomposition:
+    """Factorises a kernel so that the layer's responses to its real inputs change least.
+
+    With G_bb' the blocks of the patch covariance Sigma between taps b and b' of the second
+    convolution, C = mean_b G_bb, R_bb' = tr(G_bb') / tr(C) and F the metric of the outputs,
+    A = C^1/2 M (R^1/2 kron F^1/2) = U S Q^T gives the first factor of every rank,
+    V = C^-1/2 U_K (asymmetric whitening after Zhang et al. 2015,
+    https://arxiv.org/abs/1505.06798); the second one is then solved for exactly, see
+    `Decomposition.factors`. Without covariance this is the plain SVD.
+
+    Args:
+        kernel: [kh, kw, Cin / g, Cout].
+        order: "vertical" or "horizontal": the axis of the first thin convolution.
+        groups: one factorisation a group.
+        bias: [Cout], the layer's bias; the factors then carry the whole new bias.
+        mean: of the input patches, [d] with d = kh kw Cin / g ordered (a, b, c); for g > 1 [g, d].
+        covariance: of the input patches, [d, d]; for g > 1 [g, d, d] or one array a group.
+        gradient: [Cout, Cout], second moment of the loss gradient at the outputs; mixed half and
+            half with the identity.
+        shrinkage: alpha in Sigma + alpha tr(Sigma) / d I.
+
+    Raises:
+        ValueError: an argument has a wrong shape or range, or is not finite.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> patches = rng.normal(size=(500, 4)) @ rng.normal(size=(4, 36))  # only 4 dimensions
+        >>> kernel = rng.normal(size=(3, 3, 4, 8))
+        >>> found = decompose(kernel, covariance=np.cov(patches.T), mean=patches.mean(0))
+        >>> bool(found.errors[4] < decompose(kernel).errors[4] / 10)
+        True
+    """
+    matrix = kernel_matrix(kernel, order, groups)
+    kernel = np.asarray(kernel, np.float64)
+    size, filters = int(np.prod(kernel.shape[:3])), kernel.shape[3]
+    if not shrinkage >= 0:
+        raise ValueError(f"shrinkage must be at least 0. Received: {shrinkage}")
+    mean = _checked("mean", _group_list(mean, 1, groups), (size,))
+    covariance = _checked("covariance", _group_list(covariance, 2, groups), (size, size))
+    bias = _checked("bias", None if bias is None else [np.asarray(bias)], (filters,))
+    roots = _output_roots(gradient, filters, groups)
+    if roots and not covariance:
+        raise ValueError("gradient needs covariance too. Received: covariance=None")
+    taps = kernel.shape[1 if order == "vertical" else 0]
+    parts = []
+    for group in range(groups):
+        patches = None
+        if covariance and np.trace(covariance[group]) > 0:
+            view = np.asarray(covariance[group]).reshape(kernel.shape[:3] * 2)
+            patches = _Patches(view, order, max(shrinkage, LEAST_SHRINKAGE))
+        weights = matrix[group].reshape(len(matrix[group]), taps, -1).swapaxes(0, 1)
+        root = roots[group] if roots else None
+        parts.append(_Group(weights, _basis(weights, patches, root), patches, root))
+    return Decomposition(
+        errors=_errors(parts),
+        order=order,
+        groups=groups,
+        _kernel=kernel,
+        _parts=tuple(parts),
+        _mean=None if mean is None else np.stack(mean).astype(np.float64),
+        _bias=None if bias is None else bias[0].astype(np.float64),
+    )
+
+
+def _basis(
+    weights: np.ndarray, patches: _Patches | None, output_root: np.ndarray | None
+) -> np.ndarray:
+    """Columns of the first factor, the most important one first: C^-1/2 U, [m, Kmax]."""
+    inverse = None
+    if patches is not None:
+        metric, taps_metric = patches.input_metric()
+        root, inverse = _roots(metric)
+        weights = np.einsum("st,tmn->smn", _roots(taps_metric)[0], root @ weights)
+    if output_root is not None:
+        weights = weights @ output_root
+    flat = weights.swapaxes(0, 1).reshape(weights.shape[1], -1)
+    left = np.linalg.svd(flat, full_matrices=False)[0]
+    return left if inverse is None else inverse @ left
+
+
+def _errors(parts: Sequence[_Group]) -> np.ndarray:
+    powers = [part.powers() for part in parts]
+    total = sum(power for power, _ in powers)
+    explained = np.sum([steps for _, steps in powers], axis=0)
+    if total <= 0:  # a kernel without response: any rank keeps it
+        return np.zeros(len(explained) + 1)
+    left = np.concatenate([[1.0], 1 - np.cumsum(explained) / total])
+    left[-1] = 0.0  # exact up to rounding
+    return np.minimum.accumulate(np.clip(left, 0, 1))
+
+
+def _roots(metric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The symmetric square root of a positive matrix, and its inverse."""
+    values, vectors = np.linalg.eigh(metric)
+    half = np.sqrt(np.maximum(values, values[-1] * 1e-12))
+    return (vectors * half) @ vectors.T, (vectors / half) @ vectors.T
+
+
+def _output_roots(
+    gradient: np.ndarray | None, filters: int, groups: int
+) -> list[np.ndarray] | None:
+    """F^1/2 of each group; F has mean diagonal 1 before and after the identity is mixed in."""
+    if gradient is None:
+        return None
+    gradient = _checked("gradient", [np.asarray(gradient)], (filters, filters))[0]
+    scale = np.trace(gradient) / filters
+    if scale <= 0:
+        return None
+    metric = (1 - IDENTITY_SHARE) / scale * gradient + IDENTITY_SHARE * np.eye(filters)
+    width = filters // groups
+    starts = range(0, filters, width)
+    return [_roots(metric[i : i + width, i : i + width].astype(np.float64))[0] for i in starts]
+
+
+def _balanced(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same product from factors that share its singular values evenly.
+
+    From thin QR factors the SVD is that of a K x K matrix.
+    """
+    left, left_core = np.linalg.qr(first)
+    right, right_core = np.linalg.qr(second.T)
+    turn, values, back = np.linalg.svd(left_core @ right_core.T)
+    half = np.sqrt(values)
+    first, second = (left @ turn) * half, half[:, None] * (back @ right.T)
+    return first, second
+
+
+def _pack(
+    first: np.ndarray, second: np.ndarray, kernel_size: tuple[int, int], order: str
+) -> Factors:
+    """[g, rows, K] and [g, K, columns] as HWIO kernels."""
+    groups, _, rank = first.shape
+    along, across = kernel_size if order == "vertical" else kernel_size[::-1]
+    first = first.reshape(groups, along, 1, -1, rank).transpose(1, 2, 3, 0, 4)
+    first = first.reshape(along, 1, -1, groups * rank)
+    second = second.reshape(groups, rank, 1, across, -1).transpose(2, 3, 1, 0, 4)
+    second = second.reshape(1, across, rank, -1)
+    if order == "horizontal":
+        first, second = first.swapaxes(0, 1), second.swapaxes(0, 1)
+    return Factors(*(np.ascontiguousarray(part, np.float32) for part in (first, second)))
+
+
+def _check_rank(rank: int, largest: int) -> None:
+    if not isinstance(rank, int | np.integer) or not 1 <= rank <= largest:
+        raise ValueError(f"rank must be an integer in [1, {largest}]. Received: {rank}")
+
+
+def _checked_kernel(kernel: np.ndarray, order: str, groups: int) -> np.ndarray:
+    kernel = np.asarray(kernel, np.float64)
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {ORDERS}. Received: {order!r}")
+    if kernel.ndim != 4 or 0 in kernel.shape:
+        raise ValueError(f"kernel must be [kh, kw, Cin / g, Cout]. Received shape: {kernel.shape}")
+    if groups < 1 or kernel.shape[3] % groups:
+        raise ValueError(
+            f"groups must divide the kernel's {kernel.shape[3]} filters. Received: {groups}"
+        )
+    if not np.isfinite(kernel).all():
+        raise ValueError("kernel must be finite. Received: NaN or infinity")
+    return kernel
+
+
+def _group_list(
+    moments: np.ndarray | Sequence[np.ndarray] | None, dimensions: int, groups: int | None
+) -> list[np.ndarray] | None:
+    """One array a group, whichever way they came."""
+    if moments is None:
+        return None
+    arrays = [moments] if np.ndim(moments[0]) == dimensions - 1 else list(moments)
+    if groups is not None and len(arrays) != groups:
+        raise ValueError(f"moments must be given for each of {groups} groups. Got {len(arrays)}")
+    return arrays
+
+
+def _checked(
+    name: str, arrays: list[np.ndarray] | None, shape: tuple[int, ...]
+) -> list[np.ndarray] | None:
+    for array in arrays or ():
+        if np.shape(array) != shape:
+            raise ValueError(f"{name} must have shape {shape}. Received: {np.shape(array)}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} must be finite. Received: NaN or infinity")
+    return arrays
