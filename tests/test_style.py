@@ -23,19 +23,9 @@ ORDER = [
         "cloning",
         "graph",
     ),
-    *(
-        "cost",
-        "timing",
-        "data",
-        "moments",
-        "low_rank",
-        "masks",
-        "analysis",
-        "planning",
-        "rewriting",
-    ),
-    *("schedules", "callbacks", "distillation", "checkpoints", "finetuning", "export", "pipeline"),
-    *("benchmarking", "reporting", "bin"),
+    *("cost", "tflite", "timing", "data", "feed", "moments", "low_rank", "masks", "options"),
+    *("analysis", "planning", "rewriting", "schedules", "callbacks", "distillation", "checkpoints"),
+    *("trainer", "finetuning", "export", "pipeline", "benchmarking", "reporting", "bin"),
 ]
 
 
