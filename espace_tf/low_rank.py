@@ -99,10 +99,8 @@ def reconstruct(factors: Factors, order: str = "vertical", groups: int = 1) -> n
     first = first.reshape(*first.shape[:3], groups, rank)
     second = second.reshape(*second.shape[:2], rank, groups, filters // groups)
     kernel = np.einsum("abcgk,xykgn->axbycgn", first, second, optimize=True)
-    if order == "vertical":  # first is [kh, 1], second is [1, kw]
-        kernel = kernel[:, 0, 0]
-    else:  # first is [1, kw], second is [kh, 1]
-        kernel = kernel[0, :, :, 0].swapaxes(0, 1)
+    # Vertical: first is [kh, 1], second [1, kw]; horizontal: first is [1, kw], second [kh, 1].
+    kernel = kernel[:, 0, 0] if order == "vertical" else kernel[0, :, :, 0]
     return kernel.reshape(*kernel.shape[:3], filters).astype(np.float32)
 
 
