@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from espace_tf import plan_files
+from espace_tf import masks, plan_files
 from espace_tf.config import MASK_FAMILIES, EspaceConfig, check_choice, check_count, check_number
 from espace_tf.kernels.index_map import check_positions
 from espace_tf.low_rank import Factors
@@ -55,6 +55,7 @@ class LayerPlan:
     def __post_init__(self):
         if self.rank is not None:
             check_count(self.rank, "rank")
+            object.__setattr__(self, "rank", int(self.rank))
         check_choice(self.order, "order", ORDERS)
         check_choice(self.interpolation, "interpolation", ("nearest",))
         if self.output_size is not None:
@@ -281,8 +282,6 @@ def _uniform_layer(site: Site, rank_ratio: float | None, keep: float, mask: str)
     if keep < 1:
         reason = no_mask(site, EspaceConfig().min_map)
         if reason is None:
-            from espace_tf import masks
-
             positions = masks.kept(mask, site.output_sizes[0], keep)
         else:
             reasons.append(reason)
