@@ -68,7 +68,7 @@ def response_error(
             f"approximation must have the kernel's shape {kernel.shape}. Received: {other.shape}"
         )
     size = int(np.prod(kernel.shape[:3]))
-    given = _group_list(covariance, 2, None) or [np.eye(size)]
+    given = _group_list(covariance, 2) or [np.eye(size)]
     weights = kernel.reshape(size, len(given), -1)
     difference = weights - other.reshape(weights.shape)
     powers = np.zeros(2)
@@ -288,8 +288,8 @@ def decompose(
     size, filters = int(np.prod(kernel.shape[:3])), kernel.shape[3]
     if not shrinkage >= 0:
         raise ValueError(f"shrinkage must be at least 0. Received: {shrinkage}")
-    mean = _checked("mean", _group_list(mean, 1, groups), (size,))
-    covariance = _checked("covariance", _group_list(covariance, 2, groups), (size, size))
+    mean = _checked("mean", _group_list(mean, 1), (size,), groups)
+    covariance = _checked("covariance", _group_list(covariance, 2), (size, size), groups)
     bias = _checked("bias", None if bias is None else [np.asarray(bias)], (filters,))
     roots = _output_roots(gradient, filters, groups)
     if roots and not covariance:
@@ -366,20 +366,19 @@ def _output_roots(
 
 
 def _group_list(
-    moments: np.ndarray | Sequence[np.ndarray] | None, dimensions: int, groups: int | None
+    moments: np.ndarray | Sequence[np.ndarray] | None, dimensions: int
 ) -> list[np.ndarray] | None:
     """One array a group, whichever way they came."""
     if moments is None:
         return None
-    arrays = [moments] if np.ndim(moments[0]) == dimensions - 1 else list(moments)
-    if groups is not None and len(arrays) != groups:
-        raise ValueError(f"moments must be given for each of {groups} groups. Got {len(arrays)}")
-    return arrays
+    return [moments] if np.ndim(moments[0]) == dimensions - 1 else list(moments)
 
 
 def _checked(
-    name: str, arrays: list[np.ndarray] | None, shape: tuple[int, ...]
+    name: str, arrays: list[np.ndarray] | None, shape: tuple[int, ...], groups: int = 1
 ) -> list[np.ndarray] | None:
+    if arrays is not None and len(arrays) != groups:
+        raise ValueError(f"{name} must be one array per group, {groups}. Received: {len(arrays)}")
     for array in arrays or ():
         if np.shape(array) != shape:
             raise ValueError(f"{name} must have shape {shape}. Received: {np.shape(array)}")
