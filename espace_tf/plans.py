@@ -105,6 +105,7 @@ class Plan:
         profile: the profile it was made with, or "uniform".
         speedup: what was asked for, if anything.
         dense_ms, predicted_ms: milliseconds of one call of the whole model before and after.
+        measured_speedup: time of the whole model before over after, once `compress` has measured it.
         times: path -> (before, after), predicted milliseconds of the layer, all calls together.
 
     Example:
@@ -120,6 +121,7 @@ class Plan:
     speedup: float | None = None
     dense_ms: float | None = None
     predicted_ms: float | None = None
+    measured_speedup: float | None = None
     times: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -251,7 +253,8 @@ class Plan:
 
 _DATA_FREE = tuple(name for name in MASK_FAMILIES if name not in ("impact", "pooling"))
 _PLAN_FIELDS = (
-    *("skipped", "fingerprint", "profile", "speedup", "dense_ms", "predicted_ms", "times"),
+    *("skipped", "fingerprint", "profile", "speedup", "dense_ms", "predicted_ms"),
+    *("measured_speedup", "times"),
 )
 _LAYER_FIELDS = ("rank", "order", "interpolation", "family", "output_size", "damage", "note")
 

@@ -22,7 +22,7 @@ class Site:
         kind: "conv", "depthwise", "separable", "transpose" or another word for what it is.
         kernel_size, strides, dilation_rate: one integer per spatial axis.
         padding: "valid" or "same".
-        groups: of the channels; a depthwise convolution has as many as input channels.
+        groups: of the channels; not used of a depthwise convolution.
         in_channels, filters: channels read and written.
         use_bias: whether it has a bias.
         activation: the name of its activation.
@@ -144,6 +144,8 @@ class Site:
 
     def _macs_per_position(self) -> int:
         taps = math.prod(self.kernel_size)
+        if self.kind == "depthwise":
+            return taps * self.filters
         if self.kind == "separable":
             return self.in_channels * (taps + self.filters)
         return taps * (self.in_channels // self.groups) * self.filters

@@ -99,7 +99,7 @@ def test_parameters_equal_the_layers_weights():
 
 
 def test_other_kinds():
-    depthwise = make(kind="depthwise", groups=4, filters=8)
+    depthwise = make(kind="depthwise", filters=8)
     assert depthwise.macs() == 63 * 9 * 8
     separable = make(kind="separable")
     assert separable.macs() == 63 * (9 * 4 + 4 * 6)
