@@ -68,7 +68,8 @@ def kept(
         max_gap: no hole of skipped positions is wider and higher than this: every square of
             max_gap + 1 positions (every max_gap + 1 rows or columns for those families) holds a
             kept one, as long as `keep` suffices for it; below that holes widen as little as the
-            order allows. Not used by lattice.
+            order allows. For runs: at most max_gap skipped ones above each other. Not used by
+            lattice.
         pooling: geometry of the pooling that reads this map; for family "pooling" only.
 
     Returns:
@@ -252,9 +253,9 @@ def _checked_map(name: str, values: np.ndarray | None, shape: tuple[int, ...]) -
 def _check_choice(family: str, keep: float, max_gap: int | None, has_data: bool) -> None:
     if family not in FAMILIES:
         raise ValueError(f"family must be one of {FAMILIES}. Received: {family!r}")
-    if family == "impact" and not has_data:
-        raise ValueError("family 'impact' needs impact or table. Use 'grid' when there is no data")
     if not 0 < keep <= 1:
         raise ValueError(f"keep must lie in (0, 1]. Received: {keep}")
     if max_gap is not None and max_gap < 1:
         raise ValueError(f"max_gap must be None or at least 1. Received: {max_gap}")
+    if family == "impact" and not has_data:
+        raise ValueError("family 'impact' needs impact or table. Use 'grid' when there is no data")

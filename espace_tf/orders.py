@@ -154,8 +154,11 @@ def even_order(shape: tuple[int, int], window: tuple[int, int] | None) -> np.nda
         return order
     first = np.ones(shape, bool)
     for axis, step in enumerate(min(pair) for pair in zip(window, shape, strict=True)):
-        on = np.arange(shape[axis]) % step == step // 2
-        first &= on[:, None] if axis == 0 else on
+        # The fewest lines that leave no `step` neighbours empty, as far from both ends.
+        count = shape[axis] // step
+        start = (shape[axis] - 1 - (count - 1) * step) // 2
+        lines = np.isin(np.arange(shape[axis]), start + step * np.arange(count))
+        first &= lines[:, None] if axis == 0 else lines
     return np.concatenate([order[first.flat[order]], order[~first.flat[order]]])
 
 
