@@ -19,10 +19,12 @@ class EspaceWarning(UserWarning):
     """Something was done otherwise than asked; the message says what and why."""
 
 
-def check_choice(value: Any, name: str, allowed: Sequence[str]) -> None:
+def check_choice(value: Any, name: str, allowed: Sequence[Any]) -> None:
     """Raises ValueError unless `value` is one of those allowed."""
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}. Received: {value!r}")
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(str, allowed))}. Received: {value!r}"
+        )
 
 
 def check_count(value: Any, name: str, least: int = 1) -> None:

@@ -105,7 +105,7 @@ class Plan:
         profile: the profile it was made with, or "uniform".
         speedup: what was asked for, if anything.
         dense_ms, predicted_ms: milliseconds of one call of the whole model before and after.
-        measured_speedup: time of the whole model before over after, once `compress` has measured it.
+        measured_speedup: time of the whole model before over after, as `compress` measured it.
         times: path -> (before, after), predicted milliseconds of the layer, all calls together.
 
     Example:
