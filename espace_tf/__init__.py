@@ -24,7 +24,21 @@ __all__ = [
 # A saved analysis can be planned on a machine without TensorFlow; everything else needs it. Keras
 # finds the layers in a saved model because this import registers them.
 if _find_spec("tensorflow") is not None and _find_spec("keras") is not None:
-    from espace_tf import keras_layers, schedules
+    from espace_tf import callbacks, keras_layers, schedules
     from espace_tf import kernels as ops
+    from espace_tf.export import export_saved_model, export_tflite
+    from espace_tf.finetuning import fine_tune, reestimate_batch_norm
+    from espace_tf.rewriting import apply, strip
 
-    __all__ += ["keras_layers", "ops", "schedules"]
+    __all__ += [
+        "apply",
+        "callbacks",
+        "export_saved_model",
+        "export_tflite",
+        "fine_tune",
+        "keras_layers",
+        "ops",
+        "reestimate_batch_norm",
+        "schedules",
+        "strip",
+    ]
