@@ -1,13 +1,13 @@
 """Models side by side: milliseconds, multiply-accumulates, parameters, how far outputs differ."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from espace_tf import cost, export, graph, tflite, timing
+from espace_tf import cost, export, graph, timing
 from espace_tf.config import RUNTIMES, check_choice, check_count
 
 
@@ -75,7 +75,9 @@ def benchmark(
     check_count(batch_size, "batch_size")
     check_count(repeats, "repeats")
     arrays = _batch(model, batch_size, inputs)
-    runs = [_runner(each, arrays, runtime, threads) for each in models]
+    if runtime == "litert":
+        models = tuple(export.inference_copy(each) for each in models)
+    runs = [timing.runner(each, arrays, runtime, threads) for each in models]
     outputs = [read() for _, read in runs]
     medians = timing.alternate([run for run, _ in runs], repeats=repeats)
     return [
@@ -128,7 +130,7 @@ def _checked_names(models: Sequence[Any], names: Sequence[str] | None) -> list[s
 def _batch(model: Any, batch_size: int, inputs: Any) -> list[np.ndarray]:
     """One array per input of the model, of `batch_size` examples."""
     if inputs is None:
-        return _noise(model, batch_size)
+        return timing.noise(model, batch_size)
     arrays = [np.asarray(array) for array in tf.nest.flatten(inputs)]
     shapes = [tuple(tensor.shape) for tensor in model.inputs]
     fits = len(arrays) == len(shapes) and all(
@@ -146,39 +148,9 @@ def _batch(model: Any, batch_size: int, inputs: Any) -> list[np.ndarray]:
     ]
 
 
-def _noise(model: Any, batch_size: int) -> list[np.ndarray]:
-    generator = np.random.default_rng(0)
-    arrays = []
-    for tensor in model.inputs:
-        shape = tuple(tensor.shape[1:])
-        if None in shape:
-            raise ValueError(
-                f"inputs must be given, because model {model.name!r} takes any size: {shape}"
-            )
-        values = generator.random((batch_size, *shape))
-        arrays.append(values.astype(tf.as_dtype(tensor.dtype).as_numpy_dtype))
-    return arrays
-
-
 def _difference(first: list[np.ndarray], found: list[np.ndarray]) -> float | None:
     if [array.shape for array in first] != [array.shape for array in found]:
         return None
     largest = max(np.abs(array).max() for array in first)
     distance = max(np.abs(a - b).max() for a, b in zip(first, found, strict=True))
     return float(distance / max(largest, np.finfo(np.float32).tiny))
-
-
-def _runner(
-    model: Any, arrays: list[np.ndarray], runtime: str, threads: int | None
-) -> tuple[Callable[[], Any], Callable[[], list[np.ndarray]]]:
-    """A call to be timed, and one that gives the outputs."""
-    if runtime == "litert":
-        stripped = export.inference_copy(model)
-        return tflite.prepare(stripped, tflite.convert(stripped), arrays, threads=threads)
-    function = tf.function(lambda *inputs: tflite.call(model, inputs), autograph=False)
-    tensors = [tf.constant(array) for array in arrays]
-
-    def outputs() -> list[np.ndarray]:
-        return [output.numpy() for output in function(*tensors)]
-
-    return outputs, outputs

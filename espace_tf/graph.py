@@ -235,6 +235,7 @@ def _site(model: Any, path: str, layer: Any, calls: list[Call], skip: str | None
     input_sizes = tuple(tuple(before[spatial]) for before, _ in shapes)
     output_sizes = tuple(tuple(after[spatial]) for _, after in shapes)
     skip = skip or _skip(model, layer, kind, config, bool(calls))
+    in_channels = shapes[0][0][channel] or 0 if shapes else 0
     return Site(
         path=path,
         kind=kind,
@@ -242,8 +243,8 @@ def _site(model: Any, path: str, layer: Any, calls: list[Call], skip: str | None
         strides=tuple(config["strides"]),
         dilation_rate=tuple(config["dilation_rate"]),
         padding=config["padding"],
-        groups=config.get("groups", 1) or 1,
-        in_channels=shapes[0][0][channel] or 0 if shapes else 0,
+        groups=in_channels if kind == "depthwise" else config.get("groups", 1),
+        in_channels=in_channels,
         filters=shapes[0][1][channel] or 0 if shapes else config.get("filters") or 0,
         use_bias=config["use_bias"],
         activation=getattr(layer.activation, "__name__", type(layer.activation).__name__),
