@@ -20,7 +20,7 @@ LIBRARIES = pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", 
 POSITIONS = [0, 9, 20, 35]
 
 
-def masked_network(library, **compile_options):
+def masked_network(library, jit_compile=False):
     ours = keras_layers.for_library(library)
     inputs = library.Input((6, 6, 2))
     x = ours.MaskedConv2D(3, 3, padding="same", positions=POSITIONS, name="masked")(inputs)
@@ -28,7 +28,7 @@ def masked_network(library, **compile_options):
     x = ours.DecomposedConv2D(4, 3, 2, padding="same", positions=POSITIONS, name="pair")(x)
     x = library.layers.GlobalAveragePooling2D()(x)
     model = library.Model(inputs, library.layers.Dense(2)(x))
-    model.compile("sgd", "mse", **compile_options)
+    model.compile("sgd", "mse", jit_compile=jit_compile)
     return model
 
 
@@ -51,8 +51,9 @@ def watch(library):
     return Watch
 
 
-@LIBRARIES
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    ("library", "jit_compile"), [(keras, False), (keras, True), (tf_keras, False)]
+)
 def test_the_fade_follows_the_schedule_without_tracing_again(library, jit_compile):
     model, (x, y) = masked_network(library, jit_compile=jit_compile), samples()
     traces = []
@@ -103,8 +104,9 @@ def test_the_next_fit_is_the_plain_one(library):
         np.testing.assert_allclose(after, plain, atol=1e-5)
 
 
-@LIBRARIES
-@pytest.mark.parametrize("where", ["step", "callback"])
+@pytest.mark.parametrize(
+    ("library", "where"), [(keras, "step"), (keras, "callback"), (tf_keras, "callback")]
+)
 def test_a_fit_that_breaks_off_leaves_no_fade_behind(library, where):
     class Break(library.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):

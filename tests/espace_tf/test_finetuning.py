@@ -20,6 +20,13 @@ from espace_tf.schedules import PolynomialDecay
 from espace_tf.trainer import LossScale
 
 ROOT = Path(__file__).parents[2]
+SLOW_TF_KERAS = pytest.mark.parametrize(
+    "library",
+    [
+        pytest.param(keras, id="keras"),
+        pytest.param(tf_keras, id="tf_keras", marks=pytest.mark.slow),
+    ],
+)
 LIBRARIES = pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
 CLASSES = 4
 
@@ -101,8 +108,13 @@ def student_of(teacher, library, **options):
     return model
 
 
-@LIBRARIES
-@pytest.mark.parametrize("dtype", [None, "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    ("library", "dtype"),
+    [
+        *((keras, None), (keras, "mixed_float16"), (tf_keras, None), (tf_keras, "mixed_float16")),
+        pytest.param(keras, "mixed_bfloat16", marks=pytest.mark.slow),
+    ],
+)
 def test_a_compressed_network_recovers(library, dtype, trained):
     if library is tf_keras and dtype == "mixed_float16":
         tf.get_logger().setLevel("ERROR")
@@ -125,7 +137,7 @@ def test_a_compressed_network_recovers(library, dtype, trained):
         np.testing.assert_array_equal(one, other)
 
 
-@LIBRARIES
+@SLOW_TF_KERAS
 def test_the_teacher_alone_is_enough(library, trained):
     teacher = trained(library)
     student = student_of(teacher, library)
@@ -180,7 +192,7 @@ def long_run(library, folder, checkpoint="run", **options):
     return models[1], history.history
 
 
-@LIBRARIES
+@SLOW_TF_KERAS
 def test_a_killed_run_ends_as_an_uninterrupted_one(library, trained, tmp_path):
     teacher = trained(library)
     for name, compressed in (("teacher", False), ("student", True)):
