@@ -62,7 +62,7 @@ class Site:
         """
         if self.skip or self.mask_skip:
             raise ValueError(f"{self.path} has no single geometry: {self.skip or self.mask_skip}")
-        return self._geometry(self.input_sizes[0])
+        return self.geometry_of(self.input_sizes[0])
 
     def full_rank(self, order: str = "vertical") -> int:
         """The largest rank of its separable pair, per group (METHOD: rank of the matrix M)."""
@@ -133,7 +133,8 @@ class Site:
         except TypeError as error:
             raise ValueError(f"not the description of a convolution: {error}") from error
 
-    def _geometry(self, input_size: Size) -> Geometry:
+    def geometry_of(self, input_size: Size) -> Geometry:
+        """Where a call on a map of this size reads and writes."""
         return Geometry(
             kernel_size=self.kernel_size,
             input_size=input_size,
@@ -155,7 +156,7 @@ class Site:
     ) -> int:
         """Multiply-accumulates of one call of the pair: thin first half, thin second half."""
         axis = _axis(order)
-        whole = self._geometry(input_size)
+        whole = self.geometry_of(input_size)
         between = list(input_size)
         between[axis] = whole.output_size[axis]
 
