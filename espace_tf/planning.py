@@ -142,7 +142,7 @@ def _why_none(site: SiteAnalysis, clock: Clock) -> str:
     path = site.site.path
     times = [clock.of_option(path, option) for option in site.options if not option.is_dense]
     if not times:
-        return no_mask(site.site, site.config.min_map) or "nothing to choose from: no option"
+        return no_mask(site.site, site.config.min_map) or "no option was found for it"
     return (
         f"would get slower: {clock.dense_ms[path]:.3f} ms as it is, "
         f"{min(times):.3f} ms by its fastest option"
