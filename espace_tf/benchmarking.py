@@ -19,7 +19,8 @@ class Row:
         name: the model's name, made distinct if it is another model's too.
         milliseconds: median time of one call on a batch.
         ratio: milliseconds divided by the first model's; 0.25 is four times as fast.
-        macs: multiply-accumulates per image.
+        macs: multiply-accumulates per image; None if they depend on a size that the model leaves
+            open.
         parameters: weights of the model.
         max_difference: largest absolute difference from the first model's outputs, divided by the
             first model's largest absolute output; None if the outputs have other shapes.
@@ -28,7 +29,7 @@ class Row:
     name: str
     milliseconds: float
     ratio: float
-    macs: int
+    macs: int | None
     parameters: int
     max_difference: float | None
 
@@ -75,9 +76,9 @@ def benchmark(
     check_count(batch_size, "batch_size")
     check_count(repeats, "repeats")
     arrays = _batch(model, batch_size, inputs)
-    if runtime == "litert":
-        models = tuple(export.inference_copy(each) for each in models)
-    runs = [timing.runner(each, arrays, runtime, threads) for each in models]
+    # LiteRT runs what would be exported.
+    ran = [export.inference_copy(each) for each in models] if runtime == "litert" else models
+    runs = [timing.runner(each, arrays, runtime, threads) for each in ran]
     outputs = [read() for _, read in runs]
     medians = timing.alternate([run for run, _ in runs], repeats=repeats)
     return [
@@ -85,7 +86,7 @@ def benchmark(
             name=name,
             milliseconds=float(median),
             ratio=float(median / medians[0]),
-            macs=cost.macs(each),
+            macs=_macs(each),
             parameters=each.count_params(),
             max_difference=_difference(outputs[0], found),
         )
@@ -103,9 +104,10 @@ def table(rows: Sequence[Row], title: str | None = None) -> Any:
         grid.add_column(name, justify="right")
     for row in rows:
         difference = "-" if row.max_difference is None else f"{row.max_difference:.2g}"
+        macs = "-" if row.macs is None else f"{row.macs:,}"
         grid.add_row(
             *(row.name, f"{row.milliseconds:.3f}", f"{row.ratio:.3f}"),
-            *(f"{row.macs:,}", f"{row.parameters:,}", difference),
+            *(macs, f"{row.parameters:,}", difference),
         )
     return grid
 
@@ -146,6 +148,11 @@ def _batch(model: Any, batch_size: int, inputs: Any) -> list[np.ndarray]:
         array.astype(tf.as_dtype(tensor.dtype).as_numpy_dtype)
         for array, tensor in zip(arrays, model.inputs, strict=True)
     ]
+
+
+def _macs(model: Any) -> int | None:
+    sizes = [size for site in graph.sites(model) for size in site.output_sizes]
+    return None if any(None in size for size in sizes) else cost.macs(model)
 
 
 def _difference(first: list[np.ndarray], found: list[np.ndarray]) -> float | None:

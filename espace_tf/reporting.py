@@ -150,8 +150,11 @@ def _tiles(
                 f"{before.milliseconds:.3g} → {after.milliseconds:.3g} ms per call",
             )
         )
-        tiles.append(_shrunk("Multiply-accumulates", before.macs, after.macs))
+        if before.macs and after.macs:
+            tiles.append(_shrunk("Multiply-accumulates", before.macs, after.macs))
         tiles.append(_shrunk("Parameters", before.parameters, after.parameters))
+    elif plan.measured_speedup is not None:
+        tiles.append(("Speed-up, measured", f"{plan.measured_speedup:.2f}×", ""))
     if plan.predicted_speedup is not None:
         asked = "" if plan.speedup is None else f"; asked: {plan.speedup:g}×"
         tiles.append(

@@ -25,13 +25,12 @@ Exit status: 0 done; 1 a flag, a file or the model is not usable, said in one li
 adds where). Prints progress to the standard output.
 """
 
-import contextlib
 import json
 import math
-import os
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +71,16 @@ flags.mark_flags_as_required(["model", "output_dir"])
 
 def run() -> None:
     """The command `espace-compress`."""
+    if __name__ != "__main__":
+        # absl's --help speaks for the module that was started, here a script without a word.
+        sys.modules["__main__"].__doc__ = __doc__
+        for flag in flags.FLAGS.get_flags_for_module(__name__):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(main)
 
 
 def main(argv: list[str]) -> int:
     """Does what the module says; returns the exit status."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         if len(argv) > 1:
             raise ValueError(f"arguments must be flags. Received: {' '.join(argv[1:])}")
@@ -136,12 +139,18 @@ def _compress(output: Path) -> None:
     model = models.load(_MODEL.value)
 
     from espace_tf import benchmarking, reporting
+    from espace_tf.config import EspaceWarning
     from espace_tf.files import atomic_write
     from espace_tf.finetuning import fine_tune
     from espace_tf.pipeline import compress
 
     console.rule("Analyse, plan, rebuild")
-    small = compress(model, data and data.train, speedup=_SPEEDUP.value, config=_config())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", EspaceWarning)
+        small = compress(model, data and data.train, speedup=_SPEEDUP.value, config=_config())
+    for warning in caught:
+        if issubclass(warning.category, EspaceWarning):
+            print(f"espace-compress: warning: {warning.message}", file=sys.stderr)
     if _EPOCHS.value:
         console.rule("Fine-tune")
         fine_tune(small, data.train, teacher=model, epochs=_EPOCHS.value, seed=_SEED.value)
@@ -175,11 +184,10 @@ def _compress(output: Path) -> None:
 def _prepare_runtime() -> None:
     """Threads and seeds; TensorFlow takes threads only before it computes anything."""
     import keras
-    import tensorflow as tf
 
-    if _THREADS.value is not None:
-        with contextlib.suppress(RuntimeError):  # Another program runs main() in its process.
-            tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
+    from espace_tf.timing import set_threads
+
+    set_threads(_THREADS.value)
     keras.utils.set_random_seed(_SEED.value)
 
 

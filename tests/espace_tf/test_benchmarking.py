@@ -78,6 +78,8 @@ def test_open_sizes_need_inputs():
     model = keras.Sequential([keras.Input((None, None, 2)), keras.layers.Conv2D(1, 3)])
     with pytest.raises(ValueError, match="inputs must be given"):
         benchmark(model)
+    (row,) = benchmark(model, inputs=np.zeros((1, 9, 9, 2), np.float32), repeats=1)
+    assert row.macs is None
     with pytest.raises(TypeError):
         benchmark("model.keras")
 
