@@ -74,6 +74,7 @@ class SiteAnalysis:
                 self.kernel,
                 order,
                 self.site.groups,
+                bias=self.bias,
                 mean=_by_group(self.mean),
                 covariance=_by_group(self.covariance),
                 gradient=self.gradient,
@@ -310,3 +311,41 @@ def _config_from_json(entry: dict) -> dict:
     return {
         name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()
     }
+
+
+def analyze(
+    model: Any,
+    data: Any = None,
+    *,
+    config: EspaceConfig | None = None,
+    loss: Any = None,
+    verbose: int = 1,
+) -> Analysis:
+    """Everything that the planner must know of a trained model, from a few hundred images.
+
+    Streams over the data twice (what goes into each convolution; what the loss feels of its
+    output), times every layer and its options on config.runtime, and tries one rank and one mask of
+    each layer for the loss that they cost. With config.cache_dir every finished stage is kept
+    there, and a run that was interrupted goes on where it stopped.
+
+    Args:
+        model: a Functional or Sequential model of Keras 3 or tf_keras; it is not changed.
+        data: a tf.data.Dataset of batches, (x, y) or x; or arrays. None: the weights alone decide.
+        config: None: EspaceConfig().
+        loss: what the model was trained with; None: the compiled loss, else inferred. Without
+            labels a classifier's labels are drawn from its own output distribution.
+        verbose: 0 silent, 1 progress bars.
+
+    Raises:
+        TypeError: not a Keras model, or data of another kind.
+        ValueError: a model without a convolution that can be analysed, weights that are not
+            finite, empty data, data of another shape, or labels whose loss is not known.
+
+    Example:
+        >>> analysis = analyze(model, (images, labels))
+        >>> analysis.save("analysis.json")
+    """
+    from espace_tf import analyzing
+
+    config = EspaceConfig() if config is None else config
+    return analyzing.run(model, data, config, loss, verbose)

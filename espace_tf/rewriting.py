@@ -206,11 +206,11 @@ def _folds(layer: Any, norm: Any) -> bool:
 def _fold(layer: Any, norm: Any) -> list[np.ndarray]:
     """The layer's weights with y = gamma (x - mean) / sqrt(variance + epsilon) + beta in them."""
     *kernels, bias = layer.get_weights() if layer.use_bias else [*layer.get_weights(), 0.0]
-    mean, variance = (np.asarray(v, float) for v in (norm.moving_mean, norm.moving_variance))
+    mean, variance = (v.numpy().astype(float) for v in (norm.moving_mean, norm.moving_variance))
     scale = 1.0 / np.sqrt(variance + norm.epsilon)
     if norm.scale:
-        scale = scale * np.asarray(norm.gamma, float)
-    shift = np.asarray(norm.beta, float) if norm.center else 0.0
+        scale = scale * norm.gamma.numpy()
+    shift = norm.beta.numpy() if norm.center else 0.0
     last = np.asarray(kernels[-1], float)
     width = scale.reshape(last.shape[2:]) if "Depthwise" in type(layer).__name__ else scale
     return [*kernels[:-1], last * width, (np.asarray(bias, float) - mean) * scale + shift]
