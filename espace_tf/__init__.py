@@ -7,7 +7,7 @@ from pathlib import Path as _Path
 if not (_Path(__file__).parent / "kernels").is_dir():
     __path__.append(str(_Path(__file__).parent.parent))
 
-from espace_tf.analysis import Analysis
+from espace_tf.analysis import Analysis, analyze
 from espace_tf.config import EspaceConfig, EspaceWarning
 from espace_tf.planning import LayerPlan, Plan, UnreachableSpeedWarning, plan
 
@@ -18,6 +18,7 @@ __all__ = [
     "LayerPlan",
     "Plan",
     "UnreachableSpeedWarning",
+    "analyze",
     "plan",
 ]
 
@@ -26,19 +27,26 @@ __all__ = [
 if _find_spec("tensorflow") is not None and _find_spec("keras") is not None:
     from espace_tf import callbacks, keras_layers, schedules
     from espace_tf import kernels as ops
+    from espace_tf.benchmarking import benchmark
     from espace_tf.export import export_saved_model, export_tflite
     from espace_tf.finetuning import fine_tune, reestimate_batch_norm
+    from espace_tf.pipeline import compress, compress_in_stages
+    from espace_tf.reporting import report
     from espace_tf.rewriting import apply, strip
 
     __all__ += [
         "apply",
+        "benchmark",
         "callbacks",
+        "compress",
+        "compress_in_stages",
         "export_saved_model",
         "export_tflite",
         "fine_tune",
         "keras_layers",
         "ops",
         "reestimate_batch_norm",
+        "report",
         "schedules",
         "strip",
     ]
