@@ -66,6 +66,7 @@ class SiteAnalysis:
     mask_probes: tuple[tuple[float, float], ...] = ()
     config: EspaceConfig = field(default_factory=EspaceConfig)
     _cached: dict[str, low_rank.Decomposition] = field(default_factory=dict, repr=False)
+    _masks: dict[tuple[str, float], np.ndarray] = field(default_factory=dict, repr=False)
 
     def decomposition(self, order: str) -> low_rank.Decomposition:
         """Factors and predicted errors of every rank; computed when first asked for."""
@@ -87,15 +88,21 @@ class SiteAnalysis:
         return self.decomposition(order).factors(rank)
 
     def positions(self, family: str, keep: float) -> np.ndarray:
-        """The kept output positions, sorted int32; nested: a smaller keep gives a subset."""
-        faithful = self.config.profile == "faithful"
-        return masks.kept(
-            family,
-            self.site.output_sizes[0],
-            keep,
-            impact=self.impact if faithful or self.score is None else self.score,
-            max_gap=None if faithful else self.config.max_gap,
-        )
+        """The kept output positions, sorted int32; nested: a smaller keep gives a subset.
+
+        The faithful profile keeps the largest impact; the default one skips first what is shown
+        best by a neighbour, and leaves no hole wider than config.max_gap.
+        """
+        if (family, keep) not in self._masks:
+            size = self.site.output_sizes[0]
+            if self.config.profile == "faithful" or self.damage_table is None:
+                gap = None if self.config.profile == "faithful" else self.config.max_gap
+                made = masks.kept(family, size, keep, impact=self.impact, max_gap=gap)
+            else:
+                options = {"table": self.damage_table, "max_gap": self.config.max_gap}
+                made = masks.kept(family, size, keep, **options)
+            self._masks[family, keep] = made
+        return self._masks[family, keep]
 
     @property
     def score(self) -> np.ndarray | None:
