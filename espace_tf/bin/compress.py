@@ -184,9 +184,13 @@ def _compress(output: Path) -> None:
 def _prepare_runtime() -> None:
     """Threads and seeds; TensorFlow takes threads only before it computes anything."""
     import keras
+    import tensorflow as tf
 
     from espace_tf.timing import set_threads
 
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.WARNING)
+        tf.get_logger().setLevel("WARNING")
     set_threads(_THREADS.value)
     keras.utils.set_random_seed(_SEED.value)
 

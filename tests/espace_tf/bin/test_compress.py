@@ -1,5 +1,6 @@
 """The command from its flags to its files."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -43,6 +44,18 @@ def files(tmp_path_factory):
     arrays |= {"y": generator.integers(0, 3, 96), "x_test": arrays["x"][:32]}
     np.savez(folder / "data.npz", **arrays, y_test=arrays["y"][:32])
     return folder
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """One round with few options: how well it compresses is tested elsewhere."""
+    made = compress._config
+
+    def small_config():
+        quickly = {"rounds": 1, "calibration_images": 64, "damage_images": 16}
+        return dataclasses.replace(made(), **quickly, keeps=(0.5,), mask_families=("grid",))
+
+    monkeypatch.setattr(compress, "_config", small_config)
 
 
 def call(*arguments: str) -> int:
