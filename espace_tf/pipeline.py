@@ -266,10 +266,10 @@ def summary_table(made: Plan, analysis: Analysis | None = None) -> Any:
     """
     from rich.table import Table
 
-    table = Table(title=_title(made), caption=analysis and _caption(analysis), show_lines=False)
+    table = Table(title=_title(made), caption=analysis and _caption(analysis))
     table.add_column("layer", overflow="fold")
     for name in ("before ms", "after ms", "rank", "mask", "computed"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("remarks", overflow="fold")
     for row in made.summary():
         table.add_row(row.path, *_cells(row))
