@@ -115,7 +115,7 @@ def _choose_options(
     for path, index in zip(offered, picked if reached else cheapest(costs, damages), strict=True):
         option, site = offered[path][index], analysis.sites[path]
         if option.is_dense:
-            reasons.setdefault(path, "left as it is: others reach the speed at less loss")
+            reasons.setdefault(path, "not needed for this speed")
             continue
         positions = None
         if option.family is not None:
