@@ -10,16 +10,16 @@ Run from the root of the repository:
 
     python -m benchmarks.factors --models=resnet20_fashion --teachers_dir=../shared/teachers
 
-Cost on two CPU cores: ResNet-20 about 1 minute; GoogLeNet and AlexNet (224 x 224 inside) 3 to 7
+Cost on two CPU cores: ResNet-20 about 1 minute; GoogLeNet and AlexNet (224 x 224 inside) 3 to 9
 minutes each with --calibration_images=96 --patches_per_dimension=3 --held_out_patches=1000
 --test_images=200 --batch=16.
 
 Expect, as the mean over layers and both orders of the quotient of the two errors:
 
-    multiply-adds    ResNet-20       GoogLeNet (few images)
-    1/2              0.29 (0.36)     0.10 (0.12)
-    1/3              0.33 (0.43)     0.12 (0.15)
-    1/4              0.37 (0.48)     0.16 (0.19)
+    multiply-adds    ResNet-20       GoogLeNet       AlexNet (these two with few images)
+    1/2              0.29 (0.36)     0.10 (0.12)     0.03 (0.04)
+    1/3              0.33 (0.43)     0.12 (0.15)     0.04 (0.06)
+    1/4              0.37 (0.48)     0.16 (0.19)     0.05 (0.06)
 
 against the plain SVD as published and, in brackets, against it with the best possible bias; and for
 ResNet-20 top-1 of 0.93, 0.91, 0.81 at 2, 3, 4 times fewer multiply-adds (plain SVD with ranks by
