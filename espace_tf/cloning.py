@@ -1,11 +1,13 @@
 """Copies of Keras models with some layers replaced; the original is never touched."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from espace_tf import graph
+from espace_tf.config import EspaceWarning
 
 Replace = Callable[[str, Any], Any | None]
 
@@ -25,13 +27,13 @@ def clone(model: Any, replace: Replace) -> Any:
         The new model, of the same library.
 
     Raises:
-        ValueError: a subclassed model, or a layer that cannot be rebuilt from its config.
+        ValueError: a model with a call of its own, or a layer that its config cannot rebuild.
     """
     library = graph.library(model)
     if not graph.is_container(model):
         raise ValueError(
-            f"model must be Functional or Sequential. Received: {type(model).__name__}, a "
-            "subclassed model, whose layers cannot be replaced; build it with the functional API"
+            f"model must be Functional or Sequential. Received: {type(model).__name__}, with a call"
+            " of its own, so that its layers cannot be replaced; build it with the functional API"
         )
     paths = {id(layer): path for path, layer in graph.layers(model).items()}
     replaced = set()
@@ -44,8 +46,10 @@ def clone(model: Any, replace: Replace) -> Any:
             return new
         return _rebuild(layer)
 
-    copy = _clone(library, model, make, {}, outermost=True)
+    copy = _clone(library, model, make, {})
     _copy_state(model, copy, replaced)
+    if getattr(model, "_compile_config", None) is not None:
+        _copy_compilation(model, copy)
     return copy
 
 
@@ -60,18 +64,21 @@ def _rebuild(layer: Any) -> Any:
             arguments=layer.arguments,
             **{name: config[name] for name in names if name in config},
         )
+    cause = None
     try:
-        return type(layer).from_config(layer.get_config())
+        made = type(layer).from_config(layer.get_config())
+        if type(made) is type(layer) and made.name == layer.name:
+            return made
+        problem = f"from_config makes a {type(made).__name__} named {made.name!r}"
     except Exception as error:
-        raise ValueError(
-            f"layer {layer.name!r} ({type(layer).__name__}) cannot be rebuilt from its config: "
-            f"{error}. Give it a complete get_config, as Keras needs to save it too"
-        ) from error
+        cause, problem = error, str(error)
+    raise ValueError(
+        f"layer {layer.name!r} ({type(layer).__name__}) cannot be rebuilt from its config: "
+        f"{problem}. Give it a complete get_config, as Keras needs to save it too"
+    ) from cause
 
 
-def _clone(
-    library: Any, model: Any, make: Callable, cache: dict[int, Any], outermost: bool = False
-) -> Any:
+def _clone(library: Any, model: Any, make: Callable, cache: dict[int, Any]) -> Any:
     """Clones a container; `cache` keeps what stands in several places shared."""
 
     def clone_function(layer: Any) -> Any:
@@ -80,32 +87,50 @@ def _clone(
             cache[id(layer)] = _clone(library, layer, make, cache) if nested else make(layer)
         return cache[id(layer)]
 
-    options = {"clone_function": clone_function}
-    if library.__name__ == "keras" and not isinstance(model, library.Sequential):
-        options["call_function"] = _call
-        options["input_tensors"] = _input_tensors(library, model) if outermost else None
-    copy = library.models.clone_model(model, **options)
-    if model.inputs and not copy.built:
+    if library.__name__ == "keras":
+        return _clone_keras(library, model, clone_function)
+    copy = library.models.clone_model(model, clone_function=clone_function)
+    if getattr(model, "inputs", None) and not copy.built:
         copy.build(model.input_shape)
     return copy
+
+
+def _clone_keras(library: Any, model: Any, clone_function: Callable) -> Any:
+    """Keras 3's clone_model but for two things: it would rename unnamed inputs, and it would
+    compile the copy from a serialized config, which no unregistered loss survives.
+    """
+    if isinstance(model, library.Sequential):
+        inputs = [_input(library, tensor) for tensor in getattr(model, "inputs", None) or ()]
+        inside = [clone_function(layer) for layer in model.layers]
+        made = _class(model, "Sequential")([*inputs, *inside], name=model.name)
+    else:
+        inputs = library.tree.map_structure(lambda tensor: _input(library, tensor), model.input)
+        outputs = model._run_through_graph(inputs, operation_fn=clone_function, call_fn=_call)
+        made = _class(model, "Functional")(inputs, outputs, name=model.name)
+    return made
+
+
+def _class(model: Any, base: str) -> type:
+    """The model's class, or the library's own where the constructor takes other arguments."""
+    library_class = next(each for each in type(model).__mro__ if each.__name__ == base)
+    same = type(model).__init__ is library_class.__init__
+    return type(model) if same else library_class
+
+
+def _input(library: Any, tensor: Any) -> Any:
+    layer = tensor._keras_history.operation
+    return library.Input(
+        batch_shape=tensor.shape,
+        dtype=tensor.dtype,
+        sparse=tensor.sparse,
+        name=layer.name,
+        optional=layer.optional,
+    )
 
 
 def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
     """An identity in the place of another layer takes none of that layer's further arguments."""
     return layer(args[0]) if type(layer).__name__ == "Identity" else layer(*args, **kwargs)
-
-
-def _input_tensors(library: Any, model: Any) -> Any:
-    """New inputs of the same names; clone_model itself would rename unnamed ones."""
-    return library.tree.map_structure(
-        lambda tensor: library.Input(
-            batch_shape=tensor.shape,
-            dtype=tensor.dtype,
-            sparse=tensor.sparse,
-            name=tensor._keras_history.operation.name,
-        ),
-        model.input,
-    )
 
 
 def _copy_state(model: Any, copy: Any, replaced: set[str]) -> None:
@@ -116,16 +141,32 @@ def _copy_state(model: Any, copy: Any, replaced: set[str]) -> None:
             continue
         for source, target in zip(layer.variables, new[path].variables, strict=True):
             target.assign(source)
+        if hasattr(new[path], "finalize_state"):  # Normalization reads constants made of weights
+            new[path].finalize_state()
     for source, target in zip(graph.containers(model), graph.containers(copy), strict=True):
         target._trainable = source._trainable
-    if hasattr(model, "optimizer") and graph.library(model).__name__ == "tf_keras":
-        _copy_compilation(model, copy)
 
 
 def _copy_compilation(model: Any, copy: Any) -> None:
-    """tf_keras's clone is not compiled; Keras 3's is."""
-    if model.optimizer is not None and getattr(model, "_is_compiled", False):
-        copy.compile_from_config(model.get_compile_config())
+    """Compiles the copy like the model: same losses, an optimizer and metrics of the same config.
+
+    Moments of the optimizer are not copied: they may be of weights that were replaced.
+    """
+
+    def fresh(value: Any) -> Any:
+        stateful = hasattr(value, "get_config") and hasattr(value, "variables")
+        return type(value).from_config(value.get_config()) if stateful else value
+
+    arguments = {**model._compile_config.config, "optimizer": model.optimizer}
+    try:
+        copy.compile(**tf.nest.map_structure(fresh, arguments))
+    except Exception as error:
+        warnings.warn(
+            f"the new model {copy.name!r} is not compiled: the optimizer or a metric cannot be "
+            f"rebuilt from its config ({error}). Call compile on it before fit or evaluate",
+            EspaceWarning,
+            stacklevel=2,
+        )
 
 
 def assign(layer: Any, weights: list[Any]) -> None:

@@ -70,7 +70,8 @@ def strip(model: Any) -> Any:
     """A copy of a model for inference: batch norms folded into the layers before them, no dropout.
 
     Both become identities of the same name. A batch norm is folded where it alone reads a
-    convolution or dense layer without activation; others stay.
+    convolution or dense layer without activation; others stay, and so does what the graph calls
+    with training=True.
 
     Returns:
         The new model; the same outputs at inference, to float rounding. `espace_plan` is kept.
@@ -84,10 +85,11 @@ def strip(model: Any) -> Any:
         for path, norm in graph.fold_candidates(model)
         if _folds(known[path], known[norm])
     }
-    folded = {id(norm) for norm in pairs.values()}
+    folded, training = {id(norm) for norm in pairs.values()}, graph.trained(model)
 
     def replace(path: str, layer: Any) -> Any:
-        if id(layer) in folded or type(layer).__name__ in _NOISE:
+        noise = type(layer).__name__ in _NOISE and path not in training
+        if id(layer) in folded or noise:
             return library.layers.Identity(name=layer.name, dtype=layer.get_config()["dtype"])
         if path in pairs:
             return type(layer).from_config({**layer.get_config(), "use_bias": True})

@@ -7,6 +7,7 @@ import tensorflow as tf
 import tf_keras
 
 from espace_tf import cloning, graph
+from espace_tf.config import EspaceWarning
 
 LIBRARIES = pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
 
@@ -75,7 +76,27 @@ def lambdas(library):
     return functional(library, x, conv(library, "c")(y))
 
 
+def operators(library):
+    x = library.Input((8, 8, 3))
+    y = conv(library, "c")(x) * 2 + 1
+    y = keras.ops.relu(y) if library is keras else tf.nn.relu(y)
+    return functional(library, x, (y + conv(library, "d")(y))[:, 1:, :, ::2])
+
+
+def attention(library):
+    x = library.Input((8, 8, 3))
+    y = library.layers.Reshape((64, 4))(conv(library, "c")(x))
+    return functional(library, x, library.layers.MultiHeadAttention(2, 4)(query=y, value=y, key=y))
+
+
+def adapted(library):
+    norm, x = library.layers.Normalization(name="adapted"), library.Input((8, 8, 3))
+    norm.adapt(np.random.default_rng(0).normal(3, 2, (16, 8, 8, 3)))
+    return functional(library, x, conv(library, "c")(norm(x)))
+
+
 MODELS = [chain, nested, shared, shared_sizes, inner_twice, several, frozen, lambdas]
+MODELS += [operators, attention, adapted]
 EACH = pytest.mark.parametrize("build", MODELS, ids=lambda build: build.__name__)
 
 
@@ -130,6 +151,39 @@ def test_compile_state_and_input_names_are_carried(library):
     data = {name: np.ones((2, 8, 8, 3), np.float32) for name in "ab"}
     targets = {"map": np.ones((2, 8, 8, 4), np.float32), "through": data["a"]}
     copy.fit(data, targets, verbose=0)
+
+
+@LIBRARIES
+def test_a_loss_that_keras_cannot_save_is_carried(library):
+    class Scaled(library.losses.Loss):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+
+        def call(self, wanted, found):
+            return self.factor * tf.reduce_mean((wanted - found) ** 2, axis=-1)
+
+    model, x = shared(library), np.ones((2, 8, 8, 4), np.float32)
+    for loss in (Scaled(2.0), lambda wanted, found: (wanted - found) ** 2):
+        model.compile("sgd", loss, metrics=[library.metrics.MeanSquaredError(name="error")])
+        model.optimizer.learning_rate = 0.0  # after compile: the present value counts
+        copy = cloning.clone(model, lambda path, layer: None)
+        assert copy.optimizer is not model.optimizer
+        history = copy.fit(x, 0 * x, verbose=0).history
+        assert history == model.fit(x, 0 * x, verbose=0).history
+
+
+@LIBRARIES
+def test_an_optimizer_that_cannot_be_rebuilt_is_left_out_with_a_warning(library):
+    class Odd(library.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.01
+
+    model = shared(library)
+    model.compile(library.optimizers.SGD(Odd()), "mse")
+    with pytest.warns(EspaceWarning, match="not compiled"):
+        copy = cloning.clone(model, lambda path, layer: None)
+    np.testing.assert_array_equal(outputs(copy)[0], outputs(model)[0])
 
 
 @LIBRARIES
@@ -203,6 +257,51 @@ def test_a_subclass_and_a_subclassed_model_are_left_alone(library):
         cloning.clone(model, lambda path, layer: None)
 
 
+@LIBRARIES
+def test_a_functional_subclass_with_a_call_of_its_own_is_left_alone(library):
+    class Tripled(library.Model):
+        def __init__(self, name=None):
+            x = library.Input((8, 8, 4))
+            super().__init__(inputs=x, outputs=conv(library, "inside")(x), name=name)
+
+        def call(self, inputs, training=None):
+            return 3 * super().call(inputs)
+
+        def get_config(self):
+            return {"name": self.name}
+
+        @classmethod
+        def from_config(cls, config):
+            return cls(**config)
+
+    with pytest.raises(ValueError, match="call of its own"):
+        cloning.clone(Tripled(), lambda path, layer: None)
+    x = library.Input((8, 8, 3))
+    model = functional(library, x, Tripled(name="triple")(conv(library, "before")(x)))
+    reasons = {site.path: site.skip for site in graph.sites(model)}
+    assert reasons["before"] is None and "Tripled" in reasons["triple/inside"]
+    copy = cloning.clone(model, lambda path, layer: None)
+    np.testing.assert_array_equal(outputs(copy)[0], outputs(model)[0])
+
+
+@LIBRARIES
+def test_a_layer_whose_config_does_not_rebuild_it_is_named(library):
+    class Bare(library.layers.Layer):
+        def __init__(self, factor):
+            super().__init__(name="bare")
+            self.factor = factor
+
+        def call(self, inputs):
+            return self.factor * inputs
+
+        def get_config(self):
+            return {}
+
+    x = library.Input((8, 8, 3))
+    with pytest.raises(ValueError, match="(?s)'bare'.*get_config"):
+        cloning.clone(functional(library, x, Bare(2)(x)), lambda path, layer: None)
+
+
 def test_what_is_no_built_model_is_refused():
     with pytest.raises(TypeError, match="keras.Model"):
         graph.sites(3)
@@ -230,12 +329,49 @@ def test_record_sees_calls_replaces_them_and_leaves_nothing_behind(library):
 
 
 @LIBRARIES
+def test_record_reaches_predict_and_leaves_its_traced_function_as_it_was(library):
+    model = shared(library)
+    x = random_inputs(model)
+    for _ in range(2):  # before and after predict was traced
+        with graph.record(model, ["both"], lambda path, layer, inputs, call: 0 * call(inputs)):
+            assert not np.any(model.predict(x, verbose=0))
+        np.testing.assert_allclose(model.predict(x, verbose=0), outputs(model)[0], atol=1e-5)
+
+
+@LIBRARIES
+def test_record_nests_and_takes_inputs_given_by_keyword(library):
+    model = attention(library)
+    (path,) = (path for path in graph.layers(model) if path.startswith("multi"))
+    with graph.record(model, [path]) as outer:
+        with graph.record(model, [path], lambda path, layer, inputs, call: 0 * call(inputs)):
+            assert not np.any(outputs(model)[0])
+        assert np.any(outputs(model)[0])
+    assert len(outer) == 2 and outer[0].inputs.shape == (2, 64, 4)
+
+
+@LIBRARIES
+def test_sites_leave_no_symbolic_losses(library):
+    x = library.Input((8, 8, 3))
+    model = functional(library, x, conv(library, "c", activity_regularizer="l2")(x))
+    before = [type(loss) for loss in model.losses]
+    graph.sites(model)
+    assert [type(loss) for loss in model.losses] == before
+
+
+@LIBRARIES
 def test_fingerprint_is_of_the_architecture(library):
     model = chain(library)
     before = graph.fingerprint(model)
     model.set_weights([weight + 1 for weight in model.get_weights()])
     assert graph.fingerprint(model) == before
     assert graph.fingerprint(shared(library)) != before
+
+    def small(side, **options):
+        x = library.Input((side, side, 3))
+        return graph.fingerprint(functional(library, x, conv(library, "c", **options)(x)))
+
+    assert small(8) == small(8)
+    assert len({small(8), small(9), small(8, strides=2), small(8, padding="valid")}) == 4
 
 
 @LIBRARIES

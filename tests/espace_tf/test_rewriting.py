@@ -118,6 +118,26 @@ def test_strip_folds_what_it_may_and_keeps_the_outputs(library):
 
 
 @LIBRARIES
+def test_strip_heeds_what_the_graph_says_of_training(library):
+    def built(training):
+        layers, x = library.layers, library.Input((12, 12, 3))
+        inside = [layers.Conv2D(4, 3, name="conv"), layers.BatchNormalization(name="norm")]
+        y = library.Sequential(inside, name="inner")(x, training=training)
+        model = library.Model(x, layers.Dropout(0.5, name="drop")(y, training=training))
+        randomise(model, 0)
+        return model
+
+    def kinds(model):
+        return [type(layer).__name__ for layer in graph.layers(model).values()]
+
+    model = built(False)
+    assert kinds(strip(model)) == ["Conv2D", "Identity", "Identity"]
+    same(strip(model)(images()), model(images()))
+    model = built(True)
+    assert kinds(strip(model)) == ["Conv2D", "BatchNormalization", "Dropout"]
+
+
+@LIBRARIES
 def test_densify_multiplies_the_pairs_out(library):
     model, x = network(library), images()
     full = apply(model, Plan.uniform(model))
