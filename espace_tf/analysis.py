@@ -225,7 +225,7 @@ def _digest(body: dict) -> str:
 def _read_body(path: Path) -> dict:
     try:
         document = json.loads(path.read_text())
-        form, version = document["format"], document["version"]
+        form, version = document["format"], int(document["version"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is corrupt or truncated, or no saved analysis: {error}. Analyse again"

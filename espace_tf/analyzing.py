@@ -33,18 +33,21 @@ def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) ->
     """What `espace_tf.analyze` does."""
     usable, skipped = _usable(model, config)
     known = graph.layers(model)
+    for layer in known.values():
+        _check_finite(layer)
     kernels = {site.path: _weights(known[site.path]) for site in usable}
     stages = Stages(config.cache_dir, _key(model, data, config, loss))
     progress = _progress(verbose)
-    images = 0 if data is None else _count(data, config.calibration_images)
+    images = 0
 
     def batches(limit: int) -> Iterator[tuple[Any, Any]]:
         return user_data.batches(data, limit, _BATCH, inputs=model.inputs)
 
     found: Arrays = {}
-    target = "no data"
+    resolved = baseline = None
     if data is not None:
-        target, loss_sum = targets.resolve(model, loss, next(batches(_BATCH)), config.seed)
+        resolved = targets.resolve(model, loss, next(batches(_BATCH)), config.seed)
+        images = _count(data, config.calibration_images)
         with progress("input statistics", images) as advance:
             found |= stages.get(
                 "moments",
@@ -62,7 +65,7 @@ def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) ->
                         model,
                         usable,
                         _told(batches(images), advance),
-                        loss_sum,
+                        resolved.target,
                         lambda site: offers.is_maskable(site, config),
                     )
                 ),
@@ -80,7 +83,11 @@ def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) ->
     model_ms = _time(model, sites, stages, config, progress)
     if data is not None:
         probe_images = [x for x, _ in batches(config.damage_images)]
-        _calibrate(model, sites, probe_images, stages, progress)
+        what_if = _Once(
+            lambda: WhatIf(model, _changeable(sites), probe_images, classes=resolved.classes)
+        )
+        _calibrate(sites, what_if, stages, progress)
+        baseline = _baseline(model, resolved, batches(config.damage_images))
     else:
         for site in sites.values():
             site.options = tuple(_guessed(site, option) for option in site.options)
@@ -90,9 +97,9 @@ def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) ->
         sites=sites,
         skipped=skipped,
         model_ms=model_ms,
-        target=target,
+        target="no data" if resolved is None else resolved.name,
         images=images,
-        baseline_loss=_baseline(model, target, loss, batches, config) if data is not None else None,
+        baseline_loss=baseline,
     )
 
 
@@ -121,14 +128,17 @@ def _usable(model: Any, config: EspaceConfig) -> tuple[list[Site], dict[str, str
     return usable, skipped
 
 
-def _weights(layer: Any) -> tuple[np.ndarray, np.ndarray | None]:
-    weights = layer.get_weights()
-    kernel = np.asarray(weights[0], np.float32)
-    if not all(np.isfinite(np.asarray(weight, np.float32)).all() for weight in weights):
+def _check_finite(layer: Any) -> None:
+    weights = (np.asarray(weight, np.float32) for weight in layer.get_weights())
+    if not all(np.isfinite(weight).all() for weight in weights):
         raise ValueError(
             f"layer {layer.name!r} has NaN or infinite weights: the model must be trained and sound"
         )
-    return kernel, np.asarray(weights[1], np.float32) if layer.use_bias else None
+
+
+def _weights(layer: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    kernel, *bias = (np.asarray(weight, np.float32) for weight in layer.get_weights())
+    return kernel, bias[0] if layer.use_bias else None
 
 
 def _key(model: Any, data: Any, config: EspaceConfig, loss: Any) -> str:
@@ -137,17 +147,43 @@ def _key(model: Any, data: Any, config: EspaceConfig, loss: Any) -> str:
     for weight in model.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
     settings = dataclasses.replace(config, cache_dir=None, rounds=1, tolerance=0.1)
+    loss = _described(loss if loss is not None else getattr(model, "loss", None))
     parts = (graph.fingerprint(model), digest.hexdigest(), user_data.describe(data), settings, loss)
     return repr(parts)
 
 
+def _described(loss: Any) -> Any:
+    """A loss by its name and settings: the same in another process, unlike its repr.
+
+    A lambda or inner function has no name of its own: it never is what another process meant.
+    """
+    if isinstance(loss, dict):
+        return {name: _described(each) for name, each in sorted(loss.items())}
+    if isinstance(loss, list | tuple):
+        return [_described(each) for each in loss]
+    if hasattr(loss, "get_config"):
+        return f"{type(loss).__name__} {loss.get_config()}"
+    name = getattr(loss, "__qualname__", "<")
+    return repr(loss) if "<" in name else f"{loss.__module__}.{name}"
+
+
 def _count(data: Any, limit: int) -> int:
+    """How many images a pass reads; a dataset that does not say is read once to know."""
     known = user_data.count(data)
-    return limit if known is None else min(known, limit)
+    if known is None:
+        return sum(len(tf.nest.flatten(x)[0]) for x, _ in user_data.batches(data, limit, _BATCH))
+    return min(known, limit)
 
 
 def _flat(found: dict[str, dict[str, np.ndarray]]) -> Arrays:
-    return {f"{path}|{name}": a for path, arrays in found.items() for name, a in arrays.items()}
+    arrays = {f"{path}|{name}": a for path, each in found.items() for name, a in each.items()}
+    bad = sorted({name.split("|")[0] for name, a in arrays.items() if not np.isfinite(a).all()})
+    if bad:
+        raise ValueError(
+            "data, labels and loss must give finite activations and gradients. Received: NaN or "
+            f"infinite ones at {', '.join(bad)}"
+        )
+    return arrays
 
 
 def _told(batches: Iterator, advance: Callable[[int], None]) -> Iterator:
@@ -188,20 +224,19 @@ def _timed(site: SiteAnalysis, known: dict[str, float]) -> Arrays:
     return {"options": np.array(json.dumps([dataclasses.asdict(option) for option in options]))}
 
 
+def _changeable(sites: dict[str, SiteAnalysis]) -> list[Site]:
+    return [site.site for site in sites.values() if len(site.options) > 1]
+
+
 def _calibrate(
-    model: Any,
-    sites: dict[str, SiteAnalysis],
-    images: list[Any],
-    stages: Stages,
-    progress: Progress,
+    sites: dict[str, SiteAnalysis], what_if: "_Once", stages: Stages, progress: Progress
 ) -> None:
     """Turns predicted errors into units of loss: one rank and one mask of every layer are tried."""
-    tried = [site for site in sites.values() if len(site.options) > 1]
-    lazily = _Once(lambda: WhatIf(model, [site.site for site in tried], images))
+    tried = [sites[site.path] for site in _changeable(sites)]
     with progress("one-at-a-time losses", len(tried)) as advance:
         for site in tried:
             found = stages.get(
-                f"probes-{site.site.path}", lambda site=site: _probe(site, lazily.value)
+                f"probes-{site.site.path}", lambda site=site: _probe(site, what_if.value)
             )
             site.rank_probes = tuple(map(tuple, found["rank"].tolist()))
             site.mask_probes = tuple(map(tuple, found["mask"].tolist()))
@@ -278,17 +313,13 @@ def _guessed(site: SiteAnalysis, option: Option) -> Option:
     return dataclasses.replace(option, damage=option.error + (1.0 - option.keep))
 
 
-def _baseline(
-    model: Any, target: str, loss: Any, batches: Callable, config: EspaceConfig
-) -> float | None:
-    """The mean label loss of the unchanged model on the damage images."""
-    if target != "labels":
+def _baseline(model: Any, resolved: targets.Resolved, batches: Iterator) -> float | None:
+    """The mean label loss of the unchanged model."""
+    if resolved.name != "labels":
         return None
     total = samples = 0
-    example = next(batches(_BATCH))
-    loss_sum = targets.resolve(model, loss, example, config.seed)[1]
-    for x, y in batches(config.damage_images):
-        total += float(loss_sum(model(x, training=False), y, 0))
+    for x, y in batches:
+        total += float(resolved.target(model(x, training=False), y, 0))
         samples += len(tf.nest.flatten(x)[0])
     return total / samples
 

@@ -73,7 +73,7 @@ def describe(data: Any) -> str:
 
     digest = hashlib.sha256()
     for array in tf.nest.flatten(data):
-        array = np.asarray(array)
+        array = np.atleast_1d(np.asarray(array))
         step = max(1, len(array) // 64)
         digest.update(f"{array.shape} {array.dtype}".encode())
         digest.update(np.ascontiguousarray(array[::step]).tobytes())

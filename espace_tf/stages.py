@@ -34,7 +34,9 @@ class Stages:
         """
         if self._folder is None:
             return compute()
-        path = self._folder / f"{re.sub(r'[^0-9A-Za-z.-]', '_', name)}.npz"
+        # The digest tells apart names that only differ in what a file name cannot hold.
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        path = self._folder / f"{re.sub(r'[^0-9A-Za-z.-]', '_', name)}.{digest}.npz"
         if path.exists():
             try:
                 with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:

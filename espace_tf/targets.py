@@ -1,7 +1,8 @@
 """What the loss gradients of an analysis belong to: labels, drawn labels or random projections."""
 
-from collections.abc import Callable
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -11,8 +12,23 @@ from espace_tf import graph
 Target = Callable[[Any, Any, int], tf.Tensor]
 
 
-def resolve(model: Any, loss: Any, example: tuple[Any, Any], seed: int) -> tuple[str, Target]:
-    """The function whose gradients rank positions and channels, and a name for it.
+class Resolved(NamedTuple):
+    """What `resolve` found.
+
+    Args:
+        name: "labels", "drawn labels" or "projections".
+        target: target(outputs, y, step) -> scalar: the SUM over the samples of a batch, so that
+            each sample's gradient is unscaled.
+        classes: whether the output is one row of class scores per sample.
+    """
+
+    name: str
+    target: Target
+    classes: bool
+
+
+def resolve(model: Any, loss: Any, example: tuple[Any, Any], seed: int) -> Resolved:
+    """The function whose gradients rank positions and channels.
 
     With labels it is the given loss, else the compiled one, else cross-entropy for integer or
     one-hot classes. Without labels a classifier's are drawn from its own output distribution: the
@@ -25,31 +41,63 @@ def resolve(model: Any, loss: Any, example: tuple[Any, Any], seed: int) -> tuple
         example: a batch (x, y), y None without labels.
         seed: of what is drawn.
 
-    Returns:
-        "labels", "drawn labels" or "projections", and target(outputs, y, step) -> scalar: the SUM
-        over the samples of a batch, so that each sample's gradient is unscaled.
-
     Raises:
-        ValueError: there are labels, and no loss is given, compiled or to be inferred.
+        ValueError: there are labels, and no loss is given, compiled or to be inferred; losses or
+            labels that are not one per output.
     """
     x, y = example
-    outputs = tf.nest.flatten(model(x, training=False))
+    structure = model(x, training=False)
+    outputs, names = tf.nest.flatten(structure), _output_names(model, structure)
+    losses = known_losses(model, loss, names)
     if y is not None:
-        losses = _losses(model, loss if loss is not None else getattr(model, "loss", None))
         losses = losses or [_inferred(model, outputs, y)]
-        return "labels", lambda values, labels, step: _loss_sum(losses, values, labels)
-    if is_classifier(outputs):
+        _in_order(y, names, "labels")
+
+        def label_loss(values, labels, step):
+            labels = _in_order(labels, names, "labels")
+            return _loss_sum(losses, tf.nest.flatten(values), labels)
+
+        return Resolved("labels", label_loss, is_classifier(outputs, losses))
+    if is_classifier(outputs, losses):
         probabilities = sums_to_one(outputs[0])
-        return (
+        return Resolved(
             "drawn labels",
             lambda values, labels, step: _drawn_loss(values, probabilities, [seed, step]),
+            True,
         )
-    return "projections", lambda values, labels, step: _projections(values, [seed, step])
+    return Resolved(
+        "projections", lambda values, labels, step: _projections(values, [seed, step]), False
+    )
 
 
-def is_classifier(outputs: list[tf.Tensor]) -> bool:
-    """Whether the output is one row of class scores per sample."""
-    return len(outputs) == 1 and outputs[0].shape.rank == 2 and outputs[0].shape[-1] > 1
+def is_classifier(outputs: list[tf.Tensor], losses: Sequence[Any] = ()) -> bool:
+    """Whether the output is one row of class scores per sample.
+
+    Args:
+        outputs: of the model, flattened.
+        losses: from `known_losses`: a row that was trained as a regression holds no class scores.
+    """
+    if len(outputs) != 1 or outputs[0].shape.rank != 2 or outputs[0].shape[-1] == 1:
+        return False
+    kinds = [f"{type(each).__name__} {getattr(each, '__name__', '')}".lower() for each in losses]
+    return not any(re.search("error|huber|cosh|cosine", kind) for kind in kinds)
+
+
+def known_losses(model: Any, loss: Any, names: Sequence[str]) -> list[Any]:
+    """The given loss, else the compiled one: one per output; empty if there is neither.
+
+    Args:
+        model: a Keras model.
+        loss: as in `compile`, or None.
+        names: of the outputs, for losses in a dictionary.
+    """
+    loss = loss if loss is not None else getattr(model, "loss", None)
+    if loss is None:
+        return []
+    get = graph.library(model).losses.get
+    if isinstance(loss, dict | list | tuple):
+        return [get(each) for each in _in_order(loss, names, "loss")]
+    return [get(loss)] * len(model.outputs)
 
 
 def sums_to_one(scores: tf.Tensor) -> bool:
@@ -64,20 +112,26 @@ def log_probabilities(scores: tf.Tensor, probabilities: bool) -> tf.Tensor:
     return tf.math.log(scores + 1e-12) if probabilities else tf.nn.log_softmax(scores)
 
 
-def _losses(model: Any, loss: Any) -> list[Any] | None:
-    """A loss per output, in the order of tf.nest.flatten; None if nothing is known."""
-    if loss is None:
-        return None
-    get = graph.library(model).losses.get
-    if isinstance(loss, dict):
-        names = list(getattr(model, "output_names", None) or sorted(loss))
-        missing = sorted(set(loss) ^ set(names))
-        if missing:
-            raise ValueError(f"loss must name the outputs {names}. Received: {sorted(loss)}")
-        return [get(loss[name]) for name in sorted(names)]
-    if isinstance(loss, list | tuple):
-        return [get(each) for each in loss]
-    return [get(loss)] * len(model.outputs)
+def _output_names(model: Any, outputs: Any) -> list[str]:
+    """The outputs' names in the order in which tf.nest.flatten gives the outputs."""
+    if isinstance(outputs, dict):
+        return sorted(outputs)
+    # Keras 3's sequential models do not name their output.
+    return list(getattr(model, "output_names", None) or [model.layers[-1].name])
+
+
+def _in_order(values: Any, names: Sequence[str], what: str) -> list[Any]:
+    """One value per output, in the order of the outputs; a dictionary is read by name."""
+    if not isinstance(values, dict):
+        found = list(values) if isinstance(values, list | tuple) else [values]
+        if len(found) != len(names):
+            raise ValueError(
+                f"{what} must be one for each of the outputs {list(names)}. Received: {len(found)}"
+            )
+        return found
+    if set(values) != set(names):
+        raise ValueError(f"{what} must name the outputs {list(names)}. Received: {sorted(values)}")
+    return [values[name] for name in names]
 
 
 def _inferred(model: Any, outputs: list[tf.Tensor], y: Any) -> Any:
@@ -96,10 +150,9 @@ def _inferred(model: Any, outputs: list[tf.Tensor], y: Any) -> Any:
     )
 
 
-def _loss_sum(losses: list[Any], outputs: Any, labels: Any) -> tf.Tensor:
+def _loss_sum(losses: list[Any], outputs: list[Any], labels: list[Any]) -> tf.Tensor:
     total = tf.constant(0.0)
-    pairs = zip(losses, tf.nest.flatten(outputs), tf.nest.flatten(labels), strict=True)
-    for loss, output, label in pairs:
+    for loss, output, label in zip(losses, outputs, labels, strict=True):
         value = tf.cast(loss(label, output), tf.float32)
         samples = tf.cast(tf.shape(output)[0], tf.float32)
         if value.shape.rank:  # a function: one value a sample, or a map of them

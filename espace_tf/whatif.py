@@ -21,9 +21,11 @@ class WhatIf:
         model: a Keras model; not changed.
         sites: the convolutions to be tried.
         images: batches of inputs, as the model takes them.
+        classes: whether the output is one row of class scores per sample, see
+            `targets.is_classifier`.
     """
 
-    def __init__(self, model: Any, sites: list[Site], images: list[Any]):
+    def __init__(self, model: Any, sites: list[Site], images: list[Any], *, classes: bool):
         self._copy = cloning.clone(model, lambda path, layer: None)
         self._layers = graph.layers(self._copy)
         self._images = [tf.nest.map_structure(tf.convert_to_tensor, batch) for batch in images]
@@ -36,7 +38,7 @@ class WhatIf:
         self._forward = tf.function(self._call)
         self._reference = [self._forward(batch) for batch in self._images]
         flat = self._reference[0]
-        self._classes = targets.is_classifier(flat)
+        self._classes = classes
         self._probabilities = self._classes and targets.sums_to_one(flat[0])
 
     def damage(
