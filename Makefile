@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 
 # Without a compiler this says so and leaves the plain TensorFlow backend in place.
 native: setup
-	$(PY) setup.py --quiet build_ext --inplace
+	$(PY) -W ignore setup.py --quiet build_ext --inplace
 	$(PY) -c "from espace_tf import kernels; print(kernels.backend())"
 
 core-test:
