@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
 from espace_tf.kernels.index_map import (
     Geometry,
     IndexMap,

@@ -1,12 +1,12 @@
 """What the convolution layers share: weights, index maps, and the way through a call."""
 
 import tensorflow as tf
-
-from espace_tf import kernels
 from espace_tf.keras_layers.arguments import ArgumentsMixin
 from espace_tf.keras_layers.chain import ChainMaps, Link, chain_maps
 from espace_tf.kernels.index_map import IndexMap
 from espace_tf.kernels.reference import ACTIVATIONS
+
+from espace_tf import kernels
 
 
 class ConvolutionMixin(ArgumentsMixin):

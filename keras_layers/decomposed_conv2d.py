@@ -1,7 +1,6 @@
 """A 2-D convolution of low rank: two thin ones, one along each axis."""
 
 import keras
-
 from espace_tf.keras_layers.chain import Link, check_count, check_option
 from espace_tf.keras_layers.convolution import ConvolutionMixin
 
