@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
-from espace_tf.kernels.index_map import Geometry, IndexMap, repack, rows_read
 
 from espace_tf import kernels
+from espace_tf.kernels.index_map import Geometry, IndexMap, repack, rows_read
 
 SHAPES = Path(__file__).parent / "shapes"
 NETWORKS = flags.DEFINE_list("networks", ["alexnet", "googlenet", "vgg16", "resnet50"], "Which.")

@@ -12,15 +12,19 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from absl import app, flags, logging
-from data import DEBIAN_DIR, SUBSET, load, load_idx
+from absl import app, flags
+
+from espace_tf.bin import data as bin_data
 
 _EPOCHS = flags.DEFINE_integer("epochs", 6, "Passes over the 60,000 training images.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the initial weights, the order and the flips.")
-_DATA_DIR = flags.DEFINE_string("data_dir", str(DEBIAN_DIR), "Folder of the four idx .gz files.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", "/usr/share/datasets/fashion-mnist", "Folder of the four idx .gz files."
+)
 _OUTPUT = flags.DEFINE_string(
     "output", str(Path(__file__).parent / "network.keras"), "Where the trained network goes."
 )
+_SUBSET = Path(__file__).parent / "fashion_mnist_subset.npz"
 _SUBSET_SIZES = (4000, 2000)
 
 
@@ -39,24 +43,28 @@ def build_network() -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(10, name="logits")(x), name="demo_network")
 
 
-def write_subset(arrays: dict[str, np.ndarray]) -> None:
+def write_subset(data: bin_data.Data) -> None:
     """Ships the first images of each split, so that the demo runs with no data set installed."""
     train, test = _SUBSET_SIZES
-    sizes = {"x_train": train, "y_train": train, "x_test": test, "y_test": test}
-    partial = SUBSET.with_name("partial.npz")
-    np.savez_compressed(partial, **{name: arrays[name][:size] for name, size in sizes.items()})
-    os.replace(partial, SUBSET)
+    images = {"x_train": data.x[:train], "x_test": data.x_test[:test]}
+    partial = _SUBSET.with_name("partial.npz")
+    np.savez_compressed(
+        partial,
+        y_train=data.y[:train].astype(np.uint8),
+        y_test=data.y_test[:test].astype(np.uint8),
+        **{name: np.rint(value[..., 0] * 255).astype(np.uint8) for name, value in images.items()},
+    )
+    os.replace(partial, _SUBSET)
 
 
 def main(argv: list[str]) -> None:
     """Trains, evaluates on the test images and saves."""
     del argv
     keras.utils.set_random_seed(_SEED.value)
-    write_subset(load_idx(Path(_DATA_DIR.value)))
-    data, source = load(Path(_DATA_DIR.value))
-    logging.info("training on %s", source)
+    data = bin_data.load(_DATA_DIR.value)
+    write_subset(data)
     model = build_network()
-    steps = _EPOCHS.value * (len(data["x_train"]) // 128)
+    steps = _EPOCHS.value * (len(data.x) // 128)
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, steps - 200, warmup_target=3e-3, warmup_steps=200
     )
@@ -67,16 +75,15 @@ def main(argv: list[str]) -> None:
     )
     random = np.random.default_rng(_SEED.value)
     for epoch in range(_EPOCHS.value):
-        flip = random.random(len(data["x_train"])) < 0.5
-        images = np.where(flip[:, None, None, None], data["x_train"][:, :, ::-1], data["x_train"])
-        model.fit(images, data["y_train"], 128, epochs=epoch + 1, initial_epoch=epoch, verbose=2)
-    loss, accuracy = model.evaluate(data["x_test"], data["y_test"], 500, verbose=0)
+        flip = random.random(len(data.x)) < 0.5
+        images = np.where(flip[:, None, None, None], data.x[:, :, ::-1], data.x)
+        model.fit(images, data.y, 128, epochs=epoch + 1, initial_epoch=epoch, verbose=2)
+    loss, accuracy = model.evaluate(data.x_test, data.y_test, 500, verbose=0)
     stock = keras.Model.from_config(model.get_config())  # leaves the optimizer behind
     stock.set_weights(model.get_weights())
     stock.save(_OUTPUT.value)
     print(
-        f"test loss {loss:.4f}, top-1 {accuracy:.4f} on {len(data['x_test'])} images:"
-        f" {_OUTPUT.value}"
+        f"test loss {loss:.4f}, top-1 {accuracy:.4f} on {len(data.x_test)} images: {_OUTPUT.value}"
     )
 
 

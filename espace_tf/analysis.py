@@ -66,6 +66,7 @@ class SiteAnalysis:
     mask_probes: tuple[tuple[float, float], ...] = ()
     config: EspaceConfig = field(default_factory=EspaceConfig)
     _cached: dict[str, low_rank.Decomposition] = field(default_factory=dict, repr=False)
+    _masks: dict[tuple[str, float], np.ndarray] = field(default_factory=dict, repr=False)
 
     def decomposition(self, order: str) -> low_rank.Decomposition:
         """Factors and predicted errors of every rank; computed when first asked for."""
@@ -74,6 +75,7 @@ class SiteAnalysis:
                 self.kernel,
                 order,
                 self.site.groups,
+                bias=self.bias,
                 mean=_by_group(self.mean),
                 covariance=_by_group(self.covariance),
                 gradient=self.gradient,
@@ -86,15 +88,21 @@ class SiteAnalysis:
         return self.decomposition(order).factors(rank)
 
     def positions(self, family: str, keep: float) -> np.ndarray:
-        """The kept output positions, sorted int32; nested: a smaller keep gives a subset."""
-        faithful = self.config.profile == "faithful"
-        return masks.kept(
-            family,
-            self.site.output_sizes[0],
-            keep,
-            impact=self.impact if faithful or self.score is None else self.score,
-            max_gap=None if faithful else self.config.max_gap,
-        )
+        """The kept output positions, sorted int32; nested: a smaller keep gives a subset.
+
+        The faithful profile keeps the largest impact; the default one skips first what is shown
+        best by a neighbour, and leaves no hole wider than config.max_gap.
+        """
+        if (family, keep) not in self._masks:
+            size = self.site.output_sizes[0]
+            if self.config.profile == "faithful" or self.damage_table is None:
+                gap = None if self.config.profile == "faithful" else self.config.max_gap
+                made = masks.kept(family, size, keep, impact=self.impact, max_gap=gap)
+            else:
+                options = {"table": self.damage_table, "max_gap": self.config.max_gap}
+                made = masks.kept(family, size, keep, **options)
+            self._masks[family, keep] = made
+        return self._masks[family, keep]
 
     @property
     def score(self) -> np.ndarray | None:
@@ -310,3 +318,41 @@ def _config_from_json(entry: dict) -> dict:
     return {
         name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()
     }
+
+
+def analyze(
+    model: Any,
+    data: Any = None,
+    *,
+    config: EspaceConfig | None = None,
+    loss: Any = None,
+    verbose: int = 1,
+) -> Analysis:
+    """Everything that the planner must know of a trained model, from a few hundred images.
+
+    Streams over the data twice (what goes into each convolution; what the loss feels of its
+    output), times every layer and its options on config.runtime, and tries one rank and one mask of
+    each layer for the loss that they cost. With config.cache_dir every finished stage is kept
+    there, and a run that was interrupted goes on where it stopped.
+
+    Args:
+        model: a Functional or Sequential model of Keras 3 or tf_keras; it is not changed.
+        data: a tf.data.Dataset of batches, (x, y) or x; or arrays. None: the weights alone decide.
+        config: None: EspaceConfig().
+        loss: what the model was trained with; None: the compiled loss, else inferred. Without
+            labels a classifier's labels are drawn from its own output distribution.
+        verbose: 0 silent, 1 progress bars.
+
+    Raises:
+        TypeError: not a Keras model, or data of another kind.
+        ValueError: a model without a convolution that can be analysed, weights that are not
+            finite, empty data, data of another shape, or labels whose loss is not known.
+
+    Example:
+        >>> analysis = analyze(model, (images, labels))
+        >>> analysis.save("analysis.json")
+    """
+    from espace_tf import analyzing
+
+    config = EspaceConfig() if config is None else config
+    return analyzing.run(model, data, config, loss, verbose)

@@ -5,6 +5,7 @@ They are Keras 3 callbacks that tf_keras's `fit` takes as well.
 
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -264,3 +265,85 @@ class ReestimateBatchNorm(_Callback):
 
     def _reestimate(self) -> None:
         reestimate_batch_norm(self.model, self.data, self.batches, batch_size=self.batch_size)
+
+
+class CompressionSummary(_Callback):
+    """Writes what is compressed, and the fade, for TensorBoard, under `log_dir`/espace.
+
+    At the beginning of training: scalars espace/<layer path>/rank and /keep_fraction, one image
+    espace/<layer path>/mask for every mask (white is computed), a table of all compressed layers
+    as text, and espace/total/parameters. After every epoch: espace/fade, where `GradualMasks`
+    stands before it in the list of callbacks. The step is the optimizer's.
+
+    Args:
+        log_dir: the folder that TensorBoard reads, which the TensorBoard callback may share.
+
+    Example:
+        >>> model.fit(x, y, callbacks=[espace_tf.callbacks.CompressionSummary("logs")])
+    """
+
+    def __init__(self, log_dir: str | Path):
+        super().__init__()
+        self.log_dir = Path(log_dir) / "espace"
+        self._writer = None
+
+    def on_train_begin(self, logs=None):
+        """Writes the ranks, masks and table."""
+        self._writer = tf.summary.create_file_writer(str(self.log_dir))
+        step = self._step()
+        rows = ["| layer | rank | order | kept |", "|---|---|---|---|"]
+        with self._writer.as_default():
+            for path, layer in graph.layers(self.model).items():
+                rank, mask = getattr(layer, "rank", None), _mask(layer)
+                if not hasattr(layer, "fade"):
+                    continue
+                keep = 1.0 if mask is None else float(mask.mean())
+                _write(f"espace/{path}/keep_fraction", "scalars", np.float32(keep), step)
+                if rank is not None:
+                    _write(f"espace/{path}/rank", "scalars", np.float32(rank), step)
+                if mask is not None:
+                    _write(f"espace/{path}/mask", "images", _image(mask), step)
+                order = getattr(layer, "order", "")
+                rows.append(f"| {path} | {rank or ''} | {order} | {keep:.0%} |")
+            _write("espace/layers", "text", "\n".join(rows), step)
+            parameters = np.float32(self.model.count_params())
+            _write("espace/total/parameters", "scalars", parameters, step)
+        self._writer.flush()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Writes the fade."""
+        if logs and "fade" in logs:
+            with self._writer.as_default():
+                _write("espace/fade", "scalars", np.float32(logs["fade"]), self._step())
+
+    def on_train_end(self, logs=None):
+        """Closes the file."""
+        self._writer.close()
+
+    def _step(self) -> int:
+        return int(self.model.optimizer.iterations.numpy())
+
+
+def _mask(layer) -> np.ndarray | None:
+    """The kept positions as a float32 map [OH, OW] of zeros and ones; None without a mask."""
+    if getattr(layer, "positions", None) is None:
+        return None
+    size = layer.get_config()["positions"]["map_size"]
+    mask = np.zeros(size, np.float32)
+    mask.flat[layer.positions] = 1.0
+    return mask
+
+
+def _image(mask: np.ndarray) -> list[Any]:
+    """What TensorBoard's image plugin reads: width, height and a PNG."""
+    height, width = mask.shape
+    png = tf.io.encode_png((255 * mask[:, :, None]).astype(np.uint8)).numpy()
+    return [str(width), str(height), png]
+
+
+def _write(tag: str, plugin: str, value: Any, step: int) -> None:
+    """tf.summary.scalar, .image or .text: those need the package tensorboard only to write."""
+    metadata = tf.compat.v1.SummaryMetadata()
+    metadata.plugin_data.plugin_name = plugin
+    metadata.data_class = {"scalars": 1, "text": 2, "images": 3}[plugin]  # scalar, tensor, blobs
+    tf.summary.write(tag, value, step, metadata)

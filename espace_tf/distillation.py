@@ -65,18 +65,19 @@ def stage_ends(model, inputs: Any) -> list[str]:
     """
     with graph.record(model, list(graph.layers(model))) as calls:
         model(inputs, training=False)
-    weighted = {path for path, layer in graph.layers(model).items() if layer.weights}
+    layers = graph.layers(model)
     producers: dict[int, str] = {}
     ends, learned = [], False
     for call in calls:
-        for value in tf.nest.flatten(call.inputs):
-            path = producers.get(id(value))
+        given = [producers.get(id(value)) for value in tf.nest.flatten(call.inputs)]
+        for path, value in zip(given, tf.nest.flatten(call.inputs), strict=True):
             if path and path not in ends and _shrinks(value, call.outputs):
                 ends.append(path)
-        learned = learned or call.path in weighted
-        if learned:  # a layer that hands its input through is not the producer
+        learned = learned or bool(layers[call.path].weights)
+        if learned:
+            noise = "Dropout" in type(layers[call.path]).__name__  # the source is what matters
             for value in tf.nest.flatten(call.outputs):
-                producers.setdefault(id(value), call.path)
+                producers.setdefault(id(value), given[0] if noise else call.path)
     return ends
 
 

@@ -131,7 +131,12 @@ def fine_tune(
         "teacher weights": None if teacher is None else _weights_hash(teacher.model),
         "data": user_data.describe(data),
         "validation data": user_data.describe(validation_data),
-        "optimizer": str(library.optimizers.serialize(optimizer)),
+        "optimizer": type(optimizer).__name__,
+        **{
+            f"optimizer's {name}": str(value)
+            for name, value in optimizer.get_config().items()
+            if name != "name"  # numbered anew in every process
+        },
         "loss": [_name(each) for each in task.losses],
         "schedule": None if schedule is None else _name(schedule),
         "features": None if teacher is None else teacher.features,

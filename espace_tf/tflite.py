@@ -161,3 +161,37 @@ def run_function(
         return [found[name] for name in outputs]
 
     return run
+
+
+def prepare(
+    model: Any, content: bytes, arrays: list[np.ndarray], *, threads: int | None = None
+) -> tuple[Callable[[], None], Callable[[], list[np.ndarray]]]:
+    """A file's content, loaded with its inputs set: a call that runs it, one that gives outputs."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=content, num_threads=threads)
+    inputs, outputs = _tensor_indices(model, interpreter)
+    for index, array in zip(inputs, arrays, strict=True):
+        interpreter.resize_tensor_input(index, array.shape)
+    interpreter.allocate_tensors()
+    for index, array in zip(inputs, arrays, strict=True):
+        interpreter.set_tensor(index, array)
+
+    def read() -> list[np.ndarray]:
+        interpreter.invoke()
+        return [interpreter.get_tensor(index) for index in outputs]
+
+    return interpreter.invoke, read
+
+
+def _tensor_indices(model: Any, interpreter: Any) -> tuple[list[int], list[int]]:
+    """Of the inputs and the outputs, in the model's order.
+
+    The signature goes out of scope here: while it lives, the interpreter does not allocate.
+    """
+    signature = interpreter.get_signature_runner()
+    inputs, outputs = signature.get_input_details(), signature.get_output_details()
+    return (
+        [inputs[name]["index"] for name in input_names(model)],
+        [outputs[name]["index"] for name in output_names(model)],
+    )

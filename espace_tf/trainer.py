@@ -46,6 +46,7 @@ class Task:
             own = loss is None
             self.judge = model if own else _judge(model, loss, metrics, self.losses)
             y = tf.nest.map_structure(tf.convert_to_tensor, y)
+            weight = None if weight is None else tf.nest.map_structure(tf.convert_to_tensor, weight)
             self.judge.compute_loss(x, y, outputs, weight)  # makes the metrics' variables
             self.judge.compute_metrics(x, y, outputs, weight)
             self.judge.reset_metrics()

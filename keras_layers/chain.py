@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from espace_tf.kernels.index_map import (
     Geometry,
     IndexMap,

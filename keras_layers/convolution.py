@@ -1,12 +1,12 @@
 """What the convolution layers share: weights, index maps, and the way through a call."""
 
 import tensorflow as tf
+
+from espace_tf import kernels
 from espace_tf.keras_layers.arguments import ArgumentsMixin
 from espace_tf.keras_layers.chain import ChainMaps, Link, chain_maps
 from espace_tf.kernels.index_map import IndexMap
 from espace_tf.kernels.reference import ACTIVATIONS
-
-from espace_tf import kernels
 
 
 class ConvolutionMixin(ArgumentsMixin):
@@ -27,6 +27,7 @@ class ConvolutionMixin(ArgumentsMixin):
     fade = None
 
     def _chain(self) -> list[Link]:
+        """The convolutions, first to last: what a layer has to say."""
         raise NotImplementedError
 
     def __setattr__(self, name, value):
@@ -36,16 +37,17 @@ class ConvolutionMixin(ArgumentsMixin):
             super().__setattr__(name, value)
 
     def build(self, input_shape):
-        """Makes the weights and, where the map's size is known, the index maps."""
+        """Makes the weights and, where positions are given, the index maps."""
         _, *size, channels = input_shape
         if channels is None or channels % self.groups:
             raise ValueError(
                 "The number of input channels must be known and divisible by groups. "
                 f"Received: input shape {tuple(input_shape)}, groups={self.groups}"
             )
+        self.compute_output_shape(input_shape)  # or an error in words
         self.input_spec = self._keras.layers.InputSpec(ndim=4, axes={-1: channels})
         self._add_weights(channels)
-        self._build_maps(tuple(size))
+        self._maps = None if self.positions is None else self._make_maps(tuple(size))
         super().build(input_shape)
 
     def _add_weights(self, channels: int):
@@ -74,70 +76,72 @@ class ConvolutionMixin(ArgumentsMixin):
                 trainable=True,
             )
 
-    def _build_maps(self, size: tuple[int | None, int | None]):
-        self._maps = None
-        if None not in size:
-            self._maps = chain_maps(self._chain(), size, self.positions)
-        if self.positions is None:
-            return
-        if self._maps is None:
+    def _make_maps(self, size: tuple[int | None, int | None]) -> ChainMaps:
+        if None in size:
             raise ValueError(
                 f"positions need an input of known height and width. Received: {size}; give the "
                 "model an Input of fixed size, or positions=None"
             )
-        if self._map_size not in (None, self._maps.output_size):
+        maps = chain_maps(self._chain(), size, self.positions)
+        if self._map_size not in (None, maps.output_size):
             raise ValueError(
                 f"positions were chosen on an output map of {self._map_size}; an input of {size} "
-                f"gives a map of {self._maps.output_size}: choose them again for this size"
+                f"gives a map of {maps.output_size}: choose them again for this size"
             )
-        self._map_size = self._maps.output_size
+        self._map_size = maps.output_size
+        return maps
 
     def call(self, inputs, training=None):
         """The outputs [B, OH, OW, filters] of inputs [B, H, W, C]; see `fade` for training."""
-        route, size = self._maps, tuple(inputs.shape[1:3])
-        if route is None or (self.positions is None and size != route.input_size):
-            return self._run(inputs, None)  # a dense convolution takes any size
-        if not inputs.shape[1:3].is_compatible_with(route.input_size):
+        maps, size = self._maps, tuple(inputs.shape[1:3])
+        if maps is None:
+            return self._run(inputs)  # on a map of any size
+        if not inputs.shape[1:3].is_compatible_with(maps.input_size):
             raise ValueError(
-                f"{self.name} keeps positions of an input of height and width {route.input_size}. "
+                f"{self.name} keeps positions of an input of height and width {maps.input_size}. "
                 f"Received: {size}"
             )
         if None in size:  # a pipeline that hides its sizes
-            inputs = tf.ensure_shape(inputs, [None, *route.input_size, None])
-        if self.fade is None or not training or route.shown is None:
-            return self._run(inputs, route)
-        dense = self._run(inputs, None)
-        masked = tf.reshape(dense, [-1, len(route.shown), self.filters])
-        masked = tf.gather(masked, route.shown, axis=1)
-        masked = tf.reshape(masked, [-1, *route.output_size, self.filters])
+            inputs = tf.ensure_shape(inputs, [None, *maps.input_size, None])
+        if maps.shown is None or self.fade is None or not training:
+            return self._run(inputs, maps)
+        dense = self._run(inputs)
+        masked = tf.reshape(dense, [-1, len(maps.shown), self.filters])
+        masked = tf.gather(masked, maps.shown, axis=1)
+        masked = tf.reshape(masked, [-1, *maps.output_size, self.filters])
         fade = self.fade() if callable(self.fade) else self.fade
         fade = tf.cast(tf.convert_to_tensor(fade), dense.dtype)
         return fade * masked + (1 - fade) * dense
 
-    def _run(self, values, route: ChainMaps | None):
-        """The chain through its index maps, or (None) densely on a map of any size."""
+    def _run(self, values, maps: ChainMaps | None = None):
+        """The chain through its index maps, or without them at every position."""
         links, fused = self._chain(), self._fused_activation()
         for index, link in enumerate(links):
             last = index == len(links) - 1
-            bias = self.bias if last else None
+            index_map = None if maps is None else maps.maps[index]
+            bias = tf.convert_to_tensor(self.bias) if last and self.use_bias else None
             values = self._convolve(
-                values, link, bias, fused if last and fused else "none", route and route.maps[index]
+                values, link, bias, fused if last and fused else "none", index_map
             )
-        if route is not None:
-            values = tf.reshape(values, [-1, *route.output_size, self.filters])
+        if maps is not None and maps.shown is not None:
+            values = tf.reshape(values, [-1, *maps.output_size, self.filters])
         return values if fused else self.activation(values)
 
     def _convolve(self, values, link: Link, bias, activation: str, index_map: IndexMap | None):
+        """One convolution; a full map runs dense and stays a map, any other one gives rows."""
         weight = tf.convert_to_tensor(getattr(self, link.weight))  # in the compute dtype
-        bias = None if bias is None else tf.convert_to_tensor(bias)
         options = {"activation": activation, "groups": self.groups}
-        if index_map is None:
-            steps = {"strides": link.strides, "dilation_rate": link.dilation_rate}
-            return kernels.conv2d(values, weight, bias, padding=link.padding, **steps, **options)
-        values = kernels.apply_map(values, weight, bias, index_map, **options)
-        if index_map.geometry is None:
-            return values  # packed
-        return tf.reshape(values, [-1, *index_map.geometry.output_size, link.filters])
+        if index_map is not None and index_map.geometry is None:
+            return kernels.apply_map(values, weight, bias, index_map, **options)
+        return kernels.conv2d(
+            values,
+            weight,
+            bias,
+            strides=link.strides,
+            dilation_rate=link.dilation_rate,
+            padding=link.padding,
+            **options,
+        )
 
     def _fused_activation(self) -> str | None:
         """The operator's name of the activation, or None where it has to be applied after it."""

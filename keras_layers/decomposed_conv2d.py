@@ -1,6 +1,7 @@
 """A 2-D convolution of low rank: two thin ones, one along each axis."""
 
 import keras
+
 from espace_tf.keras_layers.chain import Link, check_count, check_option
 from espace_tf.keras_layers.convolution import ConvolutionMixin
 
@@ -80,7 +81,7 @@ class DecomposedConv2D(DecomposedConv2DMixin, keras.layers.Layer):
     Example:
         >>> layer = DecomposedConv2D(8, 3, rank=4, order="horizontal", padding="same")
         >>> layer(keras.ops.ones((1, 6, 6, 3))).shape, layer.first_kernel.shape
-        (TensorShape([1, 6, 6, 8]), (1, 3, 3, 4))
+        (TensorShape([1, 6, 6, 8]), TensorShape([1, 3, 3, 4]))
     """
 
     _keras = keras

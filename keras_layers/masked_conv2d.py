@@ -1,6 +1,7 @@
 """A 2-D convolution that computes only the kept positions of its output."""
 
 import keras
+
 from espace_tf.keras_layers.chain import Link
 from espace_tf.keras_layers.convolution import ConvolutionMixin
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
+
 from espace_tf.kernels import library, native, reference
 from espace_tf.kernels.index_map import PADDED, IndexMap, check_indices, check_range
 from espace_tf.kernels.library import plain

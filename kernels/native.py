@@ -8,6 +8,7 @@ from types import ModuleType
 
 import numpy as np
 import tensorflow as tf
+
 from espace_tf.kernels import reference
 
 # Fused into the operation; every other activation is applied to its result.

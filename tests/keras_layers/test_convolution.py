@@ -1,5 +1,6 @@
 """Every contract of a Keras layer, for every layer; then what all of them do in a call."""
 
+import doctest
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from espace_tf.keras_layers import DecomposedConv2D, MaskedConv2D
+from espace_tf import keras_layers
+from espace_tf.keras_layers import (
+    DecomposedConv2D,
+    MaskedConv2D,
+    decomposed_conv2d,
+    legacy,
+    masked_conv2d,
+)
 
 SIZE = (8, 9, 4)
 PAIR = {"rank": 2, "kernel_size": 3}
@@ -165,6 +173,12 @@ sys.path.insert(0, sys.argv[1])
 import espace_tf.keras_layers
 np.savez("outputs.npz", served=served, loaded=load())
 """
+
+
+@pytest.mark.parametrize("module", [keras_layers, decomposed_conv2d, legacy, masked_conv2d])
+def test_examples_run(module):
+    results = doctest.testmod(module)
+    assert results.attempted and not results.failed
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from espace_tf.kernels import index_map
 from espace_tf.kernels.index_map import Geometry, IndexMap
 

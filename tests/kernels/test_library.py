@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+
 from espace_tf.kernels import library
 
 ROOT = Path(library.__file__).parent.parent

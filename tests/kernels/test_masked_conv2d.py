@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from espace_tf.kernels import index_map
-from espace_tf.kernels.index_map import Geometry, IndexMap
 
 from espace_tf import kernels
+from espace_tf.kernels import index_map
+from espace_tf.kernels.index_map import Geometry, IndexMap
 
 NUMPY_ACTIVATIONS = {
     "none": lambda x: x,

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from espace_tf.kernels.index_map import Geometry, IndexMap
 
 from espace_tf import kernels
+from espace_tf.kernels.index_map import Geometry, IndexMap
 
 
 def valid_arguments():

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tensorflow as tf
-from espace_tf.kernels import index_map, library, native, reference
-from espace_tf.kernels.index_map import Geometry, IndexMap
 
 from espace_tf import kernels
+from espace_tf.kernels import index_map, library, native, reference
+from espace_tf.kernels.index_map import Geometry, IndexMap
 
 if kernels.backend().name != "native":
     pytest.skip(f"backend: {kernels.backend()}", allow_module_level=True)

@@ -1,0 +1,318 @@
+"""The stages of analyze(): statistics, options and their times, one-at-a-time losses."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from espace_tf import data as user_data
+from espace_tf import graph, moments, offers, targets, timing
+from espace_tf.analysis import Analysis, SiteAnalysis
+from espace_tf.config import EspaceConfig
+from espace_tf.factors import reconstruct
+from espace_tf.options import Option
+from espace_tf.rewriting import strip
+from espace_tf.sites import Site
+from espace_tf.stages import Arrays, Stages
+from espace_tf.whatif import WhatIf
+
+_BATCH = 16  # images per batch of statistics: bounds the memory of the backward pass
+# A scale found from a loss increase near zero says little: none is taken below this share of the
+# median.
+_LEAST_SCALE = 0.1
+
+Progress = Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None]]]
+
+
+def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) -> Analysis:
+    """What `espace_tf.analyze` does."""
+    usable, skipped = _usable(model, config)
+    known = graph.layers(model)
+    kernels = {site.path: _weights(known[site.path]) for site in usable}
+    stages = Stages(config.cache_dir, _key(model, data, config, loss))
+    progress = _progress(verbose)
+    images = 0 if data is None else _count(data, config.calibration_images)
+
+    def batches(limit: int) -> Iterator[tuple[Any, Any]]:
+        return user_data.batches(data, limit, _BATCH, inputs=model.inputs)
+
+    found: Arrays = {}
+    target = "no data"
+    if data is not None:
+        target, loss_sum = targets.resolve(model, loss, next(batches(_BATCH)), config.seed)
+        with progress("input statistics", images) as advance:
+            found |= stages.get(
+                "moments",
+                lambda: _flat(
+                    moments.input_moments(
+                        model, usable, _told(batches(images), advance), images, config.seed
+                    )
+                ),
+            )
+        with progress("loss gradients", images) as advance:
+            found |= stages.get(
+                "outputs",
+                lambda: _flat(
+                    moments.output_statistics(
+                        model,
+                        usable,
+                        _told(batches(images), advance),
+                        loss_sum,
+                        lambda site: offers.is_maskable(site, config),
+                    )
+                ),
+            )
+    sites = {
+        site.path: SiteAnalysis(
+            site=site,
+            kernel=kernels[site.path][0],
+            bias=kernels[site.path][1],
+            config=config,
+            **{name: found.get(f"{site.path}|{name}") for name in _STATISTICS},
+        )
+        for site in usable
+    }
+    model_ms = _time(model, sites, stages, config, progress)
+    if data is not None:
+        probe_images = [x for x, _ in batches(config.damage_images)]
+        _calibrate(model, sites, probe_images, stages, progress)
+    else:
+        for site in sites.values():
+            site.options = tuple(_guessed(site, option) for option in site.options)
+    return Analysis(
+        fingerprint=graph.fingerprint(model),
+        config=config,
+        sites=sites,
+        skipped=skipped,
+        model_ms=model_ms,
+        target=target,
+        images=images,
+        baseline_loss=_baseline(model, target, loss, batches, config) if data is not None else None,
+    )
+
+
+_STATISTICS = ("mean", "covariance", "gradient", "impact", "damage_table")
+
+
+def _usable(model: Any, config: EspaceConfig) -> tuple[list[Site], dict[str, str]]:
+    """Sites that may be analysed, and why the others may not."""
+    usable, skipped = [], {}
+    for site in graph.sites(model):
+        sizes = (*site.input_sizes, *site.output_sizes)
+        if site.skip or not config.selects(site.path):
+            skipped[site.path] = site.skip or "excluded by the configuration"
+        elif any(None in size for size in sizes):
+            skipped[site.path] = (
+                "its input size is not known: give the model an Input of fixed size, or make a "
+                "Plan by hand"
+            )
+        else:
+            usable.append(site)
+    if not usable:
+        raise ValueError(
+            f"model {model.name!r} has no convolution that can be analysed: "
+            + ("; ".join(f"{path}: {reason}" for path, reason in skipped.items()) or "it has none")
+        )
+    return usable, skipped
+
+
+def _weights(layer: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    weights = layer.get_weights()
+    kernel = np.asarray(weights[0], np.float32)
+    if not all(np.isfinite(np.asarray(weight, np.float32)).all() for weight in weights):
+        raise ValueError(
+            f"layer {layer.name!r} has NaN or infinite weights: the model must be trained and sound"
+        )
+    return kernel, np.asarray(weights[1], np.float32) if layer.use_bias else None
+
+
+def _key(model: Any, data: Any, config: EspaceConfig, loss: Any) -> str:
+    """What decides the result, but for the folder it is kept in and how a plan is made from it."""
+    digest = hashlib.sha256()
+    for weight in model.get_weights():
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    settings = dataclasses.replace(config, cache_dir=None, rounds=1, tolerance=0.1)
+    parts = (graph.fingerprint(model), digest.hexdigest(), user_data.describe(data), settings, loss)
+    return repr(parts)
+
+
+def _count(data: Any, limit: int) -> int:
+    known = user_data.count(data)
+    return limit if known is None else min(known, limit)
+
+
+def _flat(found: dict[str, dict[str, np.ndarray]]) -> Arrays:
+    return {f"{path}|{name}": a for path, arrays in found.items() for name, a in arrays.items()}
+
+
+def _told(batches: Iterator, advance: Callable[[int], None]) -> Iterator:
+    """The batches, telling `advance` of each one that is done."""
+    for x, y in batches:
+        yield x, y
+        advance(len(tf.nest.flatten(x)[0]))
+
+
+def _time(
+    model: Any,
+    sites: dict[str, SiteAnalysis],
+    stages: Stages,
+    config: EspaceConfig,
+    progress: Progress,
+) -> float:
+    """Fills dense_ms and options; returns the whole model's milliseconds (LiteRT: as exported)."""
+    known: dict[str, float] = {}
+    with progress("times of layers", len(sites)) as advance:
+        for path, site in sites.items():
+            stored = stages.get(f"times-{path}", lambda site=site: _timed(site, known))
+            entries = json.loads(str(stored["options"]))
+            site.options = tuple(Option(**entry) for entry in entries)
+            site.dense_ms = site.options[0].ms
+            advance(1)
+    if any(None in tensor.shape[1:] for tensor in model.inputs):
+        return sum(site.dense_ms for site in sites.values())
+    options = {"batch_size": config.batch_size, "runtime": config.runtime}
+    measured = strip(model) if config.runtime == "litert" else model
+    compute = lambda: {  # noqa: E731
+        "ms": np.array(timing.time_models([measured], threads=config.threads, **options))
+    }
+    return float(stages.get("model", compute)["ms"][0])
+
+
+def _timed(site: SiteAnalysis, known: dict[str, float]) -> Arrays:
+    _, options = offers.timed(site, offers.offered(site), known)
+    return {"options": np.array(json.dumps([dataclasses.asdict(option) for option in options]))}
+
+
+def _calibrate(
+    model: Any,
+    sites: dict[str, SiteAnalysis],
+    images: list[Any],
+    stages: Stages,
+    progress: Progress,
+) -> None:
+    """Turns predicted errors into units of loss: one rank and one mask of every layer are tried."""
+    tried = [site for site in sites.values() if len(site.options) > 1]
+    lazily = _Once(lambda: WhatIf(model, [site.site for site in tried], images))
+    with progress("one-at-a-time losses", len(tried)) as advance:
+        for site in tried:
+            found = stages.get(
+                f"probes-{site.site.path}", lambda site=site: _probe(site, lazily.value)
+            )
+            site.rank_probes = tuple(map(tuple, found["rank"].tolist()))
+            site.mask_probes = tuple(map(tuple, found["mask"].tolist()))
+            advance(1)
+    rank_scales = _scales({site.site.path: site.rank_probes for site in tried})
+    mask_scales = _scales({site.site.path: site.mask_probes for site in tried})
+    for site in tried:
+        path = site.site.path
+        site.options = tuple(
+            dataclasses.replace(
+                option,
+                damage=rank_scales.get(path, 0.0) * option.error
+                + (
+                    mask_scales.get(path, 0.0) * _mask_error(site, option) if option.family else 0.0
+                ),
+            )
+            for option in site.options
+        )
+
+
+class _Once:
+    """A value computed when it is first asked for."""
+
+    def __init__(self, compute: Callable[[], Any]):
+        self._compute = compute
+
+    @property
+    def value(self) -> Any:
+        if not hasattr(self, "_value"):
+            self._value = self._compute()
+        return self._value
+
+
+def _probe(site: SiteAnalysis, what_if: WhatIf) -> Arrays:
+    """(predicted error, increase of the loss) of a middle rank and of a middle mask."""
+    ranks = [option for option in site.options if option.rank and not option.family]
+    found: dict[str, list] = {"rank": [], "mask": []}
+    if ranks:
+        option = ranks[len(ranks) // 3]
+        factors = site.factors(option.rank, option.order)
+        shift = None
+        if factors.bias is not None:
+            shift = factors.bias - (0 if site.bias is None else site.bias)
+        kernel = reconstruct(factors, option.order, site.site.groups)
+        loss = what_if.damage(site.site, kernel=kernel, shift=shift)
+        found["rank"].append((option.error, loss))
+    masked = [option for option in site.options if option.family and not option.rank]
+    if masked:
+        option = min(masked, key=lambda each: abs(each.keep - 0.5))
+        positions = site.positions(option.family, option.keep)
+        loss = what_if.damage(site.site, positions=positions)
+        found["mask"].append((_mask_error(site, option), loss))
+    return {name: np.array(pairs, float).reshape(-1, 2) for name, pairs in found.items()}
+
+
+def _mask_error(site: SiteAnalysis, option: Option) -> float:
+    return site.position_damage(site.positions(option.family, option.keep)) or 0.0
+
+
+def _scales(probes: dict[str, tuple[tuple[float, float], ...]]) -> dict[str, float]:
+    """Loss per predicted error of each layer, kept away from zero by the layers' median."""
+    raw = {
+        path: np.mean([loss / max(error, 1e-12) for error, loss in pairs])
+        for path, pairs in probes.items()
+        if pairs
+    }
+    positive = [scale for scale in raw.values() if scale > 0]
+    least = _LEAST_SCALE * float(np.median(positive)) if positive else 0.0
+    return {path: max(float(scale), least) for path, scale in raw.items()}
+
+
+def _guessed(site: SiteAnalysis, option: Option) -> Option:
+    """Without data: the tail energy of the kernel, and the share of positions not computed."""
+    return dataclasses.replace(option, damage=option.error + (1.0 - option.keep))
+
+
+def _baseline(
+    model: Any, target: str, loss: Any, batches: Callable, config: EspaceConfig
+) -> float | None:
+    """The mean label loss of the unchanged model on the damage images."""
+    if target != "labels":
+        return None
+    total = samples = 0
+    example = next(batches(_BATCH))
+    loss_sum = targets.resolve(model, loss, example, config.seed)[1]
+    for x, y in batches(config.damage_images):
+        total += float(loss_sum(model(x, training=False), y, 0))
+        samples += len(tf.nest.flatten(x)[0])
+    return total / samples
+
+
+def _progress(verbose: int) -> Progress:
+    """progress(name, total) -> context giving advance(count): a bar, or nothing."""
+
+    @contextlib.contextmanager
+    def silent(name: str, total: int) -> Iterator[Callable[[int], None]]:
+        yield lambda count: None
+
+    @contextlib.contextmanager
+    def bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
+        from rich import progress
+
+        columns = (
+            progress.TextColumn("{task.description:<22}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+        )
+        with progress.Progress(*columns) as shown:
+            task = shown.add_task(name, total=total)
+            yield lambda count: shown.update(task, advance=count)
+            shown.update(task, completed=total)
+
+    return bar if verbose else silent

@@ -1,0 +1,1 @@
+"""Command lines: the only place where flags are defined."""

@@ -1,0 +1,312 @@
+"""Makes a trained Keras network faster on this machine's clock, and exports it.
+
+    python -m espace_tf.bin.compress --model=network.keras --data=images.npz --speedup=4 \\
+        --output_dir=out
+
+reads a Keras model (.keras or .h5) and its training data, finds which convolutions to make thinner
+and which output positions to skip, rebuilds the network with them, and fine-tunes it if --epochs
+says so. The data is one of
+
+    images.npz      with x and, if there are labels, y; also x_test and y_test to judge it on
+    a folder        of idx files as MNIST and Fashion-MNIST come in (train-images-idx3-ubyte.gz ...)
+    tfds:NAME       a TensorFlow Dataset that has been prepared before
+    nothing         without --data the network's weights alone decide, which is worse
+
+8-bit images are scaled to [0, 1]. Into --output_dir go
+
+    compressed.keras    the new model, for keras.models.load_model after import espace_tf
+    plan.json           what became of every layer (with its arrays in an .npz beside it)
+    model.tflite        for LiteRT, from built-in operators; model.int8.tflite etc. by --export
+    report.html         one page with times, ranks, masks and reasons
+    summary.json        the numbers of the table printed at the end
+
+Every file appears whole or not at all. Flags may stand in a file, one a line, named by --flagfile.
+Exit status: 0 done; 1 a flag, a file or the model is not usable, said in one line (--verbosity=1
+adds where). Prints progress to the standard output.
+"""
+
+import json
+import math
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags, logging
+
+from espace_tf.bin import data as bin_data
+from espace_tf.bin import models
+
+_QUANTIZATIONS = {"float32": None, "float16": "float16", "dynamic": "dynamic", "int8": "int8"}
+
+_MODEL = flags.DEFINE_string("model", None, "The trained network: a .keras or .h5 file.")
+_DATA = flags.DEFINE_string("data", None, "Training data: an .npz, an idx folder or tfds:NAME.")
+_SPEEDUP = flags.DEFINE_float("speedup", 2.0, "How many times faster on the wall clock; above 1.")
+_OUTPUT = flags.DEFINE_string("output_dir", None, "Where the results go; made if it is not there.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Write into a folder that holds files already.")
+_PROFILE = flags.DEFINE_enum(
+    "profile", "default", ["default", "faithful"], "The best known, or the published method."
+)
+_RUNTIME = flags.DEFINE_enum(
+    "runtime", "tf", ["tf", "litert"], "What must become faster: TensorFlow or LiteRT (TFLite)."
+)
+_BATCH = flags.DEFINE_integer("batch_size", 1, "Images per call when time is measured.", 1)
+_THREADS = flags.DEFINE_integer("threads", None, "CPU threads; default: all that there are.", 1)
+_EPOCHS = flags.DEFINE_integer(
+    "epochs", 0, "Fine-tuning: passes over the data, with the given network as teacher.", 0
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", 0)
+_LIMIT = flags.DEFINE_integer("limit", None, "Read at most this many examples of the data.", 1)
+_INCLUDE = flags.DEFINE_string("include", None, "Only layers whose path this expression matches.")
+_EXCLUDE = flags.DEFINE_string("exclude", None, "No layers whose path this expression matches.")
+_EXPORT = flags.DEFINE_list(
+    "export", ["float32"], f"TensorFlow Lite files to write: any of {', '.join(_QUANTIZATIONS)}."
+)
+_REPORT = flags.DEFINE_bool("report", True, "Write report.html.")
+flags.mark_flags_as_required(["model", "output_dir"])
+
+
+def run() -> None:
+    """The command `espace-compress`."""
+    if __name__ != "__main__":
+        # absl's --help speaks for the module that was started, here a script without a word.
+        sys.modules["__main__"].__doc__ = __doc__
+        for flag in flags.FLAGS.get_flags_for_module(__name__):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    app.run(main)
+
+
+def main(argv: list[str]) -> int:
+    """Does what the module says; returns the exit status."""
+    try:
+        if len(argv) > 1:
+            raise ValueError(f"arguments must be flags. Received: {' '.join(argv[1:])}")
+        _check_flags()
+        _compress(_output_folder(Path(_OUTPUT.value)))
+    except (ValueError, TypeError, OSError) as error:
+        logging.debug("The error came from here:", exc_info=True)
+        print(f"espace-compress: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _check_flags() -> None:
+    """What absl's own checks of single flags do not cover; before anything slow is done."""
+    if not 1 < _SPEEDUP.value < math.inf:
+        raise ValueError(f"--speedup must be a number above 1. Received: {_SPEEDUP.value}")
+    unknown = sorted(set(_EXPORT.value) - set(_QUANTIZATIONS))
+    if unknown:
+        raise ValueError(
+            f"--export must list some of {', '.join(_QUANTIZATIONS)}. Received: {unknown[0]!r}"
+        )
+    needs = {"--epochs": _EPOCHS.value > 0, "--export=int8": "int8" in _EXPORT.value}
+    missing = [flag for flag, asked in needs.items() if asked and _DATA.value is None]
+    if missing:
+        raise ValueError(f"{missing[0]} needs --data")
+    models.check(_MODEL.value)
+
+
+def _output_folder(path: Path) -> Path:
+    """The folder for the results, made and tried."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"--output_dir must be a folder. Received: {str(path)!r}, a file")
+    if path.is_dir() and any(path.iterdir()) and not _OVERWRITE.value:
+        raise ValueError(
+            f"--output_dir must be new or empty. Received: {str(path)!r}, which holds files; name "
+            "another one, or say --overwrite"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"--output_dir {str(path)!r} cannot be written: {error.strerror}"
+        ) from error
+    return path
+
+
+def _compress(output: Path) -> None:
+    """From the model file to all the results."""
+    from rich.console import Console
+
+    console, started = Console(), time.monotonic()
+    data = None if _DATA.value is None else bin_data.load(_DATA.value, limit=_LIMIT.value)
+    _prepare_runtime()
+    model = models.load(_MODEL.value)
+
+    from espace_tf import benchmarking, reporting
+    from espace_tf.config import EspaceWarning
+    from espace_tf.files import atomic_write
+    from espace_tf.finetuning import fine_tune
+    from espace_tf.pipeline import compress
+
+    console.rule("Analyse, plan, rebuild")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", EspaceWarning)
+        small = compress(model, data and data.train, speedup=_SPEEDUP.value, config=_config())
+    for warning in caught:
+        if issubclass(warning.category, EspaceWarning):
+            print(f"espace-compress: warning: {warning.message}", file=sys.stderr)
+    if _EPOCHS.value:
+        console.rule("Fine-tune")
+        fine_tune(small, data.train, teacher=model, epochs=_EPOCHS.value, seed=_SEED.value)
+
+    console.rule("Write and measure")
+    with atomic_write(output / "compressed.keras") as temporary:
+        small.save(temporary)
+    small.espace_plan.save(output / "plan.json")
+    # What is judged is what was written.
+    written = models.load(output / "compressed.keras")
+    rows = benchmarking.benchmark(
+        *(model, written),
+        batch_size=_BATCH.value,
+        runtime=_RUNTIME.value,
+        threads=_THREADS.value,
+        inputs=None if data is None else data.x[: _BATCH.value],
+        names=("before", "after"),
+    )
+    accuracy = _accuracies({"before": model, "after": written}, data)
+    exports = _export(written, output, data)
+    if _REPORT.value:
+        reporting.report(small, output / "report.html", accuracy=accuracy, rows=rows)
+    summary = _summary(rows, accuracy, exports, {"before": model, "after": written})
+    summary["seconds"] = round(time.monotonic() - started, 1)
+    with atomic_write(output / "summary.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    console.print(_table(summary))
+    console.print(f"Results in {output} after {summary['seconds']:.0f} s.")
+
+
+def _prepare_runtime() -> None:
+    """Threads and seeds; TensorFlow takes threads only before it computes anything."""
+    import keras
+    import tensorflow as tf
+
+    from espace_tf.timing import set_threads
+
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.WARNING)
+        tf.get_logger().setLevel("WARNING")
+    set_threads(_THREADS.value)
+    keras.utils.set_random_seed(_SEED.value)
+
+
+def _config() -> Any:
+    from espace_tf.config import EspaceConfig
+
+    return EspaceConfig(
+        profile=_PROFILE.value,
+        runtime=_RUNTIME.value,
+        batch_size=_BATCH.value,
+        threads=_THREADS.value,
+        include=_INCLUDE.value,
+        exclude=_EXCLUDE.value,
+        seed=_SEED.value,
+    )
+
+
+def accuracy(outputs: np.ndarray, labels: np.ndarray) -> float | None:
+    """Share of the examples whose largest output is the label; None if these are no classes.
+
+    Args:
+        outputs: [N, classes].
+        labels: [N] integers, or [N, classes] with a 1 at the class.
+    """
+    if not isinstance(outputs, np.ndarray) or outputs.ndim != 2 or outputs.shape[1] < 2:
+        return None
+    labels = np.asarray(labels)
+    if labels.shape == outputs.shape:
+        labels = labels.argmax(-1)
+    labels = labels.reshape(len(outputs), -1)
+    if labels.shape[1] != 1 or not np.issubdtype(labels.dtype, np.integer):
+        return None
+    return float(np.mean(outputs.argmax(-1) == labels[:, 0]))
+
+
+def _accuracies(named: dict[str, Any], data: bin_data.Data | None) -> dict[str, float] | None:
+    """Top-1 accuracy of both models on the held-out images, None if there are none."""
+    if data is None or data.test is None:
+        return None
+    images, labels = data.test
+    found = {
+        name: accuracy(model.predict(images, batch_size=64, verbose=0), labels)
+        for name, model in named.items()
+    }
+    return None if None in found.values() else found
+
+
+def _export(model: Any, output: Path, data: bin_data.Data | None) -> list[dict[str, Any]]:
+    """Writes the TensorFlow Lite files; what is known of each, for the summary."""
+    from espace_tf import tflite
+    from espace_tf.export import export_tflite
+
+    described = []
+    for name in dict.fromkeys(_EXPORT.value):
+        path = output / ("model.tflite" if name == "float32" else f"model.{name}.tflite")
+        result = export_tflite(
+            model,
+            path,
+            quantize=_QUANTIZATIONS[name],
+            representative_data=None if data is None else data.x,
+        )
+        entry = {"file": path.name, "bytes": result.bytes, "difference": result.max_difference}
+        if data is not None and data.test is not None and len(model.inputs) == 1:
+            file = tflite.run_function(model, path)
+            images, labels = data.test
+            parts = [file([images[i : i + 64]])[0] for i in range(0, len(images), 64)]
+            entry["accuracy"] = accuracy(np.concatenate(parts), labels)
+        described.append(entry)
+    return described
+
+
+def _summary(rows: Any, accuracies: Any, exports: Any, named: dict[str, Any]) -> dict[str, Any]:
+    """All numbers of the run, for summary.json and the table."""
+    summary = {"asked_speedup": _SPEEDUP.value, "speedup": 1 / rows[1].ratio}
+    summary |= {"runtime": _RUNTIME.value, "batch_size": _BATCH.value, "threads": _THREADS.value}
+    for row in rows:
+        summary[row.name] = {
+            "milliseconds": row.milliseconds,
+            "macs": row.macs,
+            "parameters": row.parameters,
+            "weight_bytes": sum(weight.nbytes for weight in named[row.name].get_weights()),
+            "accuracy": None if accuracies is None else accuracies[row.name],
+        }
+    return summary | {"max_difference": rows[1].max_difference, "exports": exports}
+
+
+def _table(summary: dict[str, Any]) -> Any:
+    """Before and after, and the exported files below."""
+    from rich.table import Table
+
+    before, after = summary["before"], summary["after"]
+    runtime = {"tf": "TensorFlow", "litert": "LiteRT"}[summary["runtime"]]
+    table = Table(
+        title=f"{summary['speedup']:.2f} times faster (asked: {summary['asked_speedup']:g})"
+    )
+    for name in ("", "before", "after", "before / after"):
+        table.add_column(name, justify="right" if name else "left")
+    if before["accuracy"] is not None:
+        lost = f"{100 * (after['accuracy'] - before['accuracy']):+.2f} points"
+        table.add_row(
+            "accuracy on x_test", f"{before['accuracy']:.4f}", f"{after['accuracy']:.4f}", lost
+        )
+    for label, key, form in (
+        (f"ms, {runtime}, batch of {summary['batch_size']}", "milliseconds", ".3f"),
+        ("multiply-accumulates per image", "macs", ",d"),
+        ("parameters", "parameters", ",d"),
+        ("bytes of weights", "weight_bytes", ",d"),
+    ):
+        ratio = before[key] / max(after[key], 1e-9)
+        table.add_row(label, format(before[key], form), format(after[key], form), f"{ratio:.2f}")
+    for entry in summary["exports"]:
+        shown = "" if entry.get("accuracy") is None else f"accuracy {entry['accuracy']:.4f}"
+        table.add_row(f"bytes of {entry['file']}", "", f"{entry['bytes']:,}", shown)
+    return table
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,165 @@
+"""Data named on a command line: an .npz file, a folder of idx files, or a TensorFlow Dataset."""
+
+import gzip
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+FORMS = (
+    "an .npz file with x (and y, x_test, y_test), a folder of idx files as MNIST comes in "
+    "(train-images-idx3-ubyte.gz, ...), or tfds:NAME"
+)
+_IDX = {"train": "train", "test": "t10k"}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images and labels, ready for a model that takes values in [0, 1].
+
+    Attributes:
+        x: [N, H, W, C] (or whatever the model takes); 8-bit images are scaled to [0, 1] float32.
+        y: labels of x, or None.
+        x_test, y_test: held out, or None.
+    """
+
+    x: np.ndarray
+    y: np.ndarray | None = None
+    x_test: np.ndarray | None = None
+    y_test: np.ndarray | None = None
+
+    @property
+    def train(self) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """x, or (x, y) if there are labels."""
+        return self.x if self.y is None else (self.x, self.y)
+
+    @property
+    def test(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """(x_test, y_test), or None unless both are there."""
+        missing = self.x_test is None or self.y_test is None
+        return None if missing else (self.x_test, self.y_test)
+
+
+def load(source: str | Path, *, limit: int | None = None) -> Data:
+    """Reads data that a command line names.
+
+    Args:
+        source: the path of an .npz file (keys x or x_train; optional y or y_train, x_test,
+            y_test), the folder of MNIST-like idx files (.gz or not), or "tfds:NAME" with a name
+            that `tensorflow_datasets.load` knows and has prepared before.
+        limit: reads at most this many training examples, and as many held-out ones; None: all.
+
+    Raises:
+        ValueError: nothing is there, or in another form.
+
+    Example:
+        >>> load("digits.npz").x.shape
+        (1797, 8, 8, 1)
+    """
+    text = str(source)
+    if text.startswith("tfds:"):
+        arrays = _from_tfds(text.removeprefix("tfds:"), limit)
+    elif Path(text).is_dir():
+        arrays = _from_idx(Path(text))
+    elif Path(text).is_file() and text.endswith(".npz"):
+        arrays = _from_npz(Path(text))
+    else:
+        raise ValueError(f"data must be {FORMS}. Received: {text!r}, which is none of these.")
+    images = {name: arrays.get(name) for name in ("x", "x_test")}
+    labels = {name: arrays.get(name) for name in ("y", "y_test")}
+    _check_lengths(images, labels, text)
+    return Data(
+        **{k: None if v is None else as_images(v[:limit]) for k, v in images.items()},
+        **{k: None if v is None else v[:limit] for k, v in labels.items()},
+    )
+
+
+def as_images(array: np.ndarray) -> np.ndarray:
+    """8-bit images as float32 in [0, 1]; grey images [N, H, W] get a channel axis; else as is."""
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.dtype == np.uint8:
+        return array.astype(np.float32) / np.float32(255)
+    return array.astype(np.float32) if array.dtype == np.float64 else array
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """One idx file of unsigned bytes (the format of MNIST), gzipped or not.
+
+    Raises:
+        ValueError: the file is not of this format, or cut short.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        if content[:3] != b"\0\0\x08":
+            raise ValueError("it does not begin like an idx file of bytes")
+        rank = content[3]
+        shape = np.frombuffer(content, ">i4", rank, offset=4)
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
+    except (ValueError, IndexError, EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} cannot be read as an idx file: {error}.") from error
+
+
+def _from_idx(folder: Path) -> dict[str, np.ndarray]:
+    arrays = {}
+    for part, prefix in _IDX.items():
+        for kind, letter in (("images-idx3", "x"), ("labels-idx1", "y")):
+            found = sorted(folder.glob(f"{prefix}-{kind}-ubyte*"))
+            if found:
+                arrays[letter if part == "train" else f"{letter}_test"] = read_idx(found[0])
+    if "x" not in arrays:
+        raise ValueError(
+            f"data must be {FORMS}. Received: the folder {str(folder)!r}, which has no "
+            "train-images-idx3-ubyte(.gz)."
+        )
+    return arrays
+
+
+def _from_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name.removesuffix("_train"): file[name] for name in file.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read as an .npz file of arrays: {error}.") from error
+    if "x" not in arrays:
+        raise ValueError(
+            f"{path} must hold x (or x_train), and may hold y, x_test and y_test. It holds: "
+            f"{', '.join(sorted(arrays)) or 'nothing'}."
+        )
+    return arrays
+
+
+def _from_tfds(name: str, limit: int | None) -> dict[str, np.ndarray]:
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ValueError(
+            f"data='tfds:{name}' needs tensorflow-datasets: pip install espace_tf[tfds]."
+        ) from error
+    count = "" if limit is None else f"[:{limit}]"
+    try:
+        # A machine without a network would otherwise wait minutes for the download to fail.
+        builder = tfds.builder(name)
+        splits = {key: f"{key}{count}" for key in ("train", "test") if key in builder.info.splits}
+        loaded = tfds.load(name, split=splits, batch_size=-1, as_supervised=True, download=False)
+    except Exception as error:
+        raise ValueError(
+            f"data='tfds:{name}' cannot be loaded ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no reason given'}). Prepare it once "
+            f"with: python -c \"import tensorflow_datasets as tfds; tfds.load('{name}')\"."
+        ) from error
+    arrays = {}
+    for key, (x, y) in loaded.items():
+        suffix = "" if key == "train" else "_test"
+        arrays[f"x{suffix}"], arrays[f"y{suffix}"] = np.asarray(x), np.asarray(y)
+    return arrays
+
+
+def _check_lengths(images: dict, labels: dict, source: str) -> None:
+    for (x_name, x), (y_name, y) in zip(images.items(), labels.items(), strict=True):
+        if x is not None and y is not None and len(x) != len(y):
+            raise ValueError(
+                f"data {source!r} must hold as many labels as images. Received: {len(x)} in "
+                f"{x_name}, {len(y)} in {y_name}."
+            )

@@ -1,0 +1,166 @@
+"""EspaceConfig: every knob of a compression, checked when it is built."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from os import PathLike
+from typing import Any
+
+PROFILES = ("default", "faithful")
+RUNTIMES = ("tf", "litert")
+MASK_FAMILIES = ("impact", "rows", "columns", "grid", "lattice", "runs", "pooling")
+
+Pattern = str | Callable[[str], bool] | Sequence[str | Callable[[str], bool]] | None
+
+
+class EspaceWarning(UserWarning):
+    """Something was done otherwise than asked; the message says what and why."""
+
+
+def check_choice(value: Any, name: str, allowed: Sequence[Any]) -> None:
+    """Raises ValueError unless `value` is one of those allowed."""
+    if value not in allowed:
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(str, allowed))}. Received: {value!r}"
+        )
+
+
+def check_count(value: Any, name: str, least: int = 1) -> None:
+    """Raises unless `value` is an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer. Received: {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}. Received: {value}")
+
+
+def check_number(value: Any, name: str, low: float, high: float = math.inf) -> None:
+    """Raises ValueError unless `value` is a finite number in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number. Received: {value!r}")
+    if not low <= value <= high:
+        bounds = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+        raise ValueError(f"{name} must be {bounds}. Received: {value}")
+
+
+def check_speedup(value: Any) -> None:
+    """Raises ValueError unless `value` is a finite number above 1."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 1 < value < math.inf:
+        raise ValueError(
+            "speedup must be a finite number above 1, such as 2.0 for half the time. "
+            f"Received: {value!r}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EspaceConfig:
+    """How to compress; every field has a default that is meant to be right.
+
+    Args:
+        profile: "default", the best this library knows; "faithful", the published method's nearest
+            proxies (plain factors, ranks by energy, one keep for all impact masks).
+        runtime: what the time is measured on: "tf" (a traced tf.function) or "litert" (TFLite).
+        batch_size: images per call when time is measured.
+        threads: CPU threads when time is measured; None leaves the runtime's own choice.
+        include: which layers may be touched, by path: a regular expression (found anywhere in the
+            path), a callable path -> bool, or several of these of which one must match; None: all.
+        exclude: which layers must not be touched, in the same forms; wins over include.
+        seed: of everything random.
+        calibration_images: how many images each pass of statistics reads.
+        damage_images: how many images the one-layer-at-a-time losses are taken on.
+        energy: share of a kernel's energy that the ranks of the faithful profile keep.
+        keeps: shares of the output positions that masks are offered with.
+        mask_families: which masks are offered, of "impact", "rows", "columns", "grid", "lattice",
+            "runs" and "pooling"; empty: none.
+        shrinkage: how far the patch covariance is drawn towards a multiple of the identity.
+        max_gap: a mask of the default profile leaves no hole wider than this many positions.
+        min_map: a map whose height or width is below this is never masked.
+        rounds: how often `compress` measures the whole network and plans again, at most.
+        tolerance: how far the measured speed-up may lie from the asked one, relative to it.
+        cache_dir: a folder where finished stages of `analyze` are kept, so that it can resume.
+
+    Raises:
+        TypeError, ValueError: a field that makes no sense; the message names it.
+
+    Example:
+        >>> EspaceConfig(include="block[12]/", exclude="shortcut").selects("block1/conv")
+        True
+    """
+
+    profile: str = "default"
+    runtime: str = "tf"
+    batch_size: int = 1
+    threads: int | None = None
+    include: Pattern = None
+    exclude: Pattern = None
+    seed: int = 0
+    calibration_images: int = 512
+    damage_images: int = 64
+    energy: float = 0.9
+    keeps: tuple[float, ...] = (0.75, 0.5, 0.35, 0.25)
+    mask_families: tuple[str, ...] = ("impact", "rows", "columns", "grid")
+    shrinkage: float = 1e-3
+    max_gap: int = 2
+    min_map: int = 8
+    rounds: int = 3
+    tolerance: float = 0.1
+    cache_dir: str | PathLike | None = None
+
+    def __post_init__(self):
+        check_choice(self.profile, "profile", PROFILES)
+        check_choice(self.runtime, "runtime", RUNTIMES)
+        for name in ("batch_size", "calibration_images", "damage_images", "max_gap", "rounds"):
+            check_count(getattr(self, name), name)
+        if self.threads is not None:
+            check_count(self.threads, "threads")
+        check_count(self.seed, "seed", least=0)
+        check_count(self.min_map, "min_map", least=2)
+        check_number(self.energy, "energy", 1e-6, 1.0)
+        check_number(self.shrinkage, "shrinkage", 0.0, 1.0)
+        check_number(self.tolerance, "tolerance", 0.001, 1.0)
+        object.__setattr__(self, "keeps", _as_tuple(self.keeps, "keeps"))
+        for keep in self.keeps:
+            check_number(keep, "keeps", 0.01, 0.99)
+        object.__setattr__(self, "mask_families", _as_tuple(self.mask_families, "mask_families"))
+        for family in self.mask_families:
+            check_choice(family, "mask_families", MASK_FAMILIES)
+        for name in ("include", "exclude"):
+            object.__setattr__(self, name, _check_pattern(getattr(self, name), name))
+        if self.cache_dir is not None and not isinstance(self.cache_dir, str | PathLike):
+            raise TypeError(f"cache_dir must be a path or None. Received: {self.cache_dir!r}")
+
+    def selects(self, path: str) -> bool:
+        """Whether the layer at this path may be touched."""
+        wanted = self.include is None or _matches(self.include, path)
+        return wanted and not (self.exclude is not None and _matches(self.exclude, path))
+
+
+def _as_tuple(value: Any, name: str) -> tuple:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"{name} must be a list or tuple. Received: {value!r}")
+    return tuple(value)
+
+
+def _check_pattern(value: Any, name: str) -> Pattern:
+    """The pattern with a list turned into a tuple, so that the configuration can be hashed."""
+    if isinstance(value, list | tuple):
+        return tuple(_check_pattern(item, name) for item in value)
+    if value is None or callable(value):
+        return value
+    if not isinstance(value, str):
+        raise TypeError(
+            f"{name} must be a regular expression, a callable path -> bool, or a list of these. "
+            f"Received: {value!r}"
+        )
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"{name} {value!r} is no regular expression: {error}") from error
+    return value
+
+
+def _matches(pattern: Pattern, path: str) -> bool:
+    if isinstance(pattern, tuple):
+        return any(_matches(item, path) for item in pattern)
+    return bool(pattern(path)) if callable(pattern) else re.search(pattern, path) is not None

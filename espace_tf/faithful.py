@@ -1,0 +1,105 @@
+"""The faithful profile: ranks by energy, plain factors, impact masks of one common keep."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from espace_tf.analysis import Analysis, SiteAnalysis
+from espace_tf.choices import Choice, Clock, Found, inside_mask
+from espace_tf.low_rank import energy_rank
+from espace_tf.options import Option, interpolate_ms
+from espace_tf.plans import LayerPlan, no_mask
+
+LEAST_KEEP = 0.05  # the smallest common keep
+_BISECTIONS = 14
+
+
+def choose_faithful(
+    analysis: Analysis, clock: Clock, budget: float, earlier: Mapping[str, LayerPlan]
+) -> Found:
+    """The faithful profile: ranks by energy, then the largest common keep within the budget."""
+
+    def at(keep: float) -> tuple[dict[str, Choice], dict[str, str]]:
+        choices, reasons = {}, {}
+        for path, site in analysis.sites.items():
+            chosen = _faithful_layer(site, clock, ranks[path], keep, earlier.get(path))
+            if isinstance(chosen, str):
+                reasons[path] = chosen
+            else:
+                choices[path] = chosen
+        return choices, reasons
+
+    def fits(choices: Mapping[str, Choice]) -> bool:
+        return clock.total(choices) <= budget * (1 + 1e-12)
+
+    ranks = {path: _energy_rank(site) for path, site in analysis.sites.items()}
+    found = at(1.0)
+    if fits(found[0]):
+        return *found, True
+    low, high, found = LEAST_KEEP, 1.0, at(LEAST_KEEP)
+    if not fits(found[0]):
+        return *found, False
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        tried = at(middle)
+        if fits(tried[0]):
+            low, found = middle, tried
+        else:
+            high = middle
+    return *found, True
+
+
+def _energy_rank(site: SiteAnalysis) -> int | None:
+    """The rank that keeps config.energy, if a pair of it needs fewer operations than the layer."""
+    if site.site.kind != "conv":
+        return None
+    values = site.decomposition("vertical").singular_values
+    rank = energy_rank(values, site.config.energy)
+    return rank if rank < site.site.break_even_rank("vertical") else None
+
+
+def _faithful_layer(
+    site: SiteAnalysis, clock: Clock, rank: int | None, keep: float, before: LayerPlan | None
+) -> Choice | str:
+    """The pair of this rank and a mask of this keep, each only if it is faster; or why nothing."""
+    path = site.site.path
+    if before is not None and before.positions is not None:
+        keep = min(keep, before.keep or 1.0)
+    best = Choice(option=Option(ms=site.dense_ms), ms=clock.dense_ms[path])
+    if rank is not None:
+        paired = _predicted(site, clock, rank, None, 1.0)
+        best = paired if paired.ms < best.ms else best
+    unmaskable = no_mask(site.site, site.config.min_map)
+    if keep < 1 and unmaskable is None:
+        family = "grid" if site.impact is None else "impact"
+        positions = inside_mask(site, site.positions(family, keep), before)
+        masked = _predicted(site, clock, best.option.rank, (family, positions), keep)
+        best = masked if masked.ms < best.ms else best
+    if not best.option.is_dense:
+        return best
+    slow = "would get slower" if rank else "no rank that keeps its energy needs fewer operations"
+    return f"{slow}; {unmaskable}" if keep < 1 and unmaskable else slow
+
+
+def _predicted(
+    site: SiteAnalysis,
+    clock: Clock,
+    rank: int | None,
+    mask: tuple[str, np.ndarray] | None,
+    keep: float,
+) -> Choice:
+    """Any rank and mask, with the time that the measured options of its kind suggest."""
+    family, positions = mask or (None, None)
+    macs = site.site.macs(rank, "vertical", positions)
+    measured = [option for option in site.options if option.macs > 0]
+    alike = [option for option in measured if (option.rank is None) == (rank is None)]
+    closest = [option for option in alike if (option.family is None) == (family is None)]
+    points = closest or alike or measured or [Option(ms=site.dense_ms, macs=site.site.macs())]
+    (ms,) = interpolate_ms([macs], [each.macs for each in points], [each.ms for each in points])
+    option = Option(rank=rank, family=family, keep=keep, ms=float(ms), macs=macs)
+    return Choice(
+        option=option,
+        ms=clock.of_option(site.site.path, option),
+        positions=positions,
+        plain=True,
+    )

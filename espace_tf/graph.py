@@ -1,0 +1,348 @@
+"""Keras models as data: their layers, their convolutions and what feeds what.
+
+With cloning.py the only module that reads Keras internals; both know Keras 3 and tf_keras.
+"""
+
+import contextlib
+import hashlib
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from espace_tf.sites import Site
+
+_KINDS = {
+    "Conv2D": "conv",
+    "DepthwiseConv2D": "depthwise",
+    "SeparableConv2D": "separable",
+    "Conv2DTranspose": "transpose",
+    "Conv1D": "conv1d",
+    "Conv3D": "conv3d",
+    "MaskedConv2D": "masked",
+    "DecomposedConv2D": "decomposed",
+}
+_KIND_SKIPS = {
+    "depthwise": "a depthwise convolution is not decomposed",
+    "separable": "a separable convolution is already factored",
+    "transpose": "transposed convolutions are not supported",
+    "conv1d": "only 2-D convolutions are supported",
+    "conv3d": "only 2-D convolutions are supported",
+    "masked": "already compressed: compress the original model instead",
+    "decomposed": "already compressed: compress the original model instead",
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a layer: its path, what went in and what came out (tensors or nests)."""
+
+    path: str
+    inputs: Any
+    outputs: Any
+
+
+def library(model: Any) -> ModuleType:
+    """The module a model belongs to: keras (3) or tf_keras.
+
+    Raises:
+        TypeError: not a model of either.
+    """
+    for name in ("keras", "tf_keras"):
+        module = keras if name == "keras" else sys.modules.get(name)
+        if module is not None and isinstance(model, module.Model):
+            return module
+    raise TypeError(
+        f"model must be a keras.Model or a tf_keras.Model. Received: {type(model).__name__}"
+    )
+
+
+def is_container(layer: Any) -> bool:
+    """Whether a layer is a Functional or Sequential model, whose inner layers can be replaced."""
+    return any(base.__name__ in ("Functional", "Sequential") for base in type(layer).__mro__)
+
+
+def layers(model: Any) -> dict[str, Any]:
+    """Every layer that is not itself a Functional or Sequential model, by its path.
+
+    The path is the names from the outermost model down, joined by "/", without the outermost one.
+    A layer that stands in several places has the first path only; input layers are left out.
+
+    Example:
+        >>> list(layers(keras.Sequential([keras.layers.Dense(3, name="head")])))
+        ['head']
+    """
+    found: dict[str, Any] = {}
+    seen: set[int] = set()
+
+    def walk(container: Any, prefix: str) -> None:
+        for layer in container.layers:
+            if id(layer) in seen or type(layer).__name__ == "InputLayer":
+                continue
+            seen.add(id(layer))
+            if is_container(layer):
+                walk(layer, f"{prefix}{layer.name}/")
+            else:
+                found[prefix + layer.name] = layer
+
+    library(model)
+    if is_container(model):
+        walk(model, "")
+    return found
+
+
+def fingerprint(model: Any) -> str:
+    """A hash of the architecture: layers, their classes and the shapes of their weights.
+
+    Independent of the weights' values.
+
+    Example:
+        >>> len(fingerprint(keras.Sequential([keras.Input([4]), keras.layers.Dense(3)])))
+        16
+    """
+    lines = [
+        f"{path} {type(layer).__name__} {[tuple(weight.shape) for weight in layer.weights]}"
+        for path, layer in layers(model).items()
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def record(
+    model: Any,
+    paths: Iterable[str],
+    replace: Callable[[str, Any, Any, Callable[[Any], Any]], Any] | None = None,
+) -> Iterator[list[Call]]:
+    """While open, every call of these layers, eager or traced, is appended to the yielded list.
+
+    Args:
+        model: a Keras model; afterwards it is as it was.
+        paths: of `layers(model)`.
+        replace: called as replace(path, layer, inputs, original), where original(inputs) is the
+            layer's own result; what it returns takes the result's place.
+
+    Raises:
+        ValueError: a path that is not in the model.
+
+    Example:
+        >>> with record(model, ["conv1"]) as calls:
+        ...     model(images)
+        >>> calls[0].outputs.shape
+    """
+    known, calls, undo = layers(model), [], []
+    wanted = list(paths)
+    unknown = [path for path in wanted if path not in known]
+    if unknown:
+        raise ValueError(f"paths must be layers of the model. Received: {unknown}")
+    try:
+        for path in wanted:
+            layer = known[path]
+            undo.append((layer, vars(layer).get("call")))
+            hook = _hook(path, layer, layer.call, replace, calls)
+            object.__setattr__(layer, "call", hook)
+        yield calls
+    finally:
+        for layer, before in reversed(undo):
+            vars(layer).pop("call", None)
+            if before is not None:
+                object.__setattr__(layer, "call", before)
+
+
+def _hook(path: str, layer: Any, original: Callable, replace: Callable | None, calls: list[Call]):
+    def call(inputs, *args, **kwargs):
+        def own(values):
+            return original(values, *args, **kwargs)
+
+        outputs = own(inputs) if replace is None else replace(path, layer, inputs, own)
+        calls.append(Call(path, inputs, outputs))
+        return outputs
+
+    return call
+
+
+def trace(model: Any, paths: Iterable[str]) -> list[Call]:
+    """The calls of these layers when the model runs, as symbolic tensors, in execution order.
+
+    Raises:
+        ValueError: the model has not been built: its input shape is unknown.
+    """
+    inputs = getattr(model, "inputs", None)
+    if not inputs:
+        raise ValueError(
+            f"model {model.name!r} has no input shape yet: give it an Input, or call it once"
+        )
+    structure = model.input if not isinstance(model, library(model).Sequential) else inputs[0]
+    specs = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), structure)
+    with record(model, paths) as calls:
+        tf.function(lambda values: model(values, training=False)).get_concrete_function(specs)
+        return list(calls)
+
+
+def sites(model: Any) -> list[Site]:
+    """Every convolution of the model in execution order; `skip` says why one can't be touched.
+
+    Raises:
+        TypeError: not a Keras model.
+        ValueError: the model has not been built.
+
+    Example:
+        >>> [site.path for site in sites(keras.applications.VGG16(weights=None))][:2]
+        ['block1_conv1', 'block1_conv2']
+    """
+    own = layers(model)
+    found = {path: layer for path, layer in own.items() if _kind(model, layer)}
+    calls: dict[str, list[Call]] = {}
+    if found:
+        for call in trace(model, found):
+            calls.setdefault(call.path, []).append(call)
+    order = [*calls, *(path for path in found if path not in calls)]
+    made = [_site(model, path, found[path], calls.get(path, [])) for path in order]
+    return made + list(_hidden_sites(model, own))
+
+
+def _kind(model: Any, layer: Any) -> str | None:
+    """What kind of convolution a layer is; None: none."""
+    known = library(model).layers
+    for base in type(layer).__mro__:
+        name = base.__name__
+        if name in _KINDS and (
+            base is getattr(known, name, None) or "espace_tf" in base.__module__
+        ):
+            return _KINDS[name]
+    return None
+
+
+def _hidden_sites(model: Any, own: dict[str, Any]) -> Iterator[Site]:
+    """Convolutions inside wrappers and subclassed models, which cannot be replaced."""
+    hosts = own if is_container(model) else {"": model}
+    for path, host in hosts.items():
+        inside = getattr(host, "_flatten_layers", None)
+        for layer in inside(include_self=False) if inside else ():
+            if _kind(model, layer):
+                reason = f"it is inside {host.name!r}, a {type(host).__name__}, which is left alone"
+                yield _site(model, f"{path}/{layer.name}".lstrip("/"), layer, [], reason)
+
+
+def _site(model: Any, path: str, layer: Any, calls: list[Call], skip: str | None = None) -> Site:
+    config, kind = layer.get_config(), _kind(model, layer)
+    shapes = [(_shape(call.inputs), _shape(call.outputs)) for call in calls]
+    first = config.get("data_format") == "channels_first"
+    channel, spatial = (1, slice(2, None)) if first else (-1, slice(1, -1))
+    input_sizes = tuple(tuple(before[spatial]) for before, _ in shapes)
+    output_sizes = tuple(tuple(after[spatial]) for _, after in shapes)
+    skip = skip or _skip(model, layer, kind, config, bool(calls))
+    in_channels = shapes[0][0][channel] or 0 if shapes else 0
+    return Site(
+        path=path,
+        kind=kind,
+        kernel_size=tuple(config["kernel_size"]),
+        strides=tuple(config["strides"]),
+        dilation_rate=tuple(config["dilation_rate"]),
+        padding=config["padding"],
+        groups=in_channels if kind == "depthwise" else config.get("groups", 1),
+        in_channels=in_channels,
+        filters=shapes[0][1][channel] or 0 if shapes else config.get("filters") or 0,
+        use_bias=config["use_bias"],
+        activation=getattr(layer.activation, "__name__", type(layer.activation).__name__),
+        input_sizes=input_sizes,
+        output_sizes=output_sizes,
+        skip=skip,
+        mask_skip=None if skip else _mask_skip(input_sizes),
+    )
+
+
+def _shape(tensor: Any) -> list[int | None]:
+    return tensor.shape.as_list()
+
+
+def _skip(model: Any, layer: Any, kind: str, config: dict, called: bool) -> str | None:
+    if not called:
+        return "the model never calls it"
+    if config.get("data_format") == "channels_first":
+        return "its data format is channels_first: only channels_last is supported"
+    if kind in _KIND_SKIPS:
+        return _KIND_SKIPS[kind]
+    if type(layer) is not library(model).layers.Conv2D:
+        return f"{type(layer).__name__} is a subclass of Conv2D: what it computes is not known"
+    if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
+        return "it is quantized or has LoRA weights: compress the plain model first"
+    return None
+
+
+def _mask_skip(input_sizes: tuple[tuple[int | None, ...], ...]) -> str | None:
+    if any(None in size for size in input_sizes):
+        return "its input size is not known before the data come"
+    if len(set(input_sizes)) > 1:
+        return f"it is called on maps of different sizes: {sorted(set(input_sizes))}"
+    return None
+
+
+def single_consumers(model: Any) -> list[tuple[str, str]]:
+    """Pairs (producer, consumer) of layers called once each, where only that consumer reads.
+
+    Paths as in `layers`. Used to fold what follows a layer into its weights.
+    """
+    paths = {id(layer): path for path, layer in layers(model).items()}
+    times: dict[int, int] = {}
+    pairs = []
+    for container in containers(model):
+        nodes = _nodes(container)
+        readers: dict[int, list[Any]] = {}
+        for layer, inputs, _ in nodes:
+            times[id(layer)] = times.get(id(layer), 0) + 1
+            for tensor in inputs:
+                readers.setdefault(id(tensor), []).append(layer)
+        outside = {id(tensor) for tensor in container.outputs}
+        for layer, _, outputs in nodes:
+            if len(outputs) == 1 and id(outputs[0]) not in outside:
+                reading = readers.get(id(outputs[0]), [])
+                if len(reading) == 1:
+                    pairs.append((layer, reading[0]))
+    return [
+        (paths[id(producer)], paths[id(consumer)])
+        for producer, consumer in pairs
+        if id(producer) in paths
+        and id(consumer) in paths
+        and times[id(producer)] == times[id(consumer)] == 1
+    ]
+
+
+def fold_candidates(model: Any) -> list[tuple[str, str]]:
+    """Pairs (layer, batch normalization) where only the batch normalization reads the layer."""
+    norm, known = library(model).layers.BatchNormalization, layers(model)
+    return [pair for pair in single_consumers(model) if isinstance(known[pair[1]], norm)]
+
+
+def containers(model: Any) -> list[Any]:
+    """The model and all models inside it, each once."""
+    found: dict[int, Any] = {}
+
+    def walk(container: Any) -> None:
+        if id(container) not in found:
+            found[id(container)] = container
+            for layer in container.layers:
+                if is_container(layer):
+                    walk(layer)
+
+    if is_container(model):
+        walk(model)
+    return list(found.values())
+
+
+def _nodes(container: Any) -> list[tuple[Any, list[Any], list[Any]]]:
+    """(layer, input tensors, output tensors) of every call in a container's own graph."""
+    functional = getattr(container, "_functional", None) or container
+    by_depth = getattr(functional, "_nodes_by_depth", None) or {}
+    found = []
+    for nodes in by_depth.values():
+        for node in nodes:
+            if hasattr(node, "operation"):
+                found.append((node.operation, node.input_tensors, node.output_tensors))
+            elif not node.is_input:
+                outputs = tf.nest.flatten(node.outputs)
+                found.append((node.layer, list(node.keras_inputs), outputs))
+    return found

@@ -1,0 +1,158 @@
+"""The options of a convolution: which ranks and masks are offered, and what time they take."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from espace_tf import timing
+from espace_tf.analysis import SiteAnalysis
+from espace_tf.config import EspaceConfig
+from espace_tf.options import ORDERS, Option, candidate_ranks, interpolate_ms
+from espace_tf.sites import Site
+
+# Shares of the break-even rank that are offered, and of them those that are timed.
+FRACTIONS = (0.1, 0.17, 0.25, 0.33, 0.42, 0.5, 0.6, 0.75)
+# Ranks (by index into the offered ones) that are offered with a mask, too.
+_MASKED_RANKS = (1, 3, 5)
+# A round of timing ends after so long; a median of three calls is the least.
+_SECONDS = 0.5
+
+
+def offered(analysis: SiteAnalysis) -> list[Option]:
+    """The options of a site with their error and multiply-accumulates; times come later.
+
+    The layer as it is; pairs in the order that has the smaller predicted error at equal cost, at
+    shares of the break-even rank; each mask family at each keep, alone and with some ranks. Rows go
+    with vertical pairs and columns with horizontal ones: both halves shrink with the mask then.
+    """
+    site, config = analysis.site, analysis.config
+    found = [Option(ms=0.0, macs=site.macs())]
+    order, ranks = _ranks(analysis)
+    errors = analysis.decomposition(order).errors
+    for rank in ranks:
+        macs = site.macs(rank, order)
+        found.append(Option(rank=rank, order=order, ms=0.0, error=float(errors[rank]), macs=macs))
+    if not is_maskable(site, config):
+        return found
+    masked_ranks = [ranks[index] for index in _MASKED_RANKS if index < len(ranks)]
+    for family in _families(analysis):
+        for keep in config.keeps:
+            positions = analysis.positions(family, keep)
+            common = {"family": family, "keep": keep, "ms": 0.0}
+            found.append(Option(macs=site.macs(positions=positions), **common))
+            if family == ("columns" if order == "vertical" else "rows"):
+                continue
+            for rank in masked_ranks:
+                pair = {"rank": rank, "order": order, "error": float(errors[rank])}
+                found.append(Option(macs=site.macs(rank, order, positions), **pair, **common))
+    return found
+
+
+def is_maskable(site: Site, config: EspaceConfig) -> bool:
+    """Whether masks are offered: one known geometry, on a map that is not too small."""
+    return site.mask_skip is None and min(site.output_sizes[0]) >= config.min_map
+
+
+def _families(analysis: SiteAnalysis) -> tuple[str, ...]:
+    has_data = analysis.impact is not None
+    return tuple(
+        family
+        for family in analysis.config.mask_families
+        if (has_data or family != "impact") and family != "pooling"
+    )
+
+
+def _ranks(analysis: SiteAnalysis) -> tuple[str, list[int]]:
+    """The better order of the pair, and its ranks."""
+    site, found = analysis.site, {}
+    for order in ORDERS if max(site.kernel_size) > 1 else ORDERS[:1]:
+        ranks = candidate_ranks(site.break_even_rank(order), site.full_rank(order), FRACTIONS)
+        errors = analysis.decomposition(order).errors[ranks]
+        found[order] = (float(np.mean(errors)) if ranks else np.inf, ranks)
+    order = min(found, key=lambda name: found[name][0])
+    return order, found[order][1]
+
+
+def timed(
+    analysis: SiteAnalysis, options: list[Option], known: dict[str, float]
+) -> tuple[float, list[Option]]:
+    """The layer's milliseconds as it is, and the options with theirs.
+
+    Measured, in turns with the untouched layer: the least, the middle and the largest rank; of
+    every kind of mask (alone, or with pairs, per family) the largest and the smallest keep. The
+    other options lie on the lines between the measured ones of their kind, over
+    multiply-accumulates; `measured` tells which is which.
+
+    Args:
+        analysis: the site.
+        options: from `offered`.
+        known: times by signature, shared between sites of equal shape; added to.
+    """
+    kinds: dict[tuple, list[Option]] = {}
+    for option in options[1:]:
+        kinds.setdefault((option.rank is None, option.family), []).append(option)
+    chosen = {kind: _sampled(members) for kind, members in kinds.items()}
+    wanted = [options[0], *(option for members in chosen.values() for option in members)]
+    times = _measure(analysis, wanted, known)
+    found = [dataclasses.replace(options[0], ms=times[options[0]], measured=True)]
+    for kind, members in kinds.items():
+        points = chosen[kind]
+        lines = interpolate_ms(
+            [option.macs for option in members],
+            [option.macs for option in points],
+            [times[option] for option in points],
+        )
+        for option, ms in zip(members, lines, strict=True):
+            measured = option in times
+            ms = times[option] if measured else float(ms)
+            found.append(dataclasses.replace(option, ms=ms, measured=measured))
+    return times[options[0]], found
+
+
+def _sampled(options: list[Option]) -> list[Option]:
+    """The cheapest, the middle and the dearest option; of masks the cheapest and the dearest."""
+    ordered = sorted(options, key=lambda option: option.macs)
+    middle = [ordered[len(ordered) // 2]] if options[0].family is None else []
+    return list(dict.fromkeys([ordered[0], *middle, ordered[-1]]))
+
+
+def _measure(
+    analysis: SiteAnalysis, options: list[Option], known: dict[str, float]
+) -> dict[Option, float]:
+    """Milliseconds of these options, the first one being the layer as it is."""
+    site, config = analysis.site, analysis.config
+    totals = dict.fromkeys(options, 0.0)
+    for size in site.input_sizes:
+        keys = {option: _signature(site, size, option, config) for option in options}
+        missing = [option for option in options[1:] if keys[option] not in known]
+        dense = keys[options[0]]
+        if missing or dense not in known:
+            calls = [_runner(analysis, size, option) for option in [options[0], *missing]]
+            first, *others = timing.alternate(calls, repeats=15, seconds=_SECONDS * len(calls))
+            base = known.setdefault(dense, first)
+            for option, ms in zip(missing, others, strict=True):
+                known[keys[option]] = ms * base / first
+        for option in options:
+            totals[option] += known[keys[option]]
+    return totals
+
+
+def _runner(analysis: SiteAnalysis, size: tuple[int, int], option: Option) -> Callable:
+    config = analysis.config
+    positions = None
+    if option.family is not None:
+        positions = analysis.positions(option.family, option.keep)
+    model = timing.single_layer_model(
+        analysis.site, size, rank=option.rank, order=option.order, positions=positions
+    )
+    arrays = timing.noise(model, config.batch_size)
+    return timing.runner(model, arrays, config.runtime, config.threads)[0]
+
+
+def _signature(site: Site, size: tuple[int, int], option: Option, config: EspaceConfig) -> str:
+    """What decides the time of a call."""
+    shape = (size, site.kernel_size, site.strides, site.dilation_rate, site.padding, site.groups)
+    change = (option.rank, option.rank and option.order, option.family, option.keep)
+    where = (config.runtime, config.batch_size, config.threads)
+    return repr((shape, site.in_channels, site.filters, change, where))

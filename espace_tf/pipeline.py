@@ -1,0 +1,305 @@
+"""compress(): a faster model in one call; compress_in_stages(): with training in between."""
+
+import dataclasses
+import inspect
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from espace_tf import graph, timing
+from espace_tf.analysis import Analysis, analyze
+from espace_tf.config import EspaceConfig, check_choice, check_count, check_speedup
+from espace_tf.data import batches
+from espace_tf.export import inference_copy
+from espace_tf.finetuning import fine_tune
+from espace_tf.planning import Plan, SummaryRow, UnreachableSpeedWarning, plan
+from espace_tf.rewriting import apply, densify
+
+_SCALES = (0.25, 4.0)  # how much one measurement may correct the predicted times at most
+
+
+def compress(
+    model: Any,
+    data: Any = None,
+    *,
+    speedup: float | None = None,
+    config: EspaceConfig | None = None,
+    loss: Any = None,
+    verbose: int = 1,
+) -> Any:
+    """A copy of a trained model that runs `speedup` times faster at the least predicted loss.
+
+    Analyses the model, plans, applies the plan and measures both whole networks in turns. If the
+    speed is off, the predicted times are corrected by what was measured and the plan is made anew,
+    up to config.rounds times; the model nearest to the asked speed is returned. It is not trained:
+    `fine_tune` brings most of the lost accuracy back.
+
+    Args:
+        model: a trained Keras 3 or tf_keras model; it is not changed.
+        data: a tf.data.Dataset of batches, (x, y) or x; or arrays; a few hundred training images
+            are enough. None: the weights alone decide, which is worse, and the summary says so.
+        speedup: time before over time after on config.runtime, above 1. Must be given, except in
+            the faithful profile, where None means ranks by energy and no masks.
+        config: every other knob; None: EspaceConfig().
+        loss: what the model was trained with; None: the compiled loss, else inferred.
+        verbose: 0 silent; 1 progress and a table of all layers.
+
+    Returns:
+        The new model, of the same library, with `espace_plan` (the Plan, with what was measured)
+        and `espace_analysis` (the Analysis, for `report`; delete it to free its memory).
+
+    Raises:
+        TypeError: an argument of another type.
+        ValueError: an argument that makes no sense, weights that are not finite, or a model without
+            a convolution that may be touched.
+
+    Warns:
+        UnreachableSpeedWarning: the measured speed is further than config.tolerance from the asked
+            one; the message has both numbers.
+
+    Example:
+        >>> small = compress(model, (images, labels), speedup=2)
+        >>> history = fine_tune(small, (images, labels), teacher=model)
+    """
+    config = _checked(model, data, speedup, config, verbose)
+    analysis = analyze(model, data, config=config, loss=loss, verbose=verbose)
+    small = _nearest(model, analysis, speedup)
+    small.espace_analysis = analysis
+    if verbose:
+        _print_summary(small.espace_plan, analysis)
+    _warn_if_off(small.espace_plan, config)
+    return small
+
+
+def compress_in_stages(
+    model: Any,
+    data: Any,
+    *,
+    speedup: float,
+    stages: int = 2,
+    epochs: int = 1,
+    config: EspaceConfig | None = None,
+    loss: Any = None,
+    verbose: int = 1,
+    **training: Any,
+) -> tuple[Any, list[Any]]:
+    """Compresses and trains in turns: each stage starts from what the one before has learned.
+
+    The speed grows geometrically, speedup^(k / stages) after stage k. From the second stage on the
+    pairs are multiplied out to whole kernels first, which are then analysed and planned anew; masks
+    only shrink, each lies inside the one before. Every stage ends with `epochs` of `fine_tune`,
+    with the given model as teacher (METHOD: most is recovered in about one epoch a stage).
+
+    Args:
+        model, data, config, loss, verbose: as for `compress`; data is trained on too.
+        speedup: of the last stage.
+        stages: how many, at least 1.
+        epochs: of training after each stage, at least 1.
+        **training: further arguments of `fine_tune`, such as validation_data, optimizer, schedule.
+
+    Returns:
+        The model of the last stage, as from `compress`, and one History per stage.
+
+    Raises:
+        TypeError, ValueError: as `compress`; also before any work an unknown training argument.
+
+    Example:
+        >>> small, histories = compress_in_stages(model, (images, labels), speedup=4, stages=2)
+    """
+    config = _checked(model, data, speedup, config, verbose)
+    check_speedup(speedup)
+    check_count(stages, "stages")
+    check_count(epochs, "epochs")
+    _check_training(data, training)
+    current, small, histories = model, None, []
+    for stage in range(1, stages + 1):
+        if small is not None:
+            current = densify(model, small)
+        analysis = analyze(current, data, config=config, loss=loss, verbose=verbose)
+        previous = None if small is None else small.espace_plan
+        small = _nearest(current, analysis, speedup ** (stage / stages), previous)
+        small.espace_analysis = analysis
+        if verbose:
+            _print_summary(small.espace_plan, analysis)
+        arguments = {"loss": loss, "seed": config.seed, "verbose": verbose, **training}
+        histories.append(fine_tune(small, data, teacher=model, epochs=epochs, **arguments))
+    _warn_if_off(small.espace_plan, config)
+    return small, histories
+
+
+def _nearest(
+    model: Any, analysis: Analysis, speedup: float | None, previous: Plan | None = None
+) -> Any:
+    """The applied plan whose measured speed is nearest to the asked one, of config.rounds."""
+    config, scale, best = analysis.config, 1.0, None
+    for _ in range(config.rounds):
+        with warnings.catch_warnings():
+            # What counts is what is measured; that is warned of at the end.
+            warnings.simplefilter("ignore", UnreachableSpeedWarning)
+            made = plan(
+                analysis,
+                speedup=speedup,
+                time_scale=dict.fromkeys(analysis.sites, scale),
+                previous=previous,
+            )
+        small = apply(model, made)
+        measured = _measured_speedup(model, small, config)
+        small.espace_plan = dataclasses.replace(made, measured_speedup=measured)
+        if best is None or _miss(small.espace_plan) < _miss(best.espace_plan):
+            best = small
+        # Half the tolerance: what is measured again later differs by a few per cent.
+        if not made.layers or _miss(small.espace_plan) <= config.tolerance / 2:
+            break
+        scale = float(np.clip(scale * _correction(made, measured), *_SCALES))
+    return best
+
+
+def _measured_speedup(model: Any, small: Any, config: EspaceConfig) -> float:
+    """Time of a model over that of its compressed form, both called in turns."""
+    models = [model, small]
+    if config.runtime == "litert":
+        models = [inference_copy(each) for each in models]  # as export_tflite writes them
+    before, after = timing.time_models(
+        models, batch_size=config.batch_size, runtime=config.runtime, threads=config.threads
+    )
+    return before / after
+
+
+def _miss(made: Plan) -> float:
+    """How far the measured speed is from the asked one, relative; 0 if none was asked."""
+    return 0.0 if made.speedup is None else abs(made.measured_speedup / made.speedup - 1)
+
+
+def _correction(made: Plan, measured: float) -> float:
+    """What the predicted times of the changed layers must be multiplied by to explain the time."""
+    changed = sum(made.times[path][1] for path in made.layers)
+    if changed <= 0:
+        return 1.0
+    unchanged = made.predicted_ms - changed
+    return float(np.clip((made.dense_ms / measured - unchanged) / changed, *_SCALES))
+
+
+def _checked(
+    model: Any, data: Any, speedup: float | None, config: EspaceConfig | None, verbose: int
+) -> EspaceConfig:
+    """The configuration, after everything that can be refused without work has been."""
+    graph.library(model)
+    config = EspaceConfig() if config is None else config
+    if not isinstance(config, EspaceConfig):
+        raise TypeError(f"config must be an EspaceConfig or None. Received: {config!r}")
+    if speedup is not None or config.profile != "faithful":
+        check_speedup(speedup)
+    check_choice(verbose, "verbose", (0, 1, 2))
+    _check_sites(model, config)
+    _check_weights(model)
+    if data is not None:
+        next(batches(data, 1, 1, inputs=getattr(model, "inputs", None)))
+    return config
+
+
+def _check_sites(model: Any, config: EspaceConfig) -> None:
+    sites = graph.sites(model)
+    if not sites:
+        raise ValueError(f"model {model.name!r} has no convolution: there is nothing to compress")
+    reasons = {
+        site.path: site.skip or "excluded by the configuration"
+        for site in sites
+        if site.skip or not config.selects(site.path)
+    }
+    if len(reasons) == len(sites):
+        raise ValueError(
+            f"model {model.name!r} has no convolution that may be touched: "
+            + "; ".join(f"{path}: {reason}" for path, reason in reasons.items())
+        )
+
+
+def _check_weights(model: Any) -> None:
+    for path, layer in graph.layers(model).items():
+        for weight in layer.weights:
+            if not np.isfinite(np.asarray(weight, np.float32)).all():
+                raise ValueError(
+                    f"layer {path!r} has NaN or infinite values in its weight {weight.name!r}: "
+                    "the model must be trained and sound before it is compressed"
+                )
+
+
+def _check_training(data: Any, training: Mapping[str, Any]) -> None:
+    if data is None:
+        raise ValueError("data must be given: every stage trains on it. Received: None")
+    known = set(inspect.signature(fine_tune).parameters)
+    own = {"model", "data", "teacher", "epochs", "checkpoint_dir"}
+    unknown = sorted(set(training) - (known - own))
+    if unknown:
+        raise TypeError(
+            f"training arguments must be some of {', '.join(sorted(known - own))}. "
+            f"Received: {', '.join(unknown)}"
+        )
+
+
+def _warn_if_off(made: Plan, config: EspaceConfig) -> None:
+    if _miss(made) <= config.tolerance:
+        return
+    warnings.warn(
+        f"speedup {made.speedup:g} was asked for, {made.measured_speedup:.2f} was measured "
+        f"({config.runtime}, batches of {config.batch_size}); the plan predicted "
+        f"{made.predicted_speedup:.2f}",
+        UnreachableSpeedWarning,
+        stacklevel=3,
+    )
+
+
+def _print_summary(made: Plan, analysis: Analysis) -> None:
+    from rich.console import Console
+
+    Console().print(summary_table(made, analysis))
+
+
+def summary_table(made: Plan, analysis: Analysis | None = None) -> Any:
+    """All convolutions of a plan as a `rich.table.Table`, one a row.
+
+    Args:
+        made: the plan.
+        analysis: what it was made from, for the line below; None: no such line.
+    """
+    from rich.table import Table
+
+    table = Table(title=_title(made), caption=analysis and _caption(analysis))
+    table.add_column("layer", overflow="fold")
+    for name in ("before ms", "after ms", "rank", "mask", "computed"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("remarks", overflow="fold")
+    for row in made.summary():
+        table.add_row(row.path, *_cells(row))
+    if made.dense_ms and made.predicted_ms:
+        table.add_section()
+        table.add_row("whole model", f"{made.dense_ms:.3f}", f"{made.predicted_ms:.3f}")
+    return table
+
+
+def _title(made: Plan) -> str:
+    asked = "" if made.speedup is None else f"asked: {made.speedup:g}"
+    if made.measured_speedup is None:
+        return asked
+    measured = f"{made.measured_speedup:.2f} times faster, measured"
+    return f"{measured} ({asked})" if asked else measured
+
+
+def _caption(analysis: Analysis) -> str:
+    config = analysis.config
+    where = f"predicted times: {config.runtime}, batches of {config.batch_size}"
+    if analysis.target == "no data":
+        return f"{where}; no data: factors from the weights alone, masks without impact"
+    return f"{where}; {analysis.images} images, gradients of {analysis.target}"
+
+
+def _cells(row: SummaryRow) -> list[str]:
+    def number(value: float | None, form: str) -> str:
+        return "" if value is None or math.isnan(value) else format(value, form)
+
+    rank = f"{row.rank} {row.order}" if row.rank else ""
+    keep = "" if row.keep == 1 else number(row.keep, ".0%")
+    times = (number(row.before_ms, ".3f"), number(row.after_ms, ".3f"))
+    return [*times, rank, row.family or "", keep, row.reason or ""]

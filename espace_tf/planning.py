@@ -1,0 +1,193 @@
+"""plan(): the plan that reaches a speed at least loss.
+
+Imports neither TensorFlow nor Keras: a saved Analysis can be planned on any machine.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping
+
+from espace_tf.allocation import allocate, cheapest
+from espace_tf.analysis import Analysis, SiteAnalysis
+from espace_tf.choices import Choice, Clock, Found, inside_mask, inside_options
+from espace_tf.config import EspaceWarning, check_number, check_speedup
+from espace_tf.faithful import choose_faithful
+from espace_tf.low_rank import plain_factors
+from espace_tf.options import Option
+from espace_tf.plans import LayerPlan, Plan, SummaryRow, no_mask
+
+__all__ = ["LayerPlan", "Plan", "SummaryRow", "UnreachableSpeedWarning", "plan"]
+
+
+class UnreachableSpeedWarning(EspaceWarning):
+    """No plan, or no compressed model, reaches the speed that was asked for."""
+
+
+def plan(
+    analysis: Analysis,
+    *,
+    speedup: float | None,
+    time_scale: Mapping[str, float] | None = None,
+    previous: Plan | None = None,
+) -> Plan:
+    """The plan that makes the model `speedup` times faster at the least predicted loss.
+
+    In the default profile each layer gets one of its measured options (orientation, rank, mask,
+    keep) such that the total damage is least and the total time at most model_ms / speedup: a
+    multiple-choice knapsack, solved exactly (METHOD (c)). What is not in a touchable convolution
+    takes the time it takes. In the faithful profile every layer gets the rank of config.energy with
+    plain factors (LRDKT 2018), vertical first, and all impact masks the one keep, found by
+    bisection, that reaches the speed (Figurnov et al. 2016).
+
+    Args:
+        analysis: what `analyze` returned or Analysis.load read.
+        speedup: time before over time after, above 1. The faithful profile takes None too: energy
+            ranks only, no masks.
+        time_scale: path -> what to multiply the predicted times of this layer's options by, as
+            learned from a measurement of the whole network; 1 for layers not named.
+        previous: the plan of an earlier stage; a layer masked there gets a mask inside that one.
+
+    Returns:
+        The plan, with factors and positions. If no plan reaches the speed, the fastest one, with an
+        UnreachableSpeedWarning that names both numbers.
+
+    Raises:
+        TypeError: not an Analysis.
+        ValueError: an argument out of its range.
+
+    Example:
+        >>> plan(Analysis.load("analysis.json"), speedup=2.0).save("plan.json")
+    """
+    faithful = _check_arguments(analysis, speedup, time_scale)
+    clock = Clock.of(analysis, time_scale or {})
+    budget = math.inf if speedup is None else clock.model_ms / speedup - clock.other_ms
+    earlier = previous.layers if previous is not None else {}
+    choose = choose_faithful if faithful else _choose_options
+    choices, reasons, reached = choose(analysis, clock, budget, earlier)
+    made = _build(analysis, speedup, clock, choices, reasons)
+    if not reached:
+        warnings.warn(
+            f"speedup {speedup:g} was asked for, but the fastest plan is predicted to reach only "
+            f"{made.predicted_speedup:.2f}; {clock.other_ms / clock.model_ms:.0%} of the time is "
+            "spent outside the convolutions that may be touched",
+            UnreachableSpeedWarning,
+            stacklevel=2,
+        )
+    return made
+
+
+def _check_arguments(
+    analysis: Analysis, speedup: float | None, time_scale: Mapping[str, float] | None
+) -> bool:
+    """Whether the profile is the faithful one; raises for arguments that make no sense."""
+    if not isinstance(analysis, Analysis):
+        raise TypeError(
+            "analysis must be what analyze(model, data) returned. Received: "
+            f"{type(analysis).__name__}"
+        )
+    faithful = analysis.config.profile == "faithful"
+    if speedup is not None or not faithful:
+        check_speedup(speedup)
+    for path, scale in (time_scale or {}).items():
+        check_number(scale, f"time_scale[{path!r}]", 1e-3, 1e3)
+    return faithful
+
+
+def _choose_options(
+    analysis: Analysis, clock: Clock, budget: float, earlier: Mapping[str, LayerPlan]
+) -> Found:
+    """The default profile: the knapsack over all measured options."""
+    offered, reasons = {}, {}
+    for path, site in analysis.sites.items():
+        usable = _usable_options(site, clock)
+        offered[path] = inside_options(usable, earlier.get(path))
+        if len(usable) == 1:
+            reasons[path] = _why_none(site, clock)
+    costs = [[clock.of_option(path, each) for each in offered[path]] for path in offered]
+    damages = [[max(each.damage, 0.0) for each in options] for options in offered.values()]
+    picked = allocate(costs, damages, budget)
+    reached = picked is not None
+    choices = {}
+    for path, index in zip(offered, picked if reached else cheapest(costs, damages), strict=True):
+        option, site = offered[path][index], analysis.sites[path]
+        if option.is_dense:
+            reasons.setdefault(path, "left as it is: others reach the speed at less loss")
+            continue
+        positions = None
+        if option.family is not None:
+            positions = inside_mask(
+                site, site.positions(option.family, option.keep), earlier.get(path)
+            )
+        choices[path] = Choice(option=option, ms=clock.of_option(path, option), positions=positions)
+    return choices, reasons, reached
+
+
+def _usable_options(site: SiteAnalysis, clock: Clock) -> list[Option]:
+    """The layer as it is, and every option that is faster than that."""
+    path, least = site.site.path, site.config.min_map
+    dense = [option for option in site.options if option.is_dense][:1]
+    masked = no_mask(site.site, least) is None
+    faster = [
+        option
+        for option in site.options
+        if not option.is_dense
+        and (masked or option.family is None)
+        and clock.of_option(path, option) < clock.dense_ms[path]
+        and math.isfinite(option.damage)
+    ]
+    return [*(dense or [Option(ms=site.dense_ms)]), *faster]
+
+
+def _why_none(site: SiteAnalysis, clock: Clock) -> str:
+    path = site.site.path
+    times = [clock.of_option(path, option) for option in site.options if not option.is_dense]
+    if not times:
+        return no_mask(site.site, site.config.min_map) or "no option was found for it"
+    return (
+        f"would get slower: {clock.dense_ms[path]:.3f} ms as it is, "
+        f"{min(times):.3f} ms by its fastest option"
+    )
+
+
+def _build(
+    analysis: Analysis,
+    speedup: float | None,
+    clock: Clock,
+    choices: Mapping[str, Choice],
+    reasons: Mapping[str, str],
+) -> Plan:
+    times = {
+        path: (dense, choices[path].ms if path in choices else dense)
+        for path, dense in clock.dense_ms.items()
+    }
+    return Plan(
+        layers={path: _layer_plan(analysis.sites[path], each) for path, each in choices.items()},
+        skipped={**analysis.skipped, **{p: r for p, r in reasons.items() if p not in choices}},
+        fingerprint=analysis.fingerprint,
+        profile=analysis.config.profile,
+        speedup=speedup,
+        dense_ms=clock.model_ms,
+        predicted_ms=clock.other_ms + sum(after for _, after in times.values()),
+        times=times,
+    )
+
+
+def _layer_plan(site: SiteAnalysis, choice: Choice) -> LayerPlan:
+    option = choice.option
+    factors = None
+    if option.rank is not None:
+        factors = (
+            plain_factors(site.kernel, option.rank, option.order, site.site.groups)
+            if choice.plain
+            else site.factors(option.rank, option.order)
+        )
+    return LayerPlan(
+        rank=option.rank,
+        order=option.order,
+        positions=choice.positions,
+        factors=factors,
+        family=option.family,
+        output_size=None if choice.positions is None else site.site.output_sizes[0],
+        damage=None if choice.plain else option.damage,
+        note=None if choice.positions is not None else no_mask(site.site, site.config.min_map),
+    )

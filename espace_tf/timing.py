@@ -1,0 +1,159 @@
+"""Milliseconds: medians of calls taken in turns, on TensorFlow or LiteRT."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from espace_tf import tflite
+from espace_tf.keras_layers import DecomposedConv2D, MaskedConv2D
+from espace_tf.sites import Site
+
+_WARMUP = 2
+
+
+def alternate(
+    calls: Sequence[Callable[[], Any]], *, repeats: int = 30, seconds: float | None = None
+) -> list[float]:
+    """Median milliseconds of each call, all taken in turns.
+
+    Whatever else the machine does hits every one of them alike, so that ratios are sound where
+    single times are not.
+
+    Args:
+        calls: functions without arguments that return when the work is done.
+        repeats: rounds after two rounds of warming up.
+        seconds: no further round is begun after this time, but three are always taken.
+
+    Example:
+        >>> fast, slow = alternate([lambda: model(x), lambda: other(x)], repeats=10)
+    """
+    for call in list(calls) * _WARMUP:
+        call()
+    found: list[list[float]] = [[] for _ in calls]
+    end = None if seconds is None else time.perf_counter() + seconds
+    for index in range(repeats):
+        if end is not None and index >= 3 and time.perf_counter() > end:
+            break
+        for call, times in zip(calls, found, strict=True):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+    return [1e3 * float(np.median(times)) for times in found]
+
+
+def runner(
+    model: Any, arrays: Sequence[np.ndarray], runtime: str, threads: int | None = None
+) -> tuple[Callable[[], Any], Callable[[], list[np.ndarray]]]:
+    """A call of a model to be timed, and one that gives its outputs.
+
+    Args:
+        model: a Keras 3 or tf_keras model.
+        arrays: one batch for each input.
+        runtime: "tf", a traced function; or "litert", the model converted as it is.
+        threads: CPU threads; None: what the runtime takes by itself.
+
+    Raises:
+        ValueError: TensorFlow already runs with another number of threads.
+    """
+    if runtime == "litert":
+        content = tflite.convert(model)
+        return tflite.prepare(model, content, list(arrays), threads=threads)
+    set_threads(threads)
+    function = tf.function(lambda *inputs: tflite.call(model, inputs), autograph=False)
+    tensors = [tf.constant(array) for array in arrays]
+
+    def run() -> None:
+        function(*tensors)
+        if tf.config.list_logical_devices("GPU"):  # On a CPU the call returns when all is done.
+            tf.test.experimental.sync_devices()
+
+    return run, lambda: [output.numpy() for output in function(*tensors)]
+
+
+def set_threads(threads: int | None) -> None:
+    """Makes TensorFlow compute with this many threads, while it still can.
+
+    Raises:
+        ValueError: TensorFlow has computed something already, with another number.
+    """
+    if threads is None or tf.config.threading.get_intra_op_parallelism_threads() == threads:
+        return
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+    except RuntimeError as error:
+        raise ValueError(
+            f"threads={threads} must be set before TensorFlow computes anything: call "
+            f"tf.config.threading.set_intra_op_parallelism_threads({threads}) at the start of the "
+            "program, or use runtime='litert'"
+        ) from error
+
+
+def noise(model: Any, batch_size: int) -> list[np.ndarray]:
+    """One batch of seeded noise in [0, 1) for each input of a model.
+
+    Raises:
+        ValueError: an input takes any size.
+    """
+    generator = np.random.default_rng(0)
+    arrays = []
+    for tensor in model.inputs:
+        shape = tuple(tensor.shape[1:])
+        if None in shape:
+            raise ValueError(
+                f"inputs must be given, because model {model.name!r} takes any size: {shape}"
+            )
+        values = generator.random((batch_size, *shape))
+        arrays.append(values.astype(tf.as_dtype(tensor.dtype).as_numpy_dtype))
+    return arrays
+
+
+def time_models(
+    models: Sequence[Any],
+    *,
+    batch_size: int = 1,
+    runtime: str = "tf",
+    threads: int | None = None,
+    repeats: int = 30,
+    seconds: float | None = None,
+) -> list[float]:
+    """Median milliseconds of whole models on a batch of noise, call by call in turns."""
+    arrays = noise(models[0], batch_size)
+    calls = [runner(model, arrays, runtime, threads)[0] for model in models]
+    return alternate(calls, repeats=repeats, seconds=seconds)
+
+
+def single_layer_model(
+    site: Site,
+    size: tuple[int, int],
+    *,
+    rank: int | None = None,
+    order: str = "vertical",
+    positions: np.ndarray | None = None,
+) -> keras.Model:
+    """A model of one convolution like a site's, with random weights, to be timed.
+
+    Args:
+        site: the convolution.
+        size: (H, W) of its input.
+        rank, order, positions: as in a LayerPlan; rank None and positions None: the layer as it is.
+    """
+    options = {
+        "filters": site.filters,
+        "kernel_size": site.kernel_size,
+        "strides": site.strides,
+        "dilation_rate": site.dilation_rate,
+        "padding": site.padding,
+        "groups": site.groups,
+        "activation": "relu",
+    }
+    if rank is not None:
+        layer = DecomposedConv2D(rank=rank, order=order, positions=positions, **options)
+    elif positions is not None:
+        layer = MaskedConv2D(positions=positions, **options)
+    else:
+        layer = keras.layers.Conv2D(**options)
+    return keras.Sequential([keras.Input((*size, site.in_channels)), layer])

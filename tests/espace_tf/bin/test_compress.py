@@ -1,0 +1,172 @@
+"""The command from its flags to its files."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tf_keras
+from absl import flags
+from absl.testing import flagsaver
+
+from espace_tf.bin import compress, models
+from espace_tf.plans import Plan
+
+ROOT = Path(__file__).parents[3]
+SEED = 5
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A network large enough to have something to gain, and data for it, in one folder."""
+    folder = tmp_path_factory.mktemp("files")
+    keras.utils.set_random_seed(SEED)
+    model = keras.Sequential(
+        [
+            keras.Input((24, 24, 1)),
+            keras.layers.Conv2D(32, 3, padding="same", activation="relu"),
+            keras.layers.Conv2D(48, 5, padding="same", use_bias=False),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(3),
+        ],
+        name="little",
+    )
+    model.save(folder / "model.keras")
+    generator = np.random.default_rng(SEED)
+    arrays = {"x": generator.integers(0, 256, (96, 24, 24), np.uint8)}
+    arrays |= {"y": generator.integers(0, 3, 96), "x_test": arrays["x"][:32]}
+    np.savez(folder / "data.npz", **arrays, y_test=arrays["y"][:32])
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """One round with few options: how well it compresses is tested elsewhere."""
+    made = compress._config
+
+    def small_config():
+        quickly = {"rounds": 1, "calibration_images": 64, "damage_images": 16}
+        return dataclasses.replace(made(), **quickly, keeps=(0.5,), mask_families=("grid",))
+
+    monkeypatch.setattr(compress, "_config", small_config)
+
+
+def call(*arguments: str) -> int:
+    """main() with these flags, which are reset afterwards."""
+    with flagsaver.flagsaver():
+        try:
+            rest = flags.FLAGS(["compress", *arguments])
+        finally:
+            flags.FLAGS.mark_as_parsed()
+        return compress.main(rest)
+
+
+def test_all_results_are_written(files, tmp_path, capsys):
+    output = tmp_path / "out"
+    status = call(
+        *(f"--model={files / 'model.keras'}", f"--data={files / 'data.npz'}", "--speedup=1.5"),
+        *(f"--output_dir={output}", "--epochs=1", "--export=float32,int8", "--batch_size=4"),
+    )
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    names = {name for name in os.listdir(output) if not name.endswith(".npz")}
+    assert names == {
+        *("compressed.keras", "plan.json", "model.tflite", "model.int8.tflite"),
+        *("report.html", "summary.json"),
+    }
+    summary = json.loads((output / "summary.json").read_text())
+    written = keras.models.load_model(output / "compressed.keras", compile=False)
+    data = np.load(files / "data.npz")
+    images = data["x_test"][..., None] / np.float32(255)
+    right = np.mean(written.predict(images, verbose=0).argmax(-1) == data["y_test"])
+    assert summary["after"]["accuracy"] == pytest.approx(right)
+    assert summary["after"]["parameters"] == written.count_params()
+    assert summary["after"]["macs"] <= summary["before"]["macs"]
+    assert summary["before"]["milliseconds"] > 0
+    assert [entry["file"] for entry in summary["exports"]] == ["model.tflite", "model.int8.tflite"]
+    assert summary["exports"][0]["accuracy"] == pytest.approx(right, abs=0.05)
+    assert summary["exports"][1]["bytes"] < summary["exports"][0]["bytes"]
+    assert isinstance(Plan.load(output / "plan.json"), Plan)
+    assert "times faster" in printed.out
+    assert "little" in (output / "report.html").read_text(encoding="utf-8")
+
+
+def test_flags_from_a_file_and_no_data(files, tmp_path, capsys):
+    output = tmp_path / "out"
+    (tmp_path / "flags").write_text(
+        f"--model={files / 'model.keras'}\n--output_dir={output}\n--noreport\n--export=\n"
+    )
+    assert call(f"--flagfile={tmp_path / 'flags'}") == 0, capsys.readouterr().err
+    names = {name for name in os.listdir(output) if not name.endswith(".npz")}
+    assert names == {"compressed.keras", "plan.json", "summary.json"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--speedup=1"], "--speedup must be a number above 1. Received: 1.0"),
+        (["--model=missing.keras"], "existing .keras or .h5 file. Received: 'missing.keras'"),
+        (["--data=missing.npz"], "none of these"),
+        (["--export=int4"], "Received: 'int4'"),
+        (["--export=int8"], "--export=int8 needs --data"),
+        (["--epochs=1"], "--epochs needs --data"),
+        (["extra"], "arguments must be flags. Received: extra"),
+        (["--include=("], "include"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, words, files, tmp_path, capsys):
+    output = tmp_path / "out"
+    status = call(f"--model={files / 'model.keras'}", f"--output_dir={output}", *arguments)
+    error = capsys.readouterr().err
+    assert status == 1
+    assert words in error
+    assert error.startswith("espace-compress: error: ")
+    assert error.count("\n") == 1
+    assert not output.is_dir() or os.listdir(output) == []
+
+
+def test_a_folder_with_files_needs_overwrite(files, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert call(f"--model={files / 'model.keras'}", f"--output_dir={tmp_path}") == 1
+    assert "--overwrite" in capsys.readouterr().err
+    arguments = ("--output_dir=/proc/self/out", f"--model={files / 'model.keras'}")
+    assert call(*arguments) == 1
+    assert "cannot be written" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_files_of_both_libraries_are_read(tmp_path):
+    for library, name in ((keras, "a.keras"), (tf_keras, "b.keras"), (tf_keras, "c.h5")):
+        model = library.Sequential([library.Input((4,)), library.layers.Dense(2)])
+        model.save(tmp_path / name)
+        assert isinstance(models.load(tmp_path / name), library.Model)
+    (tmp_path / "bad.keras").write_text("no model")
+    with pytest.raises(ValueError, match="cannot be read"):
+        models.load(tmp_path / "bad.keras")
+
+
+def test_accuracy():
+    outputs = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
+    assert compress.accuracy(outputs, np.array([1, 0, 0])) == pytest.approx(2 / 3)
+    assert compress.accuracy(outputs, np.array([[1], [0], [1]])) == 1
+    assert compress.accuracy(outputs, np.eye(2)[[1, 0, 1]]) == 1
+    assert compress.accuracy(outputs, np.array([0.5, 0.1, 0.2])) is None
+    assert compress.accuracy(outputs[:, :1], np.array([0, 0, 0])) is None
+
+
+def test_help_of_the_installed_command_says_what_comes_out():
+    program = (
+        "import sys; sys.argv = ['espace-compress', '--help']\n"
+        "from espace_tf.bin import compress; compress.run()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    for words in ("compressed.keras", "Exit status", "--speedup", "--flagfile"):
+        assert words in done.stdout, done.stderr

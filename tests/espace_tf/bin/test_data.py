@@ -1,0 +1,81 @@
+"""Data that a command line names."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+from espace_tf.bin import data
+
+
+def write_idx(path, array):
+    head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+    content = head + array.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_idx_folder(suffix, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (6, 5, 4))
+    labels = np.arange(6)
+    write_idx(tmp_path / f"train-images-idx3-ubyte{suffix}", images)
+    write_idx(tmp_path / f"train-labels-idx1-ubyte{suffix}", labels)
+    write_idx(tmp_path / f"t10k-images-idx3-ubyte{suffix}", images[:3])
+    found = data.load(tmp_path, limit=4)
+    np.testing.assert_allclose(found.x, images[:4, ..., None] / 255, atol=1e-7)
+    assert found.x.dtype == np.float32
+    np.testing.assert_array_equal(found.y, labels[:4])
+    assert found.x_test.shape == (3, 5, 4, 1)
+    assert found.test is None
+    assert found.train == (found.x, found.y)
+
+
+@pytest.mark.parametrize("names", [("x", "y"), ("x_train", "y_train")])
+def test_npz(names, tmp_path):
+    x, y = np.random.default_rng(0).random((4, 3, 3, 2)), np.arange(4)
+    np.savez(tmp_path / "a.npz", **dict(zip(names, (x, y), strict=True)), x_test=x, y_test=y)
+    found = data.load(tmp_path / "a.npz")
+    np.testing.assert_array_equal(found.x, x.astype(np.float32))
+    assert len(found.test) == 2
+    np.savez(tmp_path / "b.npz", x=x)
+    assert data.load(tmp_path / "b.npz").train.shape == x.shape
+
+
+def test_tfds_is_read_without_a_network(tmp_path, monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    info = type("Info", (), {"splits": {"train": None, "test": None}})
+    monkeypatch.setattr(tfds, "builder", lambda name: type("Builder", (), {"info": info}))
+    asked = {}
+
+    def load(name, **options):
+        asked.update(options, name=name)
+        return {key: (np.ones((2, 4, 4, 1), np.uint8), np.arange(2)) for key in options["split"]}
+
+    monkeypatch.setattr(tfds, "load", load)
+    found = data.load("tfds:digits", limit=2)
+    assert asked["name"] == "digits"
+    assert asked["download"] is False
+    assert asked["split"] == {"train": "train[:2]", "test": "test[:2]"}
+    assert found.x.max() == pytest.approx(1 / 255)
+    assert len(found.test) == 2
+
+
+def test_what_cannot_be_read_is_said(tmp_path):
+    with pytest.raises(ValueError, match="none of these"):
+        data.load(tmp_path / "nothing.npz")
+    with pytest.raises(ValueError, match="no train-images"):
+        data.load(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"text")
+    with pytest.raises(ValueError, match="cannot be read as an idx file"):
+        data.load(tmp_path)
+    (tmp_path / "broken.npz").write_bytes(b"PK nothing")
+    with pytest.raises(ValueError, match=r"cannot be read as an \.npz"):
+        data.load(tmp_path / "broken.npz")
+    np.savez(tmp_path / "other.npz", images=np.zeros(3))
+    with pytest.raises(ValueError, match="must hold x"):
+        data.load(tmp_path / "other.npz")
+    np.savez(tmp_path / "uneven.npz", x=np.zeros((3, 2, 2, 1)), y=np.zeros(2))
+    with pytest.raises(ValueError, match="as many labels"):
+        data.load(tmp_path / "uneven.npz")
+    with pytest.raises(ValueError, match="no_such_data_set"):
+        data.load("tfds:no_such_data_set")

@@ -1,0 +1,61 @@
+"""The networks of keras.applications go through unharmed, at small inputs and random weights."""
+
+import keras
+import numpy as np
+import pytest
+
+import espace_tf.keras_layers  # noqa: F401  (registers the layers)
+from espace_tf import graph
+from espace_tf.plans import Plan
+from espace_tf.rewriting import apply, strip
+
+SIDES = {
+    "MobileNetV2": 32,
+    "MobileNetV3Small": 32,
+    "ResNet50": 32,
+    "ResNet50V2": 32,
+    "VGG16": 32,
+    "EfficientNetB0": 32,
+    "ConvNeXtTiny": 32,
+    "DenseNet121": 32,
+    "Xception": 71,
+    "InceptionV3": 75,
+    "NASNetMobile": 32,
+}
+
+
+def build(name: str) -> tuple[keras.Model, np.ndarray]:
+    """Random weights, and batch norms with statistics that are not those of an untrained one."""
+    keras.utils.set_random_seed(0)
+    side = SIDES[name]
+    network = getattr(keras.applications, name)
+    model = network(weights=None, include_top=False, pooling="avg", input_shape=(side, side, 3))
+    random = np.random.default_rng(0)
+    for layer in graph.layers(model).values():
+        if type(layer).__name__ == "BatchNormalization":
+            layer.set_weights([random.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
+    return model, random.normal(size=(2, side, side, 3)).astype(np.float32)
+
+
+def distance(ours, theirs) -> float:
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIDES)
+def test_network(name, tmp_path):
+    model, x = build(name)
+    wanted = model(x).numpy()
+    full = apply(model, Plan.uniform(model, rank_ratio=1.0, keep=1.0))
+    assert full.espace_plan.layers
+    assert distance(full(x).numpy(), wanted) < 1e-4
+    assert distance(strip(model)(x).numpy(), wanted) < 1e-4
+    assert np.array_equal(model(x), wanted)
+
+    half = apply(model, Plan.uniform(model, rank_ratio=0.5, keep=0.5))
+    half.compile("sgd", "mse")
+    history = half.fit(x, np.zeros_like(wanted), verbose=0)
+    assert np.isfinite(history.history["loss"][0])
+    half.save(tmp_path / "half.keras")
+    again = keras.models.load_model(tmp_path / "half.keras")
+    assert np.array_equal(again(x), half(x))

@@ -1,0 +1,220 @@
+"""compress and compress_in_stages: refusals before work, the loop of measuring and planning."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+from espace_tf import graph, pipeline
+from espace_tf.analysis import Analysis, SiteAnalysis
+from espace_tf.config import EspaceConfig
+from espace_tf.options import Option
+from espace_tf.pipeline import compress, compress_in_stages
+from espace_tf.planning import UnreachableSpeedWarning
+
+SEED = 3
+
+
+def network() -> keras.Model:
+    keras.utils.set_random_seed(SEED)
+    inputs = keras.Input((16, 16, 4))
+    x = inputs
+    for index in range(3):
+        x = keras.layers.Conv2D(12, 3, padding="same", activation="relu", name=f"conv{index}")(x)
+    x = keras.layers.Conv2D(8, 1, name="point")(keras.layers.MaxPooling2D(2)(x))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(5, activation="softmax")(x), name="net")
+
+
+def labelled(count: int = 48):
+    rng = np.random.default_rng(SEED)
+    return rng.random((count, 16, 16, 4), np.float32), rng.integers(0, 5, count)
+
+
+def synthetic(model: keras.Model, data=None, *, config: EspaceConfig, **_) -> Analysis:
+    """An analysis of this very model whose times are what the operations suggest."""
+    known = graph.layers(model)
+    sites = {}
+    for site in graph.sites(model):
+        options = [Option(ms=1.0, macs=site.macs())]
+        for rank in (2, 4, 8) if site.kernel_size == (3, 3) else ():
+            macs = site.macs(rank)
+            damage = 1.0 / rank
+            options.append(Option(rank=rank, ms=macs / site.macs(), damage=damage, macs=macs))
+        kernel, bias = known[site.path].get_weights()
+        sites[site.path] = SiteAnalysis(
+            site=site, kernel=kernel, bias=bias, dense_ms=1.0, options=tuple(options), config=config
+        )
+    return Analysis(
+        fingerprint=graph.fingerprint(model), config=config, sites=sites, model_ms=len(sites) + 1.0
+    )
+
+
+def clock(factor: float, asked: list):
+    """A machine on which changed layers take `factor` times what the operations suggest."""
+
+    def measured(model, small, config):
+        made = small.espace_plan
+        asked.append(made)
+        macs = {site.path: (site.macs(), site) for site in graph.sites(model)}
+        total = 1.0 + len(macs)
+        for path, layer in made.layers.items():
+            dense, site = macs[path]
+            total += factor * site.macs(layer.rank) / dense - 1
+        return made.dense_ms / total
+
+    return measured
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.0, 1.5])
+def test_plans_again_until_the_measured_speed_is_right(monkeypatch, factor):
+    asked = []
+    monkeypatch.setattr(pipeline, "analyze", synthetic)
+    monkeypatch.setattr(pipeline, "_measured_speedup", clock(factor, asked))
+    model = network()
+    small = compress(model, speedup=1.5, verbose=0)
+    assert len(asked) == 1 if factor == 1.0 else 1 < len(asked) <= 3
+    made = small.espace_plan
+    assert made.measured_speedup == pytest.approx(1.5, rel=0.1), factor
+    assert isinstance(small, keras.Model) and small is not model
+    assert small.espace_analysis.fingerprint == made.fingerprint
+    images = labelled()[0]
+    assert small(images).shape == (48, 5)
+    for path in made.layers:
+        assert type(graph.layers(small)[path]).__name__ == "DecomposedConv2D"
+
+
+def test_the_model_given_stays_as_it_was(monkeypatch):
+    monkeypatch.setattr(pipeline, "analyze", synthetic)
+    monkeypatch.setattr(pipeline, "_measured_speedup", clock(1.0, []))
+    model = network()
+    before, names = model.get_weights(), [layer.name for layer in model.layers]
+    small = compress(model, speedup=1.5, verbose=0)
+    assert [layer.name for layer in model.layers] == names
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert not hasattr(model, "espace_plan")
+    assert small.count_params() < model.count_params()
+
+
+def test_a_speed_out_of_reach_gives_the_nearest_model_and_both_numbers(monkeypatch):
+    monkeypatch.setattr(pipeline, "analyze", synthetic)
+    monkeypatch.setattr(pipeline, "_measured_speedup", clock(1.0, []))
+    with pytest.warns(UnreachableSpeedWarning, match=r"speedup 9 was asked for, 2\.\d\d was meas"):
+        small = compress(network(), speedup=9, verbose=0)
+    assert small.espace_plan.measured_speedup > 2
+
+
+def test_summary_names_every_layer_unless_silent(monkeypatch, capsys):
+    monkeypatch.setattr(pipeline, "analyze", synthetic)
+    monkeypatch.setattr(pipeline, "_measured_speedup", clock(1.0, []))
+    compress(network(), speedup=1.5, verbose=0)
+    assert capsys.readouterr().out == ""
+    compress(network(), speedup=1.5)
+    printed = capsys.readouterr().out
+    for word in ("conv0", "conv1", "conv2", "point", "asked: 1.5", "no data"):
+        assert word in printed, word
+
+
+def refuse(*_, **__):
+    raise AssertionError("work began before the arguments were checked")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"speedup": None}, "speedup"),
+        ({"speedup": 1}, "speedup"),
+        ({"speedup": float("nan")}, "speedup"),
+        ({"speedup": "2"}, "speedup"),
+        ({"config": {"profile": "faithful"}}, "EspaceConfig"),
+        ({"verbose": "yes"}, "verbose"),
+        ({"data": np.zeros((0, 16, 16, 4), np.float32)}, "empty|at least one"),
+        ({"data": np.zeros((5, 8, 8, 4), np.float32)}, "takes shape"),
+        ({"data": np.full((5, 16, 16, 4), np.nan, np.float32)}, "NaN"),
+        ({"data": "images.npz"}, "tf.data.Dataset"),
+        ({"config": EspaceConfig(include="nothing")}, "excluded"),
+        ({"model": "net.keras"}, "keras.Model"),
+        ({"model": keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])}, "no convolution"),
+    ],
+)
+def test_arguments_are_refused_before_any_work(monkeypatch, arguments, message):
+    monkeypatch.setattr(pipeline, "analyze", refuse)
+    arguments = {"speedup": 2.0, **arguments}
+    model = arguments.pop("model", None) or network()
+    with pytest.raises((TypeError, ValueError), match=message):
+        compress(model, **arguments)
+
+
+def test_weights_that_are_not_finite_are_refused_by_layer(monkeypatch):
+    monkeypatch.setattr(pipeline, "analyze", refuse)
+    model = network()
+    kernel, bias = model.get_layer("conv1").get_weights()
+    bias[3] = np.nan
+    model.get_layer("conv1").set_weights([kernel, bias])
+    with pytest.raises(ValueError, match="layer 'conv1' has NaN"):
+        compress(model, speedup=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"data": None}, "data"),
+        ({"stages": 0}, "stages"),
+        ({"epochs": 0}, "epochs"),
+        ({"speedup": None}, "speedup"),
+        ({"learning_rate": 1.0}, "learning_rate"),
+        ({"teacher": None}, "teacher"),
+        ({"checkpoint_dir": "x"}, "checkpoint_dir"),
+    ],
+)
+def test_stages_refuse_before_any_work(monkeypatch, arguments, message):
+    monkeypatch.setattr(pipeline, "analyze", refuse)
+    with pytest.raises((TypeError, ValueError), match=message):
+        compress_in_stages(network(), **{"data": labelled(), "speedup": 2.0, **arguments})
+
+
+def test_faithful_needs_no_speed(monkeypatch):
+    monkeypatch.setattr(pipeline, "analyze", synthetic)
+    monkeypatch.setattr(pipeline, "_measured_speedup", clock(1.0, []))
+    config = EspaceConfig(profile="faithful", energy=0.5)
+    small = compress(network(), config=config, verbose=0)
+    made = small.espace_plan
+    assert made.layers and made.speedup is None
+    assert all(layer.positions is None for layer in made.layers.values())
+
+
+def test_stages_train_and_speed_up_geometrically(monkeypatch):
+    asked = []
+    monkeypatch.setattr(pipeline, "analyze", synthetic)
+    monkeypatch.setattr(pipeline, "_measured_speedup", clock(1.0, asked))
+    config = EspaceConfig(rounds=1, tolerance=0.5)
+    small, histories = compress_in_stages(
+        network(), labelled(), speedup=1.96, stages=2, config=config, verbose=0, batch_size=16
+    )
+    assert [each.speedup for each in asked] == pytest.approx([1.4, 1.96])
+    assert len(histories) == 2
+    assert all(np.isfinite(each.history["loss"]).all() for each in histories)
+    assert small.espace_plan.speedup == pytest.approx(1.96)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("profile", "data"),
+    [("default", "labels"), ("default", "images"), ("default", "none"), ("faithful", "labels")],
+)
+def test_from_end_to_end(profile, data):
+    config = EspaceConfig(
+        profile=profile, batch_size=8, calibration_images=32, damage_images=16, rounds=2
+    )
+    images, labels = labelled()
+    given = {"labels": (images, labels), "images": images, "none": None}[data]
+    model = network()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnreachableSpeedWarning)  # time is never asserted
+        small = compress(model, given, speedup=1.5, config=config, verbose=0)
+    made = small.espace_plan
+    assert made.measured_speedup > 0
+    assert {row.path for row in made.summary()} == {"conv0", "conv1", "conv2", "point"}
+    assert np.isfinite(small.predict(images, verbose=0)).all()
