@@ -13,11 +13,6 @@ namespace espace {
 
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Below this many channels a tap is too short a loop: the block's patches are copied out first,
-// runs of neighbouring taps at a time, and the product runs over taps * channels as if over one
-// tap.
-inline bool CopiesPatches(const ConvShape& shape) { return shape.channels < 16 && shape.taps > 1; }
-
 // A computed position of an image, and its number in the flattened [batch, computed]. Walking costs
 // no division.
 struct Position {
@@ -76,24 +71,19 @@ struct Destinations {
   }
 };
 
-// Writes [end - begin, taps, channels]: the patches of rows [begin, end) of the flattened [batch,
-// computed]. Taps that read neighbouring input rows are copied as one run.
-inline void CopyPatches(const ConvShape& shape, const float* rows, const int32_t* table,
-                        int64_t begin, int64_t end, float* to) {
-  for (Position at(shape, begin); at.flat < end; at.Next()) {
-    const float* image = rows + at.image * shape.rows_in * shape.channels;
-    const int32_t* reads = table + at.computed * shape.taps;
-    for (int64_t t = 0; t < shape.taps;) {
-      int64_t run = 1;
-      if (reads[t] < 0) {
-        std::fill_n(to, shape.channels, 0.0f);
-      } else {
-        while (t + run < shape.taps && reads[t + run] == reads[t] + run) ++run;
-        std::memcpy(to, image + reads[t] * shape.channels, run * shape.channels * sizeof(float));
-      }
-      to += run * shape.channels;
-      t += run;
+// Writes [taps, channels]: what these taps of one position read; neighbouring rows as one piece.
+inline void CopyTaps(const int32_t* reads, int64_t taps, int64_t channels, const float* image,
+                     float* to) {
+  for (int64_t t = 0; t < taps;) {
+    int64_t run = 1;
+    if (reads[t] < 0) {
+      std::fill_n(to, channels, 0.0f);
+    } else {
+      while (t + run < taps && reads[t + run] == reads[t] + run) ++run;
+      std::memcpy(to, image + reads[t] * channels, run * channels * sizeof(float));
     }
+    to += run * channels;
+    t += run;
   }
 }
 

@@ -13,6 +13,9 @@ namespace {
 // cache.
 constexpr int64_t kSumRows = 512;
 
+// Below this many channels the patches of a block are copied out and their taps taken as one.
+constexpr int64_t kFewChannels = 16;
+
 class Gradients {
  public:
   Gradients(const Variant& variant, const BackwardArgs& args, int threads,
@@ -88,7 +91,7 @@ class Gradients {
   void Filter() {
     const int64_t depth = shape_.taps * shape_.channels;
     std::vector<float> sums(depth * width_, 0.0f);
-    const bool copy = CopiesPatches(shape_);
+    const bool copy = shape_.channels < kFewChannels && shape_.taps > 1;
     const int64_t taps = copy ? 1 : shape_.taps;
     const int64_t tiles = CeilDiv(depth / taps, variant_.tile_rows);
     parallel_for_(std::min<int64_t>(taps * tiles, 2 * threads_), [&](int64_t begin, int64_t end) {
@@ -110,8 +113,11 @@ class Gradients {
     const bool copied = taps != shape_.taps;
     const int64_t channels = shape_.taps * shape_.channels / taps;
     if (copied) {
-      CopyPatches(shape_, args_.rows, args_.table, begin, end,
-                  Scratch(patches, (end - begin) * channels));
+      float* to = Scratch(patches, (end - begin) * channels);
+      for (Position at(shape_, begin); at.flat < end; at.Next(), to += channels) {
+        CopyTaps(args_.table + at.computed * shape_.taps, shape_.taps, shape_.channels,
+                 args_.rows + at.image * shape_.rows_in * shape_.channels, to);
+      }
     }
     for (int64_t unit = first; unit < last;) {
       const int64_t tap = unit / tiles;
