@@ -83,7 +83,7 @@ def test_a_broken_binary_is_refused_in_words(package):
 
 
 def test_a_library_without_the_operation_is_refused_in_words(package):
-    other = importlib.util.find_spec("_ctypes").origin  # a shared library of no TensorFlow operation
+    other = importlib.util.find_spec("_ctypes").origin  # a library without operations
     shutil.copy(other, package / "kernels" / name_for(tf.__version__))
     said = run(package)
     assert "backend: reference" in said and "does not work" in said
