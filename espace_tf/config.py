@@ -1,5 +1,6 @@
 """EspaceConfig: every knob of a compression, checked when it is built."""
 
+import importlib.util
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -42,6 +43,15 @@ def check_number(value: Any, name: str, low: float, high: float = math.inf) -> N
     if not low <= value <= high:
         bounds = f"at least {low}" if high == math.inf else f"between {low} and {high}"
         raise ValueError(f"{name} must be {bounds}. Received: {value}")
+
+
+def require(extra: str, *modules: str) -> None:
+    """Raises ImportError, saying what to install, unless these optional modules are there."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ImportError(
+            f"{' and '.join(missing)} must be installed for this: pip install 'espace_tf[{extra}]'"
+        )
 
 
 def check_speedup(value: Any) -> None:

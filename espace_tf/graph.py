@@ -35,6 +35,8 @@ _KIND_SKIPS = {
     "masked": "already compressed: compress the original model instead",
     "decomposed": "already compressed: compress the original model instead",
 }
+_STEPS = ("strides", "dilation_rate", "padding")
+_TRACED = ("train_function", "test_function", "predict_function", "train_tf_function")
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,12 @@ def library(model: Any) -> ModuleType:
 
 
 def is_container(layer: Any) -> bool:
-    """Whether a layer is a Functional or Sequential model, whose inner layers can be replaced."""
-    return any(base.__name__ in ("Functional", "Sequential") for base in type(layer).__mro__)
+    """Whether a layer is a Functional or Sequential model, whose inner layers can be replaced.
+
+    A subclass with a call of its own computes something that its graph does not tell: it is none.
+    """
+    caller = next((base for base in type(layer).__mro__ if "call" in vars(base)), None)
+    return getattr(caller, "__name__", "") in ("Functional", "Sequential")
 
 
 def layers(model: Any) -> dict[str, Any]:
@@ -96,18 +102,19 @@ def layers(model: Any) -> dict[str, Any]:
 
 
 def fingerprint(model: Any) -> str:
-    """A hash of the architecture: layers, their classes and the shapes of their weights.
+    """A hash of the architecture: input shapes, layers, their classes, weight shapes and steps.
 
-    Independent of the weights' values.
+    Independent of the weights' values and of the batch size.
 
     Example:
         >>> len(fingerprint(keras.Sequential([keras.Input([4]), keras.layers.Dense(3)])))
         16
     """
-    lines = [
-        f"{path} {type(layer).__name__} {[tuple(weight.shape) for weight in layer.weights]}"
-        for path, layer in layers(model).items()
-    ]
+    lines = [str([tuple(tensor.shape[1:]) for tensor in getattr(model, "inputs", None) or ()])]
+    for path, layer in layers(model).items():
+        shapes = [tuple(weight.shape) for weight in layer.weights]
+        steps = [getattr(layer, name) for name in _STEPS] if _kind(model, layer) else []
+        lines.append(f"{path} {type(layer).__name__} {shapes} {steps}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
@@ -118,6 +125,8 @@ def record(
     replace: Callable[[str, Any, Any, Callable[[Any], Any]], Any] | None = None,
 ) -> Iterator[list[Call]]:
     """While open, every call of these layers, eager or traced, is appended to the yielded list.
+
+    `predict`, `evaluate` and `fit` are traced anew inside, and what they traced before is put back.
 
     Args:
         model: a Keras model; afterwards it is as it was.
@@ -138,7 +147,10 @@ def record(
     unknown = [path for path in wanted if path not in known]
     if unknown:
         raise ValueError(f"paths must be layers of the model. Received: {unknown}")
+    traced = {name: vars(model)[name] for name in _TRACED if name in vars(model)}
     try:
+        for name in traced:
+            object.__setattr__(model, name, None)
         for path in wanted:
             layer = known[path]
             undo.append((layer, vars(layer).get("call")))
@@ -150,12 +162,19 @@ def record(
             vars(layer).pop("call", None)
             if before is not None:
                 object.__setattr__(layer, "call", before)
+        for name, function in traced.items():
+            object.__setattr__(model, name, function)
 
 
 def _hook(path: str, layer: Any, original: Callable, replace: Callable | None, calls: list[Call]):
-    def call(inputs, *args, **kwargs):
+    def call(*args, **kwargs):
+        first = None if args else next(iter(kwargs))  # some layers take everything by keyword
+        inputs = args[0] if args else kwargs[first]
+
         def own(values):
-            return original(values, *args, **kwargs)
+            if args:
+                return original(values, *args[1:], **kwargs)
+            return original(**{**kwargs, first: values})
 
         outputs = own(inputs) if replace is None else replace(path, layer, inputs, own)
         calls.append(Call(path, inputs, outputs))
@@ -179,7 +198,8 @@ def trace(model: Any, paths: Iterable[str]) -> list[Call]:
     specs = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), structure)
     with record(model, paths) as calls:
         tf.function(lambda values: model(values, training=False)).get_concrete_function(specs)
-        return list(calls)
+    model._clear_losses()  # else symbolic activity losses would stay in model.losses
+    return calls
 
 
 def sites(model: Any) -> list[Site]:
@@ -234,8 +254,10 @@ def _site(model: Any, path: str, layer: Any, calls: list[Call], skip: str | None
     channel, spatial = (1, slice(2, None)) if first else (-1, slice(1, -1))
     input_sizes = tuple(tuple(before[spatial]) for before, _ in shapes)
     output_sizes = tuple(tuple(after[spatial]) for _, after in shapes)
-    skip = skip or _skip(model, layer, kind, config, bool(calls))
     in_channels = shapes[0][0][channel] or 0 if shapes else 0
+    if kind == "conv" and config.get("groups", 1) == in_channels > 1:
+        kind = "depthwise"  # as some networks write it
+    skip = skip or _skip(model, layer, kind, config, bool(calls))
     return Site(
         path=path,
         kind=kind,
@@ -292,12 +314,12 @@ def single_consumers(model: Any) -> list[tuple[str, str]]:
     for container in containers(model):
         nodes = _nodes(container)
         readers: dict[int, list[Any]] = {}
-        for layer, inputs, _ in nodes:
+        for layer, inputs, _, _ in nodes:
             times[id(layer)] = times.get(id(layer), 0) + 1
             for tensor in inputs:
                 readers.setdefault(id(tensor), []).append(layer)
         outside = {id(tensor) for tensor in container.outputs}
-        for layer, _, outputs in nodes:
+        for layer, _, outputs, _ in nodes:
             if len(outputs) == 1 and id(outputs[0]) not in outside:
                 reading = readers.get(id(outputs[0]), [])
                 if len(reading) == 1:
@@ -312,9 +334,28 @@ def single_consumers(model: Any) -> list[tuple[str, str]]:
 
 
 def fold_candidates(model: Any) -> list[tuple[str, str]]:
-    """Pairs (layer, batch normalization) where only the batch normalization reads the layer."""
-    norm, known = library(model).layers.BatchNormalization, layers(model)
-    return [pair for pair in single_consumers(model) if isinstance(known[pair[1]], norm)]
+    """Pairs (layer, batch normalization) where only the batch normalization reads the layer.
+
+    Without those batch normalizations that take the statistics of the batch even at inference.
+    """
+    norm, known, training = library(model).layers.BatchNormalization, layers(model), trained(model)
+    return [
+        pair
+        for pair in single_consumers(model)
+        if isinstance(known[pair[1]], norm) and pair[1] not in training
+    ]
+
+
+def trained(model: Any) -> set[str]:
+    """Paths of the layers that the graph calls with training=True, also at inference."""
+    paths = {id(layer): path for path, layer in layers(model).items()}
+    found: set[str] = set()
+    for container in containers(model):
+        for layer, _, _, training in _nodes(container):
+            if training:
+                inside = layers(layer).values() if is_container(layer) else [layer]
+                found |= {paths[id(each)] for each in inside if id(each) in paths}
+    return found
 
 
 def containers(model: Any) -> list[Any]:
@@ -333,16 +374,17 @@ def containers(model: Any) -> list[Any]:
     return list(found.values())
 
 
-def _nodes(container: Any) -> list[tuple[Any, list[Any], list[Any]]]:
-    """(layer, input tensors, output tensors) of every call in a container's own graph."""
+def _nodes(container: Any) -> list[tuple[Any, list[Any], list[Any], bool]]:
+    """(layer, inputs, outputs, called with training=True) of every call in a container's graph."""
     functional = getattr(container, "_functional", None) or container
     by_depth = getattr(functional, "_nodes_by_depth", None) or {}
     found = []
-    for nodes in by_depth.values():
-        for node in nodes:
-            if hasattr(node, "operation"):
-                found.append((node.operation, node.input_tensors, node.output_tensors))
-            elif not node.is_input:
-                outputs = tf.nest.flatten(node.outputs)
-                found.append((node.layer, list(node.keras_inputs), outputs))
+    for node in (node for nodes in by_depth.values() for node in nodes if not node.is_input):
+        if hasattr(node, "operation"):
+            layer, kwargs = node.operation, node.arguments.kwargs
+            inputs, outputs = node.input_tensors, node.output_tensors
+        else:
+            layer, kwargs = node.layer, node.call_kwargs
+            inputs, outputs = list(node.keras_inputs), tf.nest.flatten(node.outputs)
+        found.append((layer, inputs, outputs, kwargs.get("training") is True))
     return found

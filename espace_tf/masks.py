@@ -63,8 +63,8 @@ def kept(
         output_size: (OH, OW).
         keep: share of the positions to compute, in (0, 1].
         impact: [OH, OW], importance of each position; summed over rows, columns and runs.
-        table: [24, OH, OW], damage of showing p + OFFSETS[o] at p; used by impact, rows, columns
-            and grid, where it goes before `impact`.
+        table: [24, OH, OW], damage of showing p + OFFSETS[o] at p; goes before `impact`. For runs
+            and pooling its mean over the eight nearest neighbours is the importance.
         max_gap: no hole of skipped positions is wider and higher than this: every square of
             max_gap + 1 positions (every max_gap + 1 rows or columns for those families) holds a
             kept one, as long as `keep` suffices for it; below that holes widen as little as the
@@ -145,6 +145,8 @@ def _free_order(
     window = None if max_gap is None else (max_gap + 1, max_gap + 1)
     if family == "lattice":
         return bayer_order(size)
+    if family in ("runs", "pooling") and table is not None:
+        impact = table[:8].mean(axis=0)  # OFFSETS begins with the eight nearest
     if family == "runs":
         return _runs_order(size, impact, max_gap)
     if family == "pooling":

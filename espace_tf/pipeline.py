@@ -243,7 +243,7 @@ def _warn_if_off(made: Plan, config: EspaceConfig) -> None:
     if _miss(made) <= config.tolerance:
         return
     warnings.warn(
-        f"speedup {made.speedup:g} was asked for, {made.measured_speedup:.2f} was measured "
+        f"speedup {made.speedup:.4g} was asked for, {made.measured_speedup:.2f} was measured "
         f"({config.runtime}, batches of {config.batch_size}); the plan predicted "
         f"{made.predicted_speedup:.2f}",
         UnreachableSpeedWarning,
@@ -280,7 +280,7 @@ def summary_table(made: Plan, analysis: Analysis | None = None) -> Any:
 
 
 def _title(made: Plan) -> str:
-    asked = "" if made.speedup is None else f"asked: {made.speedup:g}"
+    asked = "" if made.speedup is None else f"asked: {made.speedup:.4g}"
     if made.measured_speedup is None:
         return asked
     measured = f"{made.measured_speedup:.2f} times faster, measured"

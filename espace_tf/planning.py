@@ -19,6 +19,10 @@ from espace_tf.plans import LayerPlan, Plan, SummaryRow, no_mask
 __all__ = ["LayerPlan", "Plan", "SummaryRow", "UnreachableSpeedWarning", "plan"]
 
 
+# An option must take at most this share of the layer's time: less is within the error of measuring.
+_WORTH = 0.95
+
+
 class UnreachableSpeedWarning(EspaceWarning):
     """No plan, or no compressed model, reaches the speed that was asked for."""
 
@@ -111,7 +115,7 @@ def _choose_options(
     for path, index in zip(offered, picked if reached else cheapest(costs, damages), strict=True):
         option, site = offered[path][index], analysis.sites[path]
         if option.is_dense:
-            reasons.setdefault(path, "left as it is: others reach the speed at less loss")
+            reasons.setdefault(path, "not needed for this speed")
             continue
         positions = None
         if option.family is not None:
@@ -123,7 +127,7 @@ def _choose_options(
 
 
 def _usable_options(site: SiteAnalysis, clock: Clock) -> list[Option]:
-    """The layer as it is, and every option that is faster than that."""
+    """The layer as it is, and every option that is clearly faster than that."""
     path, least = site.site.path, site.config.min_map
     dense = [option for option in site.options if option.is_dense][:1]
     masked = no_mask(site.site, least) is None
@@ -132,7 +136,7 @@ def _usable_options(site: SiteAnalysis, clock: Clock) -> list[Option]:
         for option in site.options
         if not option.is_dense
         and (masked or option.family is None)
-        and clock.of_option(path, option) < clock.dense_ms[path]
+        and clock.of_option(path, option) < _WORTH * clock.dense_ms[path]
         and math.isfinite(option.damage)
     ]
     return [*(dense or [Option(ms=site.dense_ms)]), *faster]
@@ -144,7 +148,7 @@ def _why_none(site: SiteAnalysis, clock: Clock) -> str:
     if not times:
         return no_mask(site.site, site.config.min_map) or "no option was found for it"
     return (
-        f"would get slower: {clock.dense_ms[path]:.3f} ms as it is, "
+        f"would not get faster: {clock.dense_ms[path]:.3f} ms as it is, "
         f"{min(times):.3f} ms by its fastest option"
     )
 

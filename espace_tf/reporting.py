@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from espace_tf.benchmarking import Row
+from espace_tf.config import require
 from espace_tf.files import atomic_write
 from espace_tf.plans import LayerPlan, Plan, SummaryRow
 
@@ -74,6 +75,7 @@ def report(
     """
     path, plan = Path(path), _plan_of(model_or_plan)
     _check_accuracy(accuracy)
+    require("report", "jinja2", "matplotlib")
     if analysis is None:
         analysis = getattr(model_or_plan, "espace_analysis", None)
     summary = plan.summary()

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf import graph, kernels
+from espace_tf.config import require
 
 
 def convert(
@@ -46,6 +47,7 @@ def convert(
 
 def operators(content: bytes) -> tuple[str, ...]:
     """Names of the operators in a TensorFlow Lite file, sorted; custom ones as CUSTOM:name."""
+    require("litert", "ai_edge_litert")
     from ai_edge_litert import schema_py_generated as schema
 
     names = {
@@ -152,6 +154,7 @@ def run_function(
     model: Any, path: str | os.PathLike
 ) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
     """A written file as a function from the model's inputs to its outputs."""
+    require("litert", "ai_edge_litert")
     from ai_edge_litert.interpreter import Interpreter
 
     signature = Interpreter(model_path=str(path)).get_signature_runner()
@@ -168,6 +171,7 @@ def prepare(
     model: Any, content: bytes, arrays: list[np.ndarray], *, threads: int | None = None
 ) -> tuple[Callable[[], None], Callable[[], list[np.ndarray]]]:
     """A file's content, loaded with its inputs set: a call that runs it, one that gives outputs."""
+    require("litert", "ai_edge_litert")
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=content, num_threads=threads)

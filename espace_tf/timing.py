@@ -63,8 +63,10 @@ def runner(
         content = tflite.convert(model)
         return tflite.prepare(model, content, list(arrays), threads=threads)
     set_threads(threads)
-    function = tf.function(lambda *inputs: tflite.call(model, inputs), autograph=False)
     tensors = [tf.constant(array) for array in arrays]
+    function = tf.function(
+        lambda *inputs: tflite.call(model, inputs), autograph=False
+    ).get_concrete_function(*tensors)
 
     def run() -> None:
         function(*tensors)
@@ -72,6 +74,13 @@ def runner(
             tf.test.experimental.sync_devices()
 
     return run, lambda: [output.numpy() for output in function(*tensors)]
+
+
+def nothing(arrays: Sequence[np.ndarray]) -> Callable[[], Any]:
+    """A call of a traced function that does nothing with these inputs: what calling costs."""
+    tensors = [tf.constant(array) for array in arrays]
+    function = tf.function(lambda *inputs: [inputs[0][:1]]).get_concrete_function(*tensors)
+    return lambda: function(*tensors)
 
 
 def set_threads(threads: int | None) -> None:

@@ -81,8 +81,9 @@ def test_import_loads_no_optional_package_and_leaves_legacy_keras_alone(tmp_path
     optional = ["tensorflow_model_optimization", "tf_keras", "tensorflow_datasets", "matplotlib"]
     optional += ["rich", "scipy.optimize", "jinja2", "ai_edge_litert"]
     program = (
-        "import os, sys, espace_tf\nimport tensorflow as tf\n"
-        f"print([name for name in {optional} if name in sys.modules],"
+        "import os, sys\nimport tensorflow as tf, keras\nbefore = set(sys.modules)\n"
+        "import espace_tf\n"
+        f"print([name for name in {optional} if name in set(sys.modules) - before],"
         " os.environ.get('TF_USE_LEGACY_KERAS'), tf.keras.__version__[0])"
     )
     out = run(sys.executable, "-c", program, cwd=tmp_path, PYTHONPATH=str(ROOT))

@@ -39,6 +39,7 @@ from absl import app, flags, logging
 
 from espace_tf.bin import data as bin_data
 from espace_tf.bin import models
+from espace_tf.config import require
 
 _QUANTIZATIONS = {"float32": None, "float16": "float16", "dynamic": "dynamic", "int8": "int8"}
 
@@ -86,7 +87,7 @@ def main(argv: list[str]) -> int:
             raise ValueError(f"arguments must be flags. Received: {' '.join(argv[1:])}")
         _check_flags()
         _compress(_output_folder(Path(_OUTPUT.value)))
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         logging.debug("The error came from here:", exc_info=True)
         print(f"espace-compress: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -106,6 +107,10 @@ def _check_flags() -> None:
     missing = [flag for flag, asked in needs.items() if asked and _DATA.value is None]
     if missing:
         raise ValueError(f"{missing[0]} needs --data")
+    if _EXPORT.value:
+        require("litert", "ai_edge_litert")
+    if _REPORT.value:
+        require("report", "jinja2", "matplotlib")
     models.check(_MODEL.value)
 
 

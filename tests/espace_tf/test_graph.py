@@ -160,12 +160,14 @@ def test_a_shared_layer_is_one_site_with_every_call(library):
 def test_what_cannot_be_touched_says_why(library):
     layers, x = library.layers, library.Input((12, 12, 4))
     y = layers.DepthwiseConv2D(3, name="depth")(x)
+    y = layers.Conv2D(8, 3, groups=4, padding="same", name="grouped")(y)
     y = layers.SeparableConv2D(4, 3, name="separable")(y)
     y = layers.Conv2DTranspose(4, 3, name="transpose")(y)
     y = layers.Reshape((1, *y.shape[1:]))(y)
     y = layers.TimeDistributed(conv(library, "timed"), name="time")(y)
     reasons = {site.path: site.skip for site in graph.sites(functional(library, x, y))}
     assert "depthwise" in reasons["depth"] and "factored" in reasons["separable"]
+    assert "depthwise" in reasons["grouped"]  # one channel a group
     assert "transposed" in reasons["transpose"] and "TimeDistributed" in reasons["time/timed"]
 
     x = library.Input((4, 8, 8))

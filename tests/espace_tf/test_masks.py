@@ -191,6 +191,19 @@ def test_rows_and_runs_follow_the_impact():
     assert np.flatnonzero(runs).tolist() == [3 * 12 + x for x in range(4, 8)]
 
 
+def test_runs_and_pooling_read_the_nearest_neighbours_of_a_table():
+    seed = 25
+    size = (8, 10)
+    table = random_table(np.random.default_rng(seed), size)
+    near = np.mean(
+        [table[o] for o, offset in enumerate(masks.OFFSETS) if max(map(abs, offset)) == 1], axis=0
+    )
+    for family, more in (("runs", {}), ("pooling", {"pooling": pooling_of(size)})):
+        want = masks.kept(family, size, 0.5, impact=near, **more)
+        got = masks.kept(family, size, 0.5, table=table, **more)
+        np.testing.assert_array_equal(got, want, err_msg=f"seed {seed}, {family}")
+
+
 def test_pooling_counts_the_windows():
     pooling = Geometry(kernel_size=(3, 3), input_size=(7, 7), strides=(2, 2))
     counts = np.zeros((7, 7), int)

@@ -98,7 +98,11 @@ def test_default_profile_equals_trying_everything(seed):
     speedup = float(rng.uniform(1.1, 2.5))
     other = of.model_ms - sum(each.dense_ms for each in of.sites.values())
     least = math.inf
-    for picked in itertools.product(*[each.options for each in of.sites.values()]):
+    offered = [
+        [o for o in each.options if o.is_dense or o.ms < 0.95 * each.dense_ms]
+        for each in of.sites.values()
+    ]
+    for picked in itertools.product(*offered):
         if other + sum(option.ms for option in picked) <= of.model_ms / speedup:
             least = min(least, sum(option.damage for option in picked))
     assert least < math.inf, f"seed {seed}"
@@ -147,7 +151,7 @@ def test_a_layer_that_would_get_slower_is_left_with_its_reason():
     )
     found = plan(of, speedup=1.3)
     assert "conv1" not in found.layers
-    assert "would get slower" in found.skipped["conv1"]
+    assert "would not get faster" in found.skipped["conv1"]
     assert found.times["conv1"] == (slow.dense_ms, slow.dense_ms)
 
 
