@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from espace_tf import graph
+from espace_tf import graph, kernels
 from espace_tf.config import require
 
 
@@ -100,7 +100,8 @@ def _inference_function(model: Any) -> Any:
     def infer(*inputs):
         return dict(zip(outputs, call(model, inputs), strict=True))
 
-    return infer.get_concrete_function(*specs)
+    with kernels.plain():  # a file's operators are TensorFlow's own
+        return infer.get_concrete_function(*specs)
 
 
 def structure(model: Any, side: str) -> Any:

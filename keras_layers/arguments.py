@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-from espace_tf import kernels
 from espace_tf.keras_layers.chain import (
     check_count,
     check_option,
@@ -84,7 +83,6 @@ class ArgumentsMixin:
         self.positions, self._map_size = read_positions(positions)
         self.interpolation = check_option(interpolation, "interpolation", ("nearest",))
         self.input_spec = keras.layers.InputSpec(ndim=4)
-        self.supports_jit = kernels.backend().name == "reference"  # plain TensorFlow operations
 
     def _set_steps(self, kernel_size, strides, dilation_rate):
         # A geometry checks the three pairs; with "same" padding any kernel fits a single position.

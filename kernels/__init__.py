@@ -7,7 +7,7 @@ import importlib
 import sys
 import types
 
-__all__ = ["apply_map", "backend", "conv2d", "masked_conv2d"]
+__all__ = ["apply_map", "backend", "conv2d", "masked_conv2d", "plain"]
 
 
 def __getattr__(name: str):

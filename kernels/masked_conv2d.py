@@ -1,6 +1,6 @@
 """The public operator: checks what comes in and hands it to a backend.
 
-All backends agree to float rounding. Today there is one, `reference`, in plain TensorFlow.
+All backends agree to float rounding: `native` in C++ for CPUs, and `reference` in plain TensorFlow.
 """
 
 import functools
@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from espace_tf.kernels import reference
+from espace_tf.kernels import library, native, reference
 from espace_tf.kernels.index_map import PADDED, IndexMap, check_indices, check_range
+from espace_tf.kernels.library import plain
 from espace_tf.kernels.reference import ACTIVATIONS, conv2d, size_of
 
-__all__ = ["ACTIVATIONS", "Backend", "apply_map", "backend", "conv2d", "masked_conv2d"]
+__all__ = ["ACTIVATIONS", "Backend", "apply_map", "backend", "conv2d", "masked_conv2d", "plain"]
 
 FLOATS = (tf.float32, tf.float16, tf.bfloat16, tf.float64)
 # What the axes of an argument are; a letter is one size in all arguments.
@@ -49,15 +50,24 @@ class Backend:
 def backend() -> Backend:
     """The backend that runs in this process; prints as its name and the reason.
 
+    The first call loads the binary; `library.load` says when it warns.
+
     Example:
         >>> print(backend())
-        reference (no native binary: this version runs plain TensorFlow)
+        native (_masked_conv2d.tf2.21.so)
     """
-    return Backend(
-        "reference",
-        "no native binary: this version runs plain TensorFlow",
-        reference.masked_conv2d,
-    )
+    operations, reason = library.load()
+    if operations is None:
+        return Backend("reference", reason, reference.masked_conv2d)
+    return Backend("native", reason, functools.partial(native.masked_conv2d, operations))
+
+
+def _operator() -> Callable[..., tf.Tensor]:
+    """The operator for the call that is being made now."""
+    chosen = backend()
+    if chosen.name == "native" and library.plain_wanted():
+        return reference.masked_conv2d
+    return chosen.masked_conv2d
 
 
 @tf.autograph.experimental.do_not_convert
@@ -119,7 +129,7 @@ def masked_conv2d(
     if spread is not None:
         checks += _range("spread", spread, 0, size_of(table, 0))
     with tf.control_dependencies(checks):
-        return backend().masked_conv2d(rows, filter, bias, table, spread, activation=activation)
+        return _operator()(rows, filter, bias, table, spread, activation=activation)
 
 
 @tf.autograph.experimental.do_not_convert
@@ -171,7 +181,7 @@ def apply_map(
             groups=groups,
         )
         return tf.reshape(shown, [-1, index_map.rows_out, weights[1]])
-    return backend().masked_conv2d(
+    return _operator()(
         tf.reshape(inputs, [-1, index_map.rows_in, channels]),
         tf.reshape(filter, [index_map.table.shape[1], *weights]),
         bias,

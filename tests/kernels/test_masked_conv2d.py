@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from espace_tf import kernels
-from espace_tf.kernels import index_map, reference
+from espace_tf.kernels import index_map
 from espace_tf.kernels.index_map import Geometry, IndexMap
 
 NUMPY_ACTIVATIONS = {
@@ -318,11 +318,9 @@ def test_conv2d_takes_unknown_sizes():
 def test_the_graph_holds_no_needless_copy(table, spread, ops):
     spread = None if spread is None else spread.astype(np.int32)
     wanted = IndexMap(table.astype(np.int32), spread, rows_in=9)
-    graph = (
-        tf.function(lambda x: kernels.apply_map(x, tf.ones([1, 2, 3]), None, wanted))
-        .get_concrete_function(tf.TensorSpec([None, 9, 2]))
-        .graph
-    )
+    function = tf.function(lambda x: kernels.apply_map(x, tf.ones([1, 2, 3]), None, wanted))
+    with kernels.plain():
+        graph = function.get_concrete_function(tf.TensorSpec([None, 9, 2])).graph
     copies = {"GatherV2", "Pad", "PadV2"}
     assert sorted(op.type for op in graph.get_operations() if op.type in copies) == ops
 
@@ -339,7 +337,9 @@ def test_tflite_builtins_run_any_batch():
         lambda x: kernels.apply_map(x, kernel, bias, wanted, activation="relu"),
         input_signature=[tf.TensorSpec([None, 8, 7, 4])],
     )
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
+    with kernels.plain():
+        concrete = function.get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete])
     interpreter = Interpreter(
         model_content=converter.convert(),
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
@@ -358,13 +358,6 @@ def test_tflite_builtins_run_any_batch():
         as_rows(inputs), as_taps(kernel.numpy()), bias, wanted.table, wanted.spread, "relu"
     )
     close(interpreter.get_tensor(result["index"]), expected, "tflite", 1e-5)
-
-
-def test_the_backend_says_what_runs_and_why():
-    chosen = kernels.backend()
-    assert chosen.name == "reference" and "no native binary" in chosen.reason
-    assert str(chosen) == f"{chosen.name} ({chosen.reason})"
-    assert chosen.masked_conv2d is reference.masked_conv2d
 
 
 def test_the_package_shows_the_function_after_the_module_is_imported():

@@ -1,0 +1,92 @@
+// What the forward pass and the gradients share: patches, destinations, scratch memory.
+#ifndef ESPACE_TF_KERNELS_CORE_BLOCKS_H_
+#define ESPACE_TF_KERNELS_CORE_BLOCKS_H_
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "params.h"
+#include "variants.h"
+
+namespace espace {
+
+inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// A computed position of an image, and its number in the flattened [batch, computed]. Walking costs
+// no division.
+struct Position {
+  int64_t flat, image, computed, count;
+
+  Position(const ConvShape& shape, int64_t number)
+      : flat(number),
+        image(number / shape.computed),
+        computed(number % shape.computed),
+        count(shape.computed) {}
+
+  void Next() {
+    ++flat;
+    if (++computed == count) {
+      computed = 0;
+      ++image;
+    }
+  }
+};
+
+// Columns in panels of whole vectors, as even as they can be: 64 columns are 32 + 32, not 48 + 16,
+// since narrow tiles are slow.
+class Panels {
+ public:
+  Panels(const Variant& variant, int64_t columns)
+      : lanes_(variant.lanes),
+        vectors_(CeilDiv(columns, variant.lanes)),
+        count_(CeilDiv(vectors_, variant.tile_vectors)) {}
+
+  int64_t count() const { return count_; }
+  int64_t begin(int64_t panel) const { return count_ ? vectors_ * panel / count_ * lanes_ : 0; }
+  int64_t width(int64_t panel) const { return begin(panel + 1) - begin(panel); }
+
+ private:
+  const int64_t lanes_, vectors_, count_;
+};
+
+// Grows but never shrinks: kept per thread so that a call does not map and fault in fresh pages.
+inline float* Scratch(std::vector<float>& buffer, int64_t size) {
+  if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(size);
+  return buffer.data();
+}
+
+// The output rows that show each computed position: spread inverted, as offsets into one list.
+struct Destinations {
+  std::vector<int32_t> start, row;
+
+  Destinations(const ConvShape& shape, const int32_t* spread) {
+    if (spread == nullptr) return;
+    start.assign(shape.computed + 1, 0);
+    row.resize(shape.rows_out);
+    for (int64_t r = 0; r < shape.rows_out; ++r) ++start[spread[r] + 1];
+    for (int64_t q = 0; q < shape.computed; ++q) start[q + 1] += start[q];
+    std::vector<int32_t> next(start.begin(), start.end() - 1);
+    for (int64_t r = 0; r < shape.rows_out; ++r) row[next[spread[r]]++] = static_cast<int32_t>(r);
+  }
+};
+
+// Writes [taps, channels]: what these taps of one position read; neighbouring rows as one piece.
+inline void CopyTaps(const int32_t* reads, int64_t taps, int64_t channels, const float* image,
+                     float* to) {
+  for (int64_t t = 0; t < taps;) {
+    int64_t run = 1;
+    if (reads[t] < 0) {
+      std::fill_n(to, channels, 0.0f);
+    } else {
+      while (t + run < taps && reads[t + run] == reads[t] + run) ++run;
+      std::memcpy(to, image + reads[t] * channels, run * channels * sizeof(float));
+    }
+    to += run * channels;
+    t += run;
+  }
+}
+
+}  // namespace espace
+
+#endif  // ESPACE_TF_KERNELS_CORE_BLOCKS_H_

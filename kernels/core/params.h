@@ -1,0 +1,54 @@
+// What a call of the masked convolution is made of. Plain C++17: no TensorFlow, no LiteRT.
+#ifndef ESPACE_TF_KERNELS_CORE_PARAMS_H_
+#define ESPACE_TF_KERNELS_CORE_PARAMS_H_
+
+#include <cstdint>
+#include <functional>
+
+namespace espace {
+
+enum class Activation : int32_t { kNone = 0, kRelu = 1, kRelu6 = 2 };
+
+// Runs body(begin, end) over disjoint pieces that cover [0, count), on as many threads as the
+// caller likes.
+using ParallelFor =
+    std::function<void(int64_t count, const std::function<void(int64_t begin, int64_t end)>& body)>;
+
+struct ConvShape {
+  int64_t batch = 0;     // B
+  int64_t rows_in = 0;   // M: input positions of one image
+  int64_t channels = 0;  // C
+  int64_t taps = 0;      // kernel positions
+  int64_t computed = 0;  // Q: output positions that are computed
+  int64_t rows_out = 0;  // R: output rows written; equals Q when spread is null
+  int64_t filters = 0;   // N
+};
+
+struct ForwardArgs {
+  ConvShape shape;
+  const float* rows = nullptr;      // [B, M, C]
+  const float* filter = nullptr;    // [taps, C, N]
+  const float* bias = nullptr;      // [N] or null
+  const int32_t* table = nullptr;   // [Q, taps]: row of the input, in [-1, M); -1 reads zeros
+  const int32_t* spread = nullptr;  // [R]: computed position that each output row shows, or null
+  Activation activation = Activation::kNone;
+  float* out = nullptr;  // [B, R, N]
+};
+
+struct BackwardArgs {
+  ConvShape shape;
+  const float* rows = nullptr;      // [B, M, C]
+  const float* filter = nullptr;    // [taps, C, N]
+  const int32_t* table = nullptr;   // [Q, taps]
+  const int32_t* spread = nullptr;  // [R] or null
+  Activation activation = Activation::kNone;
+  const float* out = nullptr;  // [B, R, N]: the forward's result; read when activation != kNone
+  const float* grad_out = nullptr;  // [B, R, N]
+  float* grad_rows = nullptr;       // [B, M, C] or null: not wanted
+  float* grad_filter = nullptr;     // [taps, C, N] or null
+  float* grad_bias = nullptr;       // [N] or null
+};
+
+}  // namespace espace
+
+#endif  // ESPACE_TF_KERNELS_CORE_PARAMS_H_

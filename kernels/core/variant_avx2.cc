@@ -1,0 +1,22 @@
+#include "variants.h"
+
+#define LANES 8
+#define TILE_ROWS 6
+#define TILE_VECTORS 2
+#include "tile.inc"
+
+namespace espace {
+
+extern const Variant kVariant_avx2;
+const Variant kVariant_avx2 = {
+    "avx2",
+    TILE_ROWS,
+    LANES,
+    TILE_VECTORS,
+    MakeTable<TILE_ROWS * TILE_VECTORS>::kTiles,
+    MakeTable<TILE_ROWS * TILE_VECTORS>::kOuters,
+    [] {
+      return static_cast<bool>(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"));
+    }};
+
+}  // namespace espace

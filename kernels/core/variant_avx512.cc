@@ -1,0 +1,20 @@
+#include "variants.h"
+
+#define LANES 16
+#define TILE_ROWS 8
+#define TILE_VECTORS 3
+#include "tile.inc"
+
+namespace espace {
+
+extern const Variant kVariant_avx512;
+const Variant kVariant_avx512 = {
+    "avx512",
+    TILE_ROWS,
+    LANES,
+    TILE_VECTORS,
+    MakeTable<TILE_ROWS * TILE_VECTORS>::kTiles,
+    MakeTable<TILE_ROWS * TILE_VECTORS>::kOuters,
+    [] { return static_cast<bool>(__builtin_cpu_supports("avx512f")); }};
+
+}  // namespace espace

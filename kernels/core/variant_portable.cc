@@ -1,0 +1,19 @@
+#include "variants.h"
+
+#define LANES 4
+#define TILE_ROWS 6
+#define TILE_VECTORS 2
+#include "tile.inc"
+
+namespace espace {
+
+extern const Variant kVariant_portable;
+const Variant kVariant_portable = {"portable",
+                                   TILE_ROWS,
+                                   LANES,
+                                   TILE_VECTORS,
+                                   MakeTable<TILE_ROWS * TILE_VECTORS>::kTiles,
+                                   MakeTable<TILE_ROWS * TILE_VECTORS>::kOuters,
+                                   [] { return static_cast<bool>(true); }};
+
+}  // namespace espace

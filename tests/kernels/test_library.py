@@ -1,0 +1,110 @@
+"""Which backend runs and what is said about it: each case in a process and package of its own."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from espace_tf.kernels import library
+
+ROOT = Path(library.__file__).parent.parent
+PROGRAM = """
+import sys, warnings
+sys.path.insert(0, {package!r})
+import espace_tf, espace_tf.keras_layers
+from espace_tf import kernels
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    if {used}:
+        import numpy as np, tensorflow as tf
+        for _ in range(2):
+            shown = kernels.masked_conv2d(
+                tf.ones([1, 2, 1]), tf.ones([1, 1, 1]), None, np.array([[0]], np.int32), None
+            )
+            assert shown.numpy().tolist() == [[[1.0]]]
+        print("backend:", kernels.backend())
+print("warnings:", len(caught), *(str(w.message) for w in caught))
+"""
+
+
+def run(package: Path, used: bool = True, **variables: str) -> str:
+    """What a fresh process prints; its own copy of the package, so nothing else is found."""
+    environment = {k: v for k, v in os.environ.items() if k != library.VARIABLE}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", PROGRAM.format(package=str(package), used=used)],
+        env={**environment, "TF_CPP_MIN_LOG_LEVEL": "3", **variables},
+        cwd=package,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout if done.returncode == 0 else done.stderr
+
+
+@pytest.fixture
+def package(tmp_path) -> Path:
+    """The Python files, no binary."""
+    for folder in ("espace_tf", "keras_layers", "kernels"):
+        ignore = shutil.ignore_patterns("*.so", "__pycache__", "core", "tf")
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignore)
+    return tmp_path
+
+
+def name_for(version: str) -> str:
+    return f"{library.STEM}{'.'.join(version.split('.')[:2])}.so"
+
+
+def test_nothing_is_said_before_the_operator_is_used(package):
+    assert "warnings: 0" in run(package, used=False)
+
+
+def test_without_a_binary_the_reference_runs_and_one_warning_says_how_to_get_it(package):
+    said = run(package)
+    assert "backend: reference (there is no native binary)" in said
+    assert "warnings: 1" in said and "make native" in said
+
+
+def test_a_binary_of_another_tensorflow_is_not_loaded(package):
+    (package / "kernels" / name_for("2.7.1")).write_bytes(b"not even read")
+    said = run(package)
+    assert f"built for TensorFlow 2.7, this is {tf.__version__}" in said
+    assert "backend: reference" in said and "warnings: 1" in said
+
+
+def test_a_broken_binary_is_refused_in_words(package):
+    (package / "kernels" / name_for(tf.__version__)).write_bytes(b"not a library")
+    said = run(package)
+    assert "backend: reference" in said and "warnings: 1" in said
+    assert f"{name_for(tf.__version__)} does not work" in said
+
+
+def test_a_library_without_the_operation_is_refused_in_words(package):
+    other = importlib.util.find_spec("_ctypes").origin  # a library without operations
+    shutil.copy(other, package / "kernels" / name_for(tf.__version__))
+    said = run(package)
+    assert "backend: reference" in said and "does not work" in said
+
+
+def test_the_environment_variable_forces_the_reference_silently(package):
+    said = run(package, **{library.VARIABLE: "reference"})
+    assert f"backend: reference ({library.VARIABLE}=reference)" in said and "warnings: 0" in said
+
+
+def test_a_misspelt_variable_is_an_error(package):
+    assert "must be 'native' or 'reference'. Received: 'fast'" in run(
+        package, **{library.VARIABLE: "fast"}
+    )
+
+
+@pytest.mark.skipif(
+    not (ROOT / "kernels" / name_for(tf.__version__)).is_file(), reason="no native binary"
+)
+def test_the_native_binary_runs_silently_once_loaded(package):
+    binary = name_for(tf.__version__)
+    shutil.copy(ROOT / "kernels" / binary, package / "kernels" / binary)
+    said = run(package)
+    assert f"backend: native ({binary})" in said and "warnings: 0" in said
