@@ -100,8 +100,7 @@ Activation ActivationOf(OpKernelConstruction* context) {
                            : Activation::kNone;
 }
 
-// Smallest and largest in one pass without branches: under 2% of a call's time
-// (benchmarks/masked_conv2d.py).
+// The smallest and the largest value in one pass without branches.
 bool InRange(const Tensor& indices, int64_t low, int64_t high) {
   const auto values = indices.flat<int32_t>();
   int32_t smallest = static_cast<int32_t>(low), largest = static_cast<int32_t>(low);
