@@ -83,6 +83,10 @@ class SiteAnalysis:
             )
         return self._cached[order]
 
+    def release(self) -> None:
+        """Forgets the decompositions; they are several times as large as the moments."""
+        self._cached.clear()
+
     def factors(self, rank: int, order: str) -> low_rank.Factors:
         """The pair of this rank with its corrected bias."""
         return self.decomposition(order).factors(rank)

@@ -208,6 +208,7 @@ def _time(
             entries = json.loads(str(stored["options"]))
             site.options = tuple(Option(**entry) for entry in entries)
             site.dense_ms = site.options[0].ms
+            site.release()
             advance(1)
     if any(None in tensor.shape[1:] for tensor in model.inputs):
         return sum(site.dense_ms for site in sites.values())
@@ -240,6 +241,7 @@ def _calibrate(
             )
             site.rank_probes = tuple(map(tuple, found["rank"].tolist()))
             site.mask_probes = tuple(map(tuple, found["mask"].tolist()))
+            site.release()
             advance(1)
     rank_scales = _scales({site.site.path: site.rank_probes for site in tried})
     mask_scales = _scales({site.site.path: site.mask_probes for site in tried})

@@ -226,7 +226,9 @@ def _examples(model: Any, data: Any) -> list[list[np.ndarray]] | None:
         return None
     size = model.inputs[0].shape[0] or 32
     found = batches(data, REPRESENTATIVE_EXAMPLES, size, inputs=model.inputs)
-    return [_in_order(model, inputs) for inputs, _ in found]
+    examples = [_in_order(model, inputs) for inputs, _ in found]
+    # The converter's calibration resizes one input after the other: batches must be of one size.
+    return [batch for batch in examples if len(batch[0]) == len(examples[0][0])]
 
 
 def _in_order(model: Any, inputs: Any) -> list[np.ndarray]:

@@ -231,7 +231,7 @@ class _Session:
 
     def _end_epoch(self, epoch: int) -> dict[str, float]:
         """Batch-norm statistics and validation after an epoch; its logs."""
-        trainer = self.trainer
+        trainer, before = self.trainer, self.good
         self._keep(epoch, self.feed.steps - 1)
         logs = trainer.results()
         if self.fade is not None:
@@ -242,6 +242,9 @@ class _Session:
         if self.batch_norm_batches and (last or self.validation is not None):
             batches = itertools.islice(self.feed.epoch(epoch), self.batch_norm_batches)
             reestimate_from(self.model, (x for x, *_ in batches))
+            if not self._is_finite():
+                self.good = before
+                self._stop(epoch, self.feed.steps - 1, "the batch-norm statistics are not finite")
         if self.validation is not None:
             trainer.reset()
             for batch in self.validation.epoch(0):
@@ -251,9 +254,12 @@ class _Session:
 
     def _keep(self, epoch: int, index: int) -> None:
         """Remembers the state, to fall back on; stops if it is not finite."""
-        if not all(np.isfinite(weight.numpy()).all() for weight in _floating(self.model)):
+        if not self._is_finite():
             self._stop(epoch, index, "a weight is not finite")
         self.good = self.trainer.state()
+
+    def _is_finite(self) -> bool:
+        return all(np.isfinite(weight.numpy()).all() for weight in _floating(self.model))
 
     def _stop(self, epoch: int, index: int, what: str) -> None:
         self.trainer.restore(self.good)

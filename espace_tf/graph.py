@@ -6,6 +6,7 @@ With cloning.py the only module that reads Keras internals; both know Keras 3 an
 import contextlib
 import hashlib
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -102,7 +103,8 @@ def layers(model: Any) -> dict[str, Any]:
 
 
 def fingerprint(model: Any) -> str:
-    """A hash of the architecture: input shapes, layers, their classes, weight shapes and steps.
+    """A hash of the architecture: input shapes, and of every layer with weights its path, class,
+    shapes and steps.
 
     Independent of the weights' values and of the batch size.
 
@@ -112,10 +114,16 @@ def fingerprint(model: Any) -> str:
     """
     lines = [str([tuple(tensor.shape[1:]) for tensor in getattr(model, "inputs", None) or ()])]
     for path, layer in layers(model).items():
+        if not layer.weights:  # Their names are often automatic: another one in every build.
+            continue
         shapes = [tuple(weight.shape) for weight in layer.weights]
         steps = [getattr(layer, name) for name in _STEPS] if _kind(model, layer) else []
         lines.append(f"{path} {type(layer).__name__} {shapes} {steps}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+# One recording at a time: hooks stand on the layers themselves, where every thread sees them.
+_RECORDING = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -126,6 +134,7 @@ def record(
 ) -> Iterator[list[Call]]:
     """While open, every call of these layers, eager or traced, is appended to the yielded list.
 
+    Another thread that wants to record waits until this recording is closed.
     `predict`, `evaluate` and `fit` are traced anew inside, and what they traced before is put back.
 
     Args:
@@ -147,6 +156,7 @@ def record(
     unknown = [path for path in wanted if path not in known]
     if unknown:
         raise ValueError(f"paths must be layers of the model. Received: {unknown}")
+    _RECORDING.acquire()
     traced = {name: vars(model)[name] for name in _TRACED if name in vars(model)}
     try:
         for name in traced:
@@ -164,6 +174,7 @@ def record(
                 object.__setattr__(layer, "call", before)
         for name, function in traced.items():
             object.__setattr__(model, name, function)
+        _RECORDING.release()
 
 
 def _hook(path: str, layer: Any, original: Callable, replace: Callable | None, calls: list[Call]):

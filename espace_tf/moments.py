@@ -198,15 +198,17 @@ def _output_sums(y: tf.Tensor, g: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def _map_sums(y: tf.Tensor, g: tf.Tensor) -> dict[str, tf.Tensor]:
+    """One offset after the other: side by side they would take the memory of 24 such maps."""
     height, width = y.shape[1], y.shape[2]
-    table = []
+    table: list[tf.Tensor] = []
     for dy, dx in OFFSETS:
         if abs(dy) >= height or abs(dx) >= width:
             table.append(tf.zeros([height, width]))
             continue
         here = (slice(None), _inside(dy, height), _inside(dx, width))
         there = (slice(None), _inside(-dy, height), _inside(-dx, width))
-        cost = tf.reduce_sum(tf.abs(g[here] * (y[here] - y[there])), axis=[0, 3])
+        with tf.control_dependencies(table[-1:]):
+            cost = tf.reduce_sum(tf.abs(g[here] * (y[here] - y[there])), axis=[0, 3])
         edges = [[max(-dy, 0), max(dy, 0)], [max(-dx, 0), max(dx, 0)]]
         table.append(tf.pad(cost, edges))
     impact = tf.reduce_sum(tf.abs(y * g), axis=[0, 3])

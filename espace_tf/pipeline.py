@@ -154,7 +154,23 @@ def _nearest(
         if not made.layers or _miss(small.espace_plan) <= config.tolerance / 2:
             break
         scale = float(np.clip(scale * _correction(made, measured), *_SCALES))
+    if best.espace_plan.layers and best.espace_plan.measured_speedup < 1:
+        return _unchanged(model, best.espace_plan)
     return best
+
+
+def _unchanged(model: Any, slower: Plan) -> Any:
+    """A copy of the model as it is, for a plan that turned out slower than that."""
+    reason = f"the whole network was measured {1 / slower.measured_speedup:.2f} times slower"
+    made = dataclasses.replace(
+        slower,
+        layers={},
+        skipped={**slower.skipped, **dict.fromkeys(slower.layers, reason)},
+        predicted_ms=slower.dense_ms,
+        times={path: (before, before) for path, (before, _) in slower.times.items()},
+        measured_speedup=1.0,
+    )
+    return apply(model, made)
 
 
 def _measured_speedup(model: Any, small: Any, config: EspaceConfig) -> float:

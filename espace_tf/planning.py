@@ -185,6 +185,7 @@ def _layer_plan(site: SiteAnalysis, choice: Choice) -> LayerPlan:
             if choice.plain
             else site.factors(option.rank, option.order)
         )
+        site.release()
     return LayerPlan(
         rank=option.rank,
         order=option.order,

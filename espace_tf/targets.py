@@ -57,6 +57,7 @@ def resolve(model: Any, loss: Any, example: tuple[Any, Any], seed: int) -> Resol
             labels = _in_order(labels, names, "labels")
             return _loss_sum(losses, tf.nest.flatten(values), labels)
 
+        _check_loss(label_loss, structure, y, losses)
         return Resolved("labels", label_loss, is_classifier(outputs, losses))
     if is_classifier(outputs, losses):
         probabilities = sums_to_one(outputs[0])
@@ -68,6 +69,24 @@ def resolve(model: Any, loss: Any, example: tuple[Any, Any], seed: int) -> Resol
     return Resolved(
         "projections", lambda values, labels, step: _projections(values, [seed, step]), False
     )
+
+
+def _check_loss(label_loss: Target, outputs: Any, y: Any, losses: Sequence[Any]) -> None:
+    """Raises ValueError if the loss of a first batch cannot be computed or is not finite."""
+    shapes = [tuple(np.shape(label)) for label in tf.nest.flatten(y)]
+    names = [getattr(loss, "name", None) or getattr(loss, "__name__", "?") for loss in losses]
+    try:
+        value = float(label_loss(outputs, y, 0))
+    except Exception as error:
+        raise ValueError(
+            f"data's labels, of shapes {shapes}, do not go with the loss {', '.join(names)} and "
+            f"outputs of shapes {[tuple(o.shape) for o in tf.nest.flatten(outputs)]}: {error}"
+        ) from error
+    if not np.isfinite(value):
+        raise ValueError(
+            f"the loss {', '.join(names)} of the first batch must be finite. Received: {value}; "
+            "check that the labels are classes of the model and finite"
+        )
 
 
 def is_classifier(outputs: list[tf.Tensor], losses: Sequence[Any] = ()) -> bool:

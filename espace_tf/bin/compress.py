@@ -87,7 +87,7 @@ def main(argv: list[str]) -> int:
             raise ValueError(f"arguments must be flags. Received: {' '.join(argv[1:])}")
         _check_flags()
         _compress(_output_folder(Path(_OUTPUT.value)))
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
         logging.debug("The error came from here:", exc_info=True)
         print(f"espace-compress: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
