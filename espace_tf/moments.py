@@ -1,5 +1,6 @@
 """Streaming statistics of a network's convolutions: what goes in, and what the loss feels."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,6 +16,11 @@ from espace_tf.targets import Target
 Batches = Iterable[tuple[Any, Any]]
 # Patches per dimension of a patch: METHOD (a)4 asks for ten at least.
 _PATCHES = 10
+# Damage tables come from as many images as together have this many values in the maps that may be
+# masked, but from _TABLE_IMAGES at least: they take longer than the gradients themselves, about a
+# fifth of a microsecond a value.
+_TABLE_VALUES = 5e8
+_TABLE_IMAGES = 64
 
 
 def input_moments(
@@ -96,14 +102,15 @@ def output_statistics(
         path -> {"gradient": [Cout, Cout], E g g^T per sample and position}, and for those that may
         be masked also {"impact": [OH, OW], E sum_c |y g| per sample (Figurnov et al. 2016);
         "damage_table": [24, OH, OW], E sum_c |g_pc (y_pc - y_{p+offset,c})| for masks.OFFSETS, 0
-        where p + offset is outside}; float64.
+        where p + offset is outside, from the first images if the maps are large}; float64.
     """
     by_path = {site.path: site for site in sites}
     totals: dict[str, dict[str, np.ndarray]] = {}
-    samples, positions = 0, {}
+    samples, in_tables = 0, 0
+    table_images = _table_images([site for site in sites if masked(site)])
 
     @tf.function(reduce_retracing=True)
-    def batch_sums(x, labels, step):
+    def batch_sums(x, labels, step, with_tables):
         responses: list[tuple[str, tf.Tensor]] = []
         with tf.GradientTape(watch_accessed_variables=False) as tape:
 
@@ -120,31 +127,34 @@ def output_statistics(
         gradients = tape.gradient(loss, [y for _, y in responses], unconnected_gradients="zero")
         found: dict[str, dict[str, tf.Tensor]] = {}
         for (path, y), g in zip(responses, gradients, strict=True):
-            partial = _output_sums(tf.cast(y, tf.float32), tf.cast(g, tf.float32))
+            y, g = tf.cast(y, tf.float32), tf.cast(g, tf.float32)
+            partial = _output_sums(g)
             if masked(by_path[path]):
-                partial |= _map_sums(tf.cast(y, tf.float32), tf.cast(g, tf.float32))
+                partial |= _map_sums(y, g, with_tables)
             before = found.get(path)
             found[path] = {k: v + before[k] for k, v in partial.items()} if before else partial
         return found
 
     for step, (x, labels) in enumerate(batches):
-        samples += len(tf.nest.flatten(x)[0])
-        found = batch_sums(
-            _tensors(x), None if labels is None else _tensors(labels), np.int32(step)
-        )
-        for path, partial in found.items():
-            arrays = {name: value.numpy().astype(np.float64) for name, value in partial.items()}
-            before = totals.get(path)
-            totals[path] = {k: v + before[k] for k, v in arrays.items()} if before else arrays
-    for site in sites:
-        positions[site.path] = sum(int(np.prod(size)) for size in site.output_sizes)
-    return {
-        path: {
-            name: value / (samples * (positions[path] if name == "gradient" else 1))
-            for name, value in found.items()
-        }
-        for path, found in totals.items()
-    }
+        size, with_tables = len(tf.nest.flatten(x)[0]), samples < table_images
+        samples += size
+        in_tables += size if with_tables else 0
+        labels = None if labels is None else _tensors(labels)
+        for path, partial in batch_sums(_tensors(x), labels, np.int32(step), with_tables).items():
+            total = totals.setdefault(path, {})
+            for name, value in partial.items():
+                total[name] = total.get(name, 0.0) + value.numpy().astype(np.float64)
+    for path, total in totals.items():
+        total["gradient"] /= samples * sum(map(math.prod, by_path[path].output_sizes))
+        if "impact" in total:
+            total["impact"] /= samples
+            total["damage_table"] /= in_tables
+    return totals
+
+
+def _table_images(sites: list[Site]) -> int:
+    values = sum(math.prod(size) * site.filters for site in sites for size in site.output_sizes)
+    return max(_TABLE_IMAGES, int(_TABLE_VALUES // max(values, 1)))
 
 
 def linear_response(
@@ -192,27 +202,45 @@ def _finish(sums: np.ndarray, products: np.ndarray, count: int) -> dict[str, np.
     return {"mean": mean, "covariance": covariance}
 
 
-def _output_sums(y: tf.Tensor, g: tf.Tensor) -> dict[str, tf.Tensor]:
-    flat = tf.reshape(g, [-1, y.shape[-1]])
+def _output_sums(g: tf.Tensor) -> dict[str, tf.Tensor]:
+    flat = tf.reshape(g, [-1, g.shape[-1]])
     return {"gradient": tf.matmul(flat, flat, transpose_a=True)}
 
 
-def _map_sums(y: tf.Tensor, g: tf.Tensor) -> dict[str, tf.Tensor]:
-    """One offset after the other: side by side they would take the memory of 24 such maps."""
-    height, width = y.shape[1], y.shape[2]
-    table: list[tf.Tensor] = []
+def _map_sums(y: tf.Tensor, g: tf.Tensor, with_tables: bool) -> dict[str, tf.Tensor]:
+    """Sums of |y g|, and the damage table, of [B, OH, OW, C] responses and their gradients."""
+    # Positions first: every sum over samples and channels then runs along contiguous memory.
+    y, g = (tf.reshape(tf.transpose(a, [1, 2, 0, 3]), [*a.shape[1:3], -1]) for a in (y, tf.abs(g)))
+    found = {"impact": tf.reduce_sum(tf.abs(y) * g, axis=-1)}
+    if with_tables:
+        found["damage_table"] = _damage_table(y, g)
+    return found
+
+
+def _damage_table(y: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
+    """sum_k |g_pk| |y_pk - y_{p+offset,k}| of y and |g| [OH, OW, K], for every offset.
+
+    An offset and its opposite share their differences. One offset comes after the other: side by
+    side they would take the memory of 24 such maps.
+    """
+    height, width, _ = y.shape
+    found: dict[tuple[int, int], tf.Tensor] = {}
+    done: list[tf.Tensor] = []
     for dy, dx in OFFSETS:
-        if abs(dy) >= height or abs(dx) >= width:
-            table.append(tf.zeros([height, width]))
+        if (dy, dx) < (0, 0):
             continue
-        here = (slice(None), _inside(dy, height), _inside(dx, width))
-        there = (slice(None), _inside(-dy, height), _inside(-dx, width))
-        with tf.control_dependencies(table[-1:]):
-            cost = tf.reduce_sum(tf.abs(g[here] * (y[here] - y[there])), axis=[0, 3])
-        edges = [[max(-dy, 0), max(dy, 0)], [max(-dx, 0), max(dx, 0)]]
-        table.append(tf.pad(cost, edges))
-    impact = tf.reduce_sum(tf.abs(y * g), axis=[0, 3])
-    return {"impact": impact, "damage_table": tf.stack(table)}
+        if dy >= height or abs(dx) >= width:
+            found[dy, dx] = found[-dy, -dx] = tf.zeros([height, width])
+            continue
+        here = (_inside(dy, height), _inside(dx, width))
+        there = (_inside(-dy, height), _inside(-dx, width))
+        with tf.control_dependencies(done):
+            change = tf.abs(y[here] - y[there])
+            done = [tf.reduce_sum(g[side] * change, axis=-1) for side in (here, there)]
+        for sign, cost in zip((1, -1), done, strict=True):
+            edges = [[max(-sign * d, 0), max(sign * d, 0)] for d in (dy, dx)]
+            found[sign * dy, sign * dx] = tf.pad(cost, edges)
+    return tf.stack([found[offset] for offset in OFFSETS])
 
 
 def _inside(offset: int, length: int) -> slice:

@@ -173,3 +173,21 @@ def loops(gradients, site):
     count = len(gradients)
     moment /= len(calls) * oh * ow
     return {"gradient": moment, "impact": impact / count, "damage_table": table / count}
+
+
+def test_large_maps_take_damage_tables_from_the_first_images(monkeypatch):
+    monkeypatch.setattr(moments, "_TABLE_VALUES", 0)
+    monkeypatch.setattr(moments, "_TABLE_IMAGES", 4)
+    model, (x, labels) = network(keras), samples()
+    sites = graph.sites(model)
+    target = targets.resolve(model, None, (x, labels), SEED).target
+
+    def statistics(count):
+        data = in_batches(x[:count], labels[:count], 2)
+        return moments.output_statistics(model, sites, data, target, lambda site: True)
+
+    few, all_of_them = statistics(4), statistics(6)
+    for path, found in few.items():
+        table, more = found["damage_table"], all_of_them[path]
+        np.testing.assert_allclose(more["damage_table"], table, rtol=1e-5, atol=1e-7 * table.max())
+        assert not np.allclose(more["impact"], found["impact"], rtol=1e-3), path
