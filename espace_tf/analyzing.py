@@ -25,6 +25,10 @@ _BATCH = 16  # images per batch of statistics: bounds the memory of the backward
 # A scale found from a loss increase near zero says little: none is taken below this share of the
 # median.
 _LEAST_SCALE = 0.1
+# The one-at-a-time losses take no more multiply-accumulates than this (one to two minutes on two
+# cores): of a large network fewer than config.damage_images images are used, but 8 at least.
+_PROBE_MACS = 5e12
+_PROBE_IMAGES = 8
 
 Progress = Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None]]]
 
@@ -82,7 +86,7 @@ def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) ->
     }
     model_ms = _time(model, sites, stages, config, progress)
     if data is not None:
-        probe_images = [x for x, _ in batches(config.damage_images)]
+        probe_images = [x for x, _ in batches(_probe_images(sites, config))]
         what_if = _Once(
             lambda: WhatIf(model, _changeable(sites), probe_images, classes=resolved.classes)
         )
@@ -227,6 +231,18 @@ def _timed(site: SiteAnalysis, known: dict[str, float]) -> Arrays:
 
 def _changeable(sites: dict[str, SiteAnalysis]) -> list[Site]:
     return [site.site for site in sites.values() if len(site.options) > 1]
+
+
+def _probe_images(sites: dict[str, SiteAnalysis], config: EspaceConfig) -> int:
+    """On how many images every rank and mask is tried; does not depend on measured times."""
+    macs = sum(site.site.macs() for site in sites.values())
+    probes = sum(
+        any(option.rank and not option.family for option in site.options)
+        + any(option.family and not option.rank for option in site.options)
+        for site in sites.values()
+    )
+    affordable = int(_PROBE_MACS // max(macs * probes, 1))
+    return min(config.damage_images, max(_PROBE_IMAGES, affordable))
 
 
 def _calibrate(

@@ -134,6 +134,18 @@ def test_options_mean_what_they_say(labelled):
             assert option.damage == pytest.approx(expected, rel=1e-6)
 
 
+def test_large_networks_are_tried_on_fewer_images(labelled, monkeypatch):
+    config = dataclasses.replace(CONFIG, damage_images=64)
+    # A rank and a mask of the first layer, a rank of the second one.
+    macs = 3 * sum(site.site.macs() for site in labelled.sites.values())
+    for affordable, images in ((1000, 64), (20.5, 20), (0, 8)):
+        monkeypatch.setattr(analyzing, "_PROBE_MACS", affordable * macs)
+        assert analyzing._probe_images(labelled.sites, config) == images
+    assert (
+        analyzing._probe_images(labelled.sites, dataclasses.replace(CONFIG, damage_images=3)) == 3
+    )
+
+
 def test_masks_of_one_family_are_nested(labelled):
     site = labelled.sites["first"]
     for family in CONFIG.mask_families:
