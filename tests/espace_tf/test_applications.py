@@ -33,7 +33,7 @@ def build(name: str) -> tuple[keras.Model, np.ndarray]:
     random = np.random.default_rng(0)
     for layer in graph.layers(model).values():
         if type(layer).__name__ == "BatchNormalization":
-            layer.set_weights([random.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
+            layer.set_weights([random.uniform(0.8, 1.2, w.shape) for w in layer.get_weights()])
     return model, random.normal(size=(2, side, side, 3)).astype(np.float32)
 
 
