@@ -183,6 +183,20 @@ class Forward {
         RunTile(tile, begin + row, static_cast<int>(next - row), column, width);
       }
     }
+    const int64_t left = panels_.begin(first);
+    Spread(begin, end, left, std::min(panels_.begin(last), shape_.filters) - left);
+  }
+
+  // Copies columns of rows from their first destination to the others, whole rows of a block at
+  // once: its rows still are in the second-level cache, and long pieces are what memory likes.
+  void Spread(int64_t begin, int64_t end, int64_t column, int64_t columns) const {
+    if (args_.spread == nullptr || shape_.rows_out == shape_.computed) return;
+    for (Position at(shape_, begin); at.flat < end; at.Next()) {
+      const int64_t shown = Shown(at);
+      for (int64_t d = 1; d < shown; ++d) {
+        std::memcpy(Output(at, d) + column, Output(at, 0) + column, columns * sizeof(float));
+      }
+    }
   }
 
   // Where each run of taps of each computed position reads: kZeros, the first of neighbouring input
@@ -221,8 +235,7 @@ class Forward {
     }
   }
 
-  // Writes straight to the first destination where whole vectors fit, through a buffer otherwise,
-  // and copies to the other destinations while the values are in the first-level cache.
+  // Writes to the first destination: straight where whole vectors fit, through a buffer otherwise.
   void RunTile(TileArgs& tile, int64_t row, int count, int64_t column, int64_t width) const {
     float buffer[kMaxTileRows * kMaxTileColumns];
     float* out[kMaxTileRows];
@@ -235,13 +248,10 @@ class Forward {
     }
     tile.out = out;
     variant_.tile(count, static_cast<int>(width / variant_.lanes))(tile);
-    if (columns == width && args_.spread == nullptr) return;
+    if (columns == width) return;
     at = first;
     for (int r = 0; r < count; ++r, at.Next()) {
-      const int64_t shown = Shown(at);
-      for (int64_t d = columns == width ? 1 : 0; d < shown; ++d) {
-        std::memcpy(Output(at, d) + column, out[r], columns * sizeof(float));
-      }
+      if (Shown(at) > 0) std::memcpy(Output(at, 0) + column, out[r], columns * sizeof(float));
     }
   }
 
