@@ -190,7 +190,7 @@ class Forward {
   // Copies columns of rows from their first destination to the others, whole rows of a block at
   // once: its rows still are in the second-level cache, and long pieces are what memory likes.
   void Spread(int64_t begin, int64_t end, int64_t column, int64_t columns) const {
-    if (args_.spread == nullptr || shape_.rows_out == shape_.computed) return;
+    if (args_.spread == nullptr) return;
     for (Position at(shape_, begin); at.flat < end; at.Next()) {
       const int64_t shown = Shown(at);
       for (int64_t d = 1; d < shown; ++d) {
