@@ -1,0 +1,38 @@
+# The GPU kernels: their tests on the CPU, and the library. Called by the Makefile at the top.
+# ARCHITECTURES: compute capabilities to compile for.
+BUILD ?= ../../build/cuda
+NVCC ?= nvcc
+ARCHITECTURES ?= 80 90
+KERNELS := cuda_run_float32 cuda_run_float16 cuda_run_bfloat16 masked_conv2d_cuda c_api
+HEADERS := $(wildcard *.h)
+CXX_FLAGS := -std=c++17 -Wall -Wextra -Wno-unknown-pragmas $(or $(EXTRA),-O2)
+NVCC_FLAGS := -x cu -std=c++17 -O3 -Xcompiler -fPIC \
+  $(foreach arch,$(ARCHITECTURES),-gencode=arch=compute_$(arch),code=sm_$(arch))
+EMULATED := $(patsubst %,$(BUILD)/%.emulated.o,$(filter-out c_api,$(KERNELS))) \
+  $(patsubst %,$(BUILD)/%.o,cuda_emulation cuda_index_test reference)
+
+test: $(BUILD)/cuda_index_test
+	$< $(ARGUMENTS)
+
+library: $(BUILD)/libespace_cuda.so
+
+# The runtime is linked statically: the library loads without one, and beside any other.
+$(BUILD)/libespace_cuda.so: $(KERNELS:%=$(BUILD)/%.cuda.o)
+	$(NVCC) -shared -cudart static $^ -o $@
+
+$(BUILD)/cuda_index_test: $(EMULATED)
+	$(CXX) $(CXX_FLAGS) $^ -o $@
+
+$(BUILD)/%.cuda.o: %.cu.cc $(HEADERS) | $(BUILD)
+	$(NVCC) $(NVCC_FLAGS) -c $< -o $@
+
+$(BUILD)/%.emulated.o: %.cu.cc $(HEADERS) | $(BUILD)
+	$(CXX) $(CXX_FLAGS) -c $< -o $@
+
+$(BUILD)/%.o: %.cc $(HEADERS) | $(BUILD)
+	$(CXX) $(CXX_FLAGS) -c $< -o $@
+
+$(BUILD):
+	mkdir -p $@
+
+.PHONY: test library

@@ -1,0 +1,387 @@
+#include "cuda_emulation.h"
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <vector>
+
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#endif
+
+namespace espace {
+namespace {
+
+constexpr int kLanes = 32;
+constexpr size_t kStack = 256 * 1024;
+
+struct Copy {
+  void* to;
+  const void* from;
+  bool valid;
+};
+
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack{new char[kStack]};
+  void* sanitizer = nullptr;
+  bool done = false;
+  const int64_t* waits = nullptr;  // runs again when *waits != old
+  int64_t old = 0;
+  std::vector<std::vector<Copy>> groups;  // the last one is open
+};
+
+// The lanes of a warp meet here: each publishes, the last one computes for all.
+struct Warp {
+  int arrived = 0;
+  int64_t generation = 0;
+  const void* rows[kLanes];
+  uint32_t a[kLanes][4], b[kLanes][2], loaded[kLanes][4];
+  float sum[kLanes][4];
+};
+
+struct Machine {
+  std::vector<Fiber> fibers;
+  std::vector<Warp> warps;
+  std::unique_ptr<char[]> shared;
+  ucontext_t scheduler;
+  void* sanitizer = nullptr;
+  const std::function<void()>* body = nullptr;
+  int threads = 0, thread = 0, arrived = 0, finished = 0;
+  int64_t block = 0, blocks = 0, generation = 0, conflicts = 0;
+  int shared_bytes = 0;
+  std::mt19937 random{1};
+} machine;
+
+[[noreturn]] void Fail(const char* what) {
+  std::fprintf(stderr, "emulated GPU: %s (block %lld, thread %d)\n", what,
+               static_cast<long long>(machine.block), machine.thread);
+  std::abort();
+}
+
+// no_sync: a switch orders nothing.
+void Switch([[maybe_unused]] void* sanitizer, ucontext_t* from, ucontext_t* to) {
+#ifdef __SANITIZE_THREAD__
+  __tsan_switch_to_fiber(sanitizer, __tsan_switch_to_fiber_no_sync);
+#endif
+  swapcontext(from, to);
+}
+
+void Order([[maybe_unused]] void* at, [[maybe_unused]] bool release) {
+#ifdef __SANITIZE_THREAD__
+  if (release) {
+    __tsan_release(at);
+  } else {
+    __tsan_acquire(at);
+  }
+#endif
+}
+
+Fiber& Current() { return machine.fibers[machine.thread]; }
+Warp& CurrentWarp() { return machine.warps[machine.thread / kLanes]; }
+int Lane() { return machine.thread % kLanes; }
+
+void WaitFor(const int64_t* generation) {
+  Fiber& fiber = Current();
+  fiber.waits = generation;
+  fiber.old = *generation;
+  Switch(machine.sanitizer, &fiber.context, &machine.scheduler);
+}
+
+// The emulation's own data is not what races are looked for in.
+template <typename Publish, typename Compute>
+__attribute__((no_sanitize("thread"))) void Together(const Publish& publish,
+                                                     const Compute& compute) {
+  Warp& warp = CurrentWarp();
+  publish(warp, Lane());
+  if (++warp.arrived == std::min(kLanes, machine.threads)) {
+    compute(warp);
+    warp.arrived = 0;
+    ++warp.generation;
+  } else {
+    WaitFor(&warp.generation);
+  }
+}
+
+void CheckShared(const void* address, int bytes) {
+  const char* at = static_cast<const char*>(address);
+  if (at < machine.shared.get() || at + bytes > machine.shared.get() + machine.shared_bytes) {
+    Fail("outside shared memory");
+  }
+  if ((at - machine.shared.get()) % 16 != 0) Fail("shared address is not a multiple of 16");
+}
+
+void LoadFour(const void* row, uint32_t (&to)[4], bool transposed) {
+  CheckShared(row, 16);
+  if (machine.threads % kLanes != 0) Fail("ldmatrix without a full warp");
+  Together([&](Warp& warp, int lane) { warp.rows[lane] = row; },
+           [&](Warp& warp) {
+             for (int matrix = 0; matrix < 4; ++matrix) {
+               bool met[8] = {};
+               for (int r = 0; r < 8; ++r) {
+                 const auto at = static_cast<const char*>(warp.rows[matrix * 8 + r]);
+                 bool& bank = met[(at - machine.shared.get()) / 16 % 8];
+                 machine.conflicts += bank;
+                 bank = true;
+               }
+               for (int lane = 0; lane < kLanes; ++lane) {
+                 uint16_t half[2];
+                 for (int h = 0; h < 2; ++h) {
+                   const int row = transposed ? lane % 4 * 2 + h : lane / 4;
+                   const int column = transposed ? lane / 4 : lane % 4 * 2 + h;
+                   half[h] = static_cast<const uint16_t*>(warp.rows[matrix * 8 + row])[column];
+                 }
+                 warp.loaded[lane][matrix] = half[0] | uint32_t{half[1]} << 16;
+               }
+             }
+           });
+  std::copy_n(CurrentWarp().loaded[Lane()], 4, to);
+}
+
+template <typename T>
+float HalfOf(uint32_t word, int half) {
+  return ToFloat(T{static_cast<uint16_t>(word >> (16 * half))});
+}
+
+// The fragment layouts as the PTX ISA words them, by element and not by register.
+template <typename ElementA, typename ElementB>
+void MultiplyWarp(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int depth,
+                  const ElementA& element_a, const ElementB& element_b) {
+  if (machine.threads % kLanes != 0) Fail("mma without a full warp");
+  Together(
+      [&](Warp& warp, int lane) {
+        std::copy_n(a, 4, warp.a[lane]);
+        std::copy_n(b, 2, warp.b[lane]);
+        std::copy_n(sum, 4, warp.sum[lane]);
+      },
+      [&](Warp& warp) {
+        float left[16][16], right[16][8];
+        for (int lane = 0; lane < kLanes; ++lane) {
+          element_a(warp, lane, left);
+          element_b(warp, lane, right);
+        }
+        for (int lane = 0; lane < kLanes; ++lane) {
+          for (int i = 0; i < 4; ++i) {
+            const int row = i < 2 ? lane >> 2 : (lane >> 2) + 8;
+            const int column = (lane % 4) * 2 + (i & 1);
+            for (int k = 0; k < depth; ++k) warp.sum[lane][i] += left[row][k] * right[k][column];
+          }
+        }
+      });
+  std::copy_n(CurrentWarp().sum[Lane()], 4, sum);
+}
+
+template <typename T>
+void Multiply16(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  MultiplyWarp(
+      sum, a, b, 16,
+      [](Warp& warp, int lane, float (&left)[16][16]) {
+        for (int i = 0; i < 8; ++i) {
+          const int row = (i < 2 || (i >= 4 && i < 6)) ? lane >> 2 : (lane >> 2) + 8;
+          const int column = (lane % 4) * 2 + (i & 1) + (i < 4 ? 0 : 8);
+          left[row][column] = HalfOf<T>(warp.a[lane][i / 2], i % 2);
+        }
+      },
+      [](Warp& warp, int lane, float (&right)[16][8]) {
+        for (int i = 0; i < 4; ++i) {
+          const int row = (lane % 4) * 2 + (i & 1) + (i < 2 ? 0 : 8);
+          right[row][lane >> 2] = HalfOf<T>(warp.b[lane][i / 2], i % 2);
+        }
+      });
+}
+
+void RunFiber() {
+  Order(&machine, false);
+  (*machine.body)();
+  Fiber& fiber = Current();
+  for (const auto& group : fiber.groups) {
+    if (!group.empty()) Fail("ends with copies under way");
+  }
+  fiber.done = true;
+  ++machine.finished;
+  Order(&machine, true);
+  Switch(machine.sanitizer, &fiber.context, &machine.scheduler);
+}
+
+void StartFibers() {
+  for (Fiber& fiber : machine.fibers) {
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = kStack;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, RunFiber, 0);
+    fiber.done = false;
+    fiber.waits = nullptr;
+    fiber.groups.assign(1, {});
+#ifdef __SANITIZE_THREAD__
+    fiber.sanitizer = __tsan_create_fiber(0);
+#endif
+  }
+}
+
+void RunBlock() {
+  std::memset(machine.shared.get(), 0xff, machine.shared_bytes);  // not a number in every type
+  machine.warps.assign((machine.threads + kLanes - 1) / kLanes, {});
+  machine.arrived = machine.finished = 0;
+  Order(&machine, true);
+  StartFibers();
+  std::vector<int> order(machine.threads);
+  for (int i = 0; i < machine.threads; ++i) order[i] = i;
+  while (machine.finished < machine.threads) {
+    std::shuffle(order.begin(), order.end(), machine.random);
+    bool moved = false;
+    for (const int thread : order) {
+      Fiber& fiber = machine.fibers[thread];
+      if (fiber.done || (fiber.waits != nullptr && *fiber.waits == fiber.old)) continue;
+      fiber.waits = nullptr;
+      machine.thread = thread;
+      moved = true;
+      Switch(fiber.sanitizer, &machine.scheduler, &fiber.context);
+    }
+    if (!moved) Fail("threads wait for each other for ever");
+  }
+  Order(&machine, false);
+#ifdef __SANITIZE_THREAD__
+  for (Fiber& fiber : machine.fibers) __tsan_destroy_fiber(fiber.sanitizer);
+#endif
+}
+
+}  // namespace
+
+int Thread() { return machine.thread; }
+int Threads() { return machine.threads; }
+int64_t Block() { return machine.block; }
+int64_t Blocks() { return machine.blocks; }
+char* SharedMemory() { return machine.shared.get(); }
+int64_t BankConflicts() { return machine.conflicts; }
+
+__attribute__((no_sanitize("thread"))) void Barrier() {
+  Order(&machine.arrived, true);
+  if (++machine.arrived == machine.threads) {
+    machine.arrived = 0;
+    ++machine.generation;
+  } else {
+    WaitFor(&machine.generation);
+  }
+  Order(&machine.arrived, false);
+}
+
+void CopyAsync16(void* shared, const void* global, bool valid) {
+  CheckShared(shared, 16);
+  if (reinterpret_cast<uintptr_t>(global) % 16 != 0) Fail("global address is not a multiple of 16");
+  Current().groups.back().push_back({shared, global, valid});
+}
+
+void CommitGroup() { Current().groups.emplace_back(); }
+
+void WaitForGroups(int pending) {
+  auto& groups = Current().groups;
+  const int arrived = std::max(static_cast<int>(groups.size()) - 1 - pending, 0);
+  for (int i = 0; i < arrived; ++i) {
+    for (const Copy& copy : groups[i]) {
+      if (copy.valid) {
+        std::memcpy(copy.to, copy.from, 16);
+      } else {
+        std::memset(copy.to, 0, 16);
+      }
+    }
+  }
+  groups.erase(groups.begin(), groups.begin() + arrived);
+}
+
+void LoadMatrices(const void* row, uint32_t (&to)[4]) { LoadFour(row, to, false); }
+void LoadTransposed(const void* row, uint32_t (&to)[4]) { LoadFour(row, to, true); }
+
+void Multiply(Half, float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  Multiply16<Half>(sum, a, b);
+}
+void Multiply(BFloat16, float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  Multiply16<BFloat16>(sum, a, b);
+}
+void Multiply(float, float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  const auto tf32 = [](uint32_t bits) {
+    if ((bits & 0x1fff) != 0) Fail("an operand is not rounded to TF32");
+    return FromBits(bits);
+  };
+  MultiplyWarp(
+      sum, a, b, 8,
+      [&](Warp& warp, int lane, float (&left)[16][16]) {
+        for (int i = 0; i < 4; ++i) {
+          const int row = (i == 0 || i == 2) ? lane >> 2 : (lane >> 2) + 8;
+          left[row][lane % 4 + (i < 2 ? 0 : 4)] = tf32(warp.a[lane][i]);
+        }
+      },
+      [&](Warp& warp, int lane, float (&right)[16][8]) {
+        for (int i = 0; i < 2; ++i) right[lane % 4 + 4 * i][lane >> 2] = tf32(warp.b[lane][i]);
+      });
+}
+
+// To nearest, ties away from zero.
+uint32_t ToTf32(uint32_t bits) {
+  return (bits & 0x7f800000) == 0x7f800000 ? bits & ~0x1fffu : (bits + 0x1000) & ~0x1fffu;
+}
+
+void AtomicAdd(float* to, float value) {
+  uint32_t* word = reinterpret_cast<uint32_t*>(to);
+  uint32_t old = __atomic_load_n(word, __ATOMIC_RELAXED);
+  while (!__atomic_compare_exchange_n(word, &old, Bits(FromBits(old) + value), true,
+                                      __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+}
+
+void AtomicAdd4(float* to, const float (&values)[4]) {
+  if (reinterpret_cast<uintptr_t>(to) % 16 != 0) Fail("a sum's address is not a multiple of 16");
+  for (int i = 0; i < 4; ++i) AtomicAdd(to + i, values[i]);
+}
+
+float ToFloat(Half value) {
+  const int exponent = value.bits >> 10 & 31, mantissa = value.bits & 1023;
+  const float magnitude = exponent == 31  ? (mantissa == 0 ? INFINITY : NAN)
+                          : exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
+                                          : std::ldexp(1024.0f + mantissa, exponent - 25);
+  return value.bits >> 15 ? -magnitude : magnitude;
+}
+
+// To nearest, ties to even: the float's own rounding of a multiple of the last place.
+void Assign(Half& to, float value) {
+  const uint16_t sign = std::signbit(value) ? 0x8000 : 0;
+  const float magnitude = std::fabs(value);
+  if (std::isnan(value)) {
+    to.bits = 0x7fff;
+  } else if (magnitude >= 65520.0f) {
+    to.bits = sign | 0x7c00;
+  } else {
+    int exponent = 0;
+    std::frexp(magnitude, &exponent);
+    exponent = magnitude == 0.0f ? -14 : std::max(exponent - 1, -14);
+    const int units = static_cast<int>(std::nearbyint(std::ldexp(magnitude, 10 - exponent)));
+    to.bits = static_cast<uint16_t>(sign | ((exponent + 14) * 1024 + units));
+  }
+}
+
+void Assign(BFloat16& to, float value) {
+  const uint32_t bits = Bits(value);
+  to.bits = std::isnan(value) ? 0x7fff
+                              : static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+void RunBlocks(int64_t blocks, int threads, int shared_bytes, const std::function<void()>& body) {
+  if (static_cast<int>(machine.fibers.size()) != threads) {
+    machine.fibers = std::vector<Fiber>(threads);
+  }
+  machine.shared_bytes = shared_bytes;
+  machine.shared.reset(new char[shared_bytes + 16]);
+  machine.body = &body;
+  machine.threads = threads;
+  machine.blocks = blocks;
+#ifdef __SANITIZE_THREAD__
+  machine.sanitizer = __tsan_get_current_fiber();
+#endif
+  for (machine.block = 0; machine.block < blocks; ++machine.block) RunBlock();
+}
+
+}  // namespace espace
