@@ -29,6 +29,11 @@ $(BUILD)/%.cuda.o: %.cu.cc $(HEADERS) | $(BUILD)
 $(BUILD)/%.emulated.o: %.cu.cc $(HEADERS) | $(BUILD)
 	$(CXX) $(CXX_FLAGS) -c $< -o $@
 
+# The emulation tells the sanitizer what its fibers do, and is not watched itself.
+$(BUILD)/cuda_emulation.o: cuda_emulation.cc cuda_emulation.h | $(BUILD)
+	$(CXX) $(filter-out -fsanitize=thread,$(CXX_FLAGS)) \
+	  $(if $(findstring -fsanitize=thread,$(EXTRA)),-DESPACE_FIND_RACES) -c $< -o $@
+
 $(BUILD)/%.o: %.cc $(HEADERS) | $(BUILD)
 	$(CXX) $(CXX_FLAGS) -c $< -o $@
 

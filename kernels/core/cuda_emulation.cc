@@ -5,12 +5,17 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <random>
 #include <vector>
 
-#ifdef __SANITIZE_THREAD__
+// This file is compiled without the sanitizer, whose business the emulation itself is not, and tells
+// it what fibers read, write and wait for.
+#ifdef ESPACE_FIND_RACES
 #include <sanitizer/tsan_interface.h>
+extern "C" void __tsan_read16(void* address);
+extern "C" void __tsan_write16(void* address);
 #endif
 
 namespace espace {
@@ -25,14 +30,23 @@ struct Copy {
   bool valid;
 };
 
+// Without allocation, which the sanitizer would see.
+struct Group {
+  static constexpr int kMost = 16;
+  int count = 0;
+  Copy copies[kMost];
+};
+
 struct Fiber {
+  static constexpr int kGroups = 8;
   ucontext_t context;
   std::unique_ptr<char[]> stack{new char[kStack]};
   void* sanitizer = nullptr;
   bool done = false;
   const int64_t* waits = nullptr;  // runs again when *waits != old
   int64_t old = 0;
-  std::vector<std::vector<Copy>> groups;  // the last one is open
+  Group groups[kGroups];
+  int open = 0;  // the group that copies are added to; those before it are under way
 };
 
 // The lanes of a warp meet here: each publishes, the last one computes for all.
@@ -45,7 +59,8 @@ struct Warp {
 };
 
 struct Machine {
-  std::vector<Fiber> fibers;
+  std::map<int, std::vector<Fiber>> pools;  // by the number of threads of a block
+  std::vector<Fiber>* pool = nullptr;
   std::vector<Warp> warps;
   std::unique_ptr<char[]> shared;
   ucontext_t scheduler;
@@ -65,14 +80,14 @@ struct Machine {
 
 // no_sync: a switch orders nothing.
 void Switch([[maybe_unused]] void* sanitizer, ucontext_t* from, ucontext_t* to) {
-#ifdef __SANITIZE_THREAD__
+#ifdef ESPACE_FIND_RACES
   __tsan_switch_to_fiber(sanitizer, __tsan_switch_to_fiber_no_sync);
 #endif
   swapcontext(from, to);
 }
 
 void Order([[maybe_unused]] void* at, [[maybe_unused]] bool release) {
-#ifdef __SANITIZE_THREAD__
+#ifdef ESPACE_FIND_RACES
   if (release) {
     __tsan_release(at);
   } else {
@@ -81,7 +96,18 @@ void Order([[maybe_unused]] void* at, [[maybe_unused]] bool release) {
 #endif
 }
 
-Fiber& Current() { return machine.fibers[machine.thread]; }
+// Tells of 16 bytes that a fiber reads or writes.
+void Touch([[maybe_unused]] const void* at, [[maybe_unused]] bool write) {
+#ifdef ESPACE_FIND_RACES
+  if (write) {
+    __tsan_write16(const_cast<void*>(at));
+  } else {
+    __tsan_read16(const_cast<void*>(at));
+  }
+#endif
+}
+
+Fiber& Current() { return (*machine.pool)[machine.thread]; }
 Warp& CurrentWarp() { return machine.warps[machine.thread / kLanes]; }
 int Lane() { return machine.thread % kLanes; }
 
@@ -92,10 +118,8 @@ void WaitFor(const int64_t* generation) {
   Switch(machine.sanitizer, &fiber.context, &machine.scheduler);
 }
 
-// The emulation's own data is not what races are looked for in.
 template <typename Publish, typename Compute>
-__attribute__((no_sanitize("thread"))) void Together(const Publish& publish,
-                                                     const Compute& compute) {
+void Together(const Publish& publish, const Compute& compute) {
   Warp& warp = CurrentWarp();
   publish(warp, Lane());
   if (++warp.arrived == std::min(kLanes, machine.threads)) {
@@ -118,6 +142,7 @@ void CheckShared(const void* address, int bytes) {
 void LoadFour(const void* row, uint32_t (&to)[4], bool transposed) {
   CheckShared(row, 16);
   if (machine.threads % kLanes != 0) Fail("ldmatrix without a full warp");
+  Touch(row, false);
   Together([&](Warp& warp, int lane) { warp.rows[lane] = row; },
            [&](Warp& warp) {
              for (int matrix = 0; matrix < 4; ++matrix) {
@@ -194,48 +219,51 @@ void Multiply16(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
       });
 }
 
-void RunFiber() {
-  Order(&machine, false);
-  (*machine.body)();
-  Fiber& fiber = Current();
-  for (const auto& group : fiber.groups) {
-    if (!group.empty()) Fail("ends with copies under way");
+// A fiber runs the body of one block after another.
+[[noreturn]] void RunFiber() {
+  for (;;) {
+    Order(&machine, false);
+    (*machine.body)();
+    Fiber& fiber = Current();
+    for (int i = 0; i <= fiber.open; ++i) {
+      if (fiber.groups[i].count > 0) Fail("ends with copies under way");
+    }
+    fiber.done = true;
+    ++machine.finished;
+    Order(&machine, true);
+    Switch(machine.sanitizer, &fiber.context, &machine.scheduler);
   }
-  fiber.done = true;
-  ++machine.finished;
-  Order(&machine, true);
-  Switch(machine.sanitizer, &fiber.context, &machine.scheduler);
 }
 
-void StartFibers() {
-  for (Fiber& fiber : machine.fibers) {
+void MakeFibers(std::vector<Fiber>& fibers, int threads) {
+  fibers = std::vector<Fiber>(threads);
+  for (Fiber& fiber : fibers) {
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = kStack;
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, RunFiber, 0);
-    fiber.done = false;
-    fiber.waits = nullptr;
-    fiber.groups.assign(1, {});
-#ifdef __SANITIZE_THREAD__
+#ifdef ESPACE_FIND_RACES
     fiber.sanitizer = __tsan_create_fiber(0);
 #endif
   }
 }
 
-void RunBlock() {
+void RunBlock(std::vector<int>& order) {
   std::memset(machine.shared.get(), 0xff, machine.shared_bytes);  // not a number in every type
   machine.warps.assign((machine.threads + kLanes - 1) / kLanes, {});
   machine.arrived = machine.finished = 0;
   Order(&machine, true);
-  StartFibers();
-  std::vector<int> order(machine.threads);
-  for (int i = 0; i < machine.threads; ++i) order[i] = i;
+  for (Fiber& fiber : *machine.pool) {
+    fiber.done = false;
+    fiber.waits = nullptr;
+    fiber.groups[0].count = fiber.open = 0;
+  }
   while (machine.finished < machine.threads) {
     std::shuffle(order.begin(), order.end(), machine.random);
     bool moved = false;
     for (const int thread : order) {
-      Fiber& fiber = machine.fibers[thread];
+      Fiber& fiber = (*machine.pool)[thread];
       if (fiber.done || (fiber.waits != nullptr && *fiber.waits == fiber.old)) continue;
       fiber.waits = nullptr;
       machine.thread = thread;
@@ -245,9 +273,6 @@ void RunBlock() {
     if (!moved) Fail("threads wait for each other for ever");
   }
   Order(&machine, false);
-#ifdef __SANITIZE_THREAD__
-  for (Fiber& fiber : machine.fibers) __tsan_destroy_fiber(fiber.sanitizer);
-#endif
 }
 
 }  // namespace
@@ -259,7 +284,7 @@ int64_t Blocks() { return machine.blocks; }
 char* SharedMemory() { return machine.shared.get(); }
 int64_t BankConflicts() { return machine.conflicts; }
 
-__attribute__((no_sanitize("thread"))) void Barrier() {
+void Barrier() {
   Order(&machine.arrived, true);
   if (++machine.arrived == machine.threads) {
     machine.arrived = 0;
@@ -273,16 +298,24 @@ __attribute__((no_sanitize("thread"))) void Barrier() {
 void CopyAsync16(void* shared, const void* global, bool valid) {
   CheckShared(shared, 16);
   if (reinterpret_cast<uintptr_t>(global) % 16 != 0) Fail("global address is not a multiple of 16");
-  Current().groups.back().push_back({shared, global, valid});
+  Group& group = Current().groups[Current().open];
+  if (group.count == Group::kMost) Fail("more copies in a group than the emulation holds");
+  group.copies[group.count++] = {shared, global, valid};
 }
 
-void CommitGroup() { Current().groups.emplace_back(); }
+void CommitGroup() {
+  Fiber& fiber = Current();
+  if (++fiber.open == Fiber::kGroups) Fail("more groups than the emulation holds");
+  fiber.groups[fiber.open].count = 0;
+}
 
 void WaitForGroups(int pending) {
-  auto& groups = Current().groups;
-  const int arrived = std::max(static_cast<int>(groups.size()) - 1 - pending, 0);
+  Fiber& fiber = Current();
+  const int arrived = std::max(fiber.open - pending, 0);
   for (int i = 0; i < arrived; ++i) {
-    for (const Copy& copy : groups[i]) {
+    for (int c = 0; c < fiber.groups[i].count; ++c) {
+      const Copy& copy = fiber.groups[i].copies[c];
+      Touch(copy.to, true);
       if (copy.valid) {
         std::memcpy(copy.to, copy.from, 16);
       } else {
@@ -290,7 +323,8 @@ void WaitForGroups(int pending) {
       }
     }
   }
-  groups.erase(groups.begin(), groups.begin() + arrived);
+  std::copy(fiber.groups + arrived, fiber.groups + fiber.open + 1, fiber.groups);
+  fiber.open -= arrived;
 }
 
 void LoadMatrices(const void* row, uint32_t (&to)[4]) { LoadFour(row, to, false); }
@@ -370,18 +404,19 @@ void Assign(BFloat16& to, float value) {
 }
 
 void RunBlocks(int64_t blocks, int threads, int shared_bytes, const std::function<void()>& body) {
-  if (static_cast<int>(machine.fibers.size()) != threads) {
-    machine.fibers = std::vector<Fiber>(threads);
-  }
+  machine.pool = &machine.pools[threads];
+  if (machine.pool->empty()) MakeFibers(*machine.pool, threads);
   machine.shared_bytes = shared_bytes;
   machine.shared.reset(new char[shared_bytes + 16]);
   machine.body = &body;
   machine.threads = threads;
   machine.blocks = blocks;
-#ifdef __SANITIZE_THREAD__
+#ifdef ESPACE_FIND_RACES
   machine.sanitizer = __tsan_get_current_fiber();
 #endif
-  for (machine.block = 0; machine.block < blocks; ++machine.block) RunBlock();
+  std::vector<int> order(threads);
+  for (int i = 0; i < threads; ++i) order[i] = i;
+  for (machine.block = 0; machine.block < blocks; ++machine.block) RunBlock(order);
 }
 
 }  // namespace espace
