@@ -144,7 +144,7 @@ def expect_close(found: torch.Tensor, expected: torch.Tensor, limit: float, what
 
 
 def check_convolution(library: Library, layer: Layer, keep: float, mode: str) -> None:
-    """Forward and gradients against gathered products in float64, and F.conv2d where all is kept."""
+    """Forward and gradients against gathered products, and F.conv2d where all is kept."""
     table, spread = masked(layer.table(), keep)
     index_map = IndexMap(library, table, spread, layer.height * layer.width)
     tensors = random_tensors(layer, 2, index_map.rows_out, index_map.taps, mode)

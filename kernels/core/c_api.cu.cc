@@ -29,8 +29,8 @@ int Refuse(int code, const std::string& why) {
 
 int Invalid(const std::string& why) { return Refuse(ESPACE_INVALID, why); }
 
-int Check(cudaError_t status) {
-  return status == cudaSuccess ? ESPACE_OK : Refuse(ESPACE_CUDA, cudaGetErrorString(status));
+int Check(espace::Status status) {
+  return status == espace::kOk ? ESPACE_OK : Refuse(ESPACE_CUDA, espace::Describe(status));
 }
 
 // Nothing may be thrown through C.
@@ -90,17 +90,11 @@ std::vector<int32_t> Pack(const int32_t* table, const int32_t* spread, const Esp
 }
 
 int Upload(const std::vector<int32_t>& packed, EspaceCudaMap* map) {
-  const size_t bytes = packed.size() * sizeof(int32_t);
-  cudaError_t status = cudaGetDevice(&map->device);
-  if (status == cudaSuccess) {
-    status = cudaDeviceGetAttribute(&map->multiprocessors, cudaDevAttrMultiProcessorCount,
-                                    map->device);
+  if (const int code = Check(espace::CurrentDevice(&map->device))) return code;
+  if (const int code = Check(espace::Multiprocessors(map->device, &map->multiprocessors))) {
+    return code;
   }
-  if (status == cudaSuccess) status = cudaMalloc(&map->memory, bytes);
-  if (status != cudaSuccess) return Check(status);
-  status = cudaMemcpy(map->memory, packed.data(), bytes, cudaMemcpyHostToDevice);
-  if (status != cudaSuccess) cudaFree(map->memory);
-  return Check(status);
+  return Check(espace::Upload(packed.data(), static_cast<int64_t>(packed.size()), &map->memory));
 }
 
 int CheckNumbers(const EspaceCudaCall& from) {
@@ -181,8 +175,8 @@ int CheckScratch(const EspaceCudaCall& from, int64_t needed) {
     return Invalid("scratch must have " + std::to_string(needed) + " bytes. Received: " +
                    std::to_string(from.scratch == nullptr ? 0 : from.scratch_bytes));
   }
-  if (reinterpret_cast<uintptr_t>(from.scratch) % 256 != 0) {
-    return Invalid("scratch must be aligned to 256 bytes");
+  if (reinterpret_cast<uintptr_t>(from.scratch) % espace::kChunkBytes != 0) {
+    return Invalid("scratch must be aligned to 16 bytes");
   }
   return ESPACE_OK;
 }
@@ -196,12 +190,12 @@ int Run(const EspaceCudaMap* map, const EspaceCudaCall* from, bool gradients, vo
         gradients ? espace::GradientScratch(call) : espace::ForwardScratch(call);
     if (const int code = CheckScratch(*from, needed)) return code;
     int device = 0;
-    if (const int code = Check(cudaGetDevice(&device))) return code;
+    if (const int code = Check(espace::CurrentDevice(&device))) return code;
     if (device != map->device) {
       return Invalid("the map is on device " + std::to_string(map->device) +
                      ", the current one is " + std::to_string(device));
     }
-    const auto queue = static_cast<cudaStream_t>(stream);
+    const auto queue = static_cast<espace::Stream>(stream);
     return Check(gradients ? espace::CudaGradients(call, from->scratch, queue)
                            : espace::CudaForward(call, from->scratch, queue));
   });
@@ -221,7 +215,7 @@ int espace_cuda_map_create(const int32_t* table, int64_t computed, int64_t taps,
     if (const int code = Upload(Pack(table, spread, made), &made)) return code;
     *map = new (std::nothrow) EspaceCudaMap(made);
     if (*map != nullptr) return static_cast<int>(ESPACE_OK);
-    cudaFree(made.memory);
+    espace::Free(made.memory);
     return Refuse(ESPACE_MEMORY, "no memory for the map");
   });
 }
@@ -229,7 +223,7 @@ int espace_cuda_map_create(const int32_t* table, int64_t computed, int64_t taps,
 int espace_cuda_map_free(EspaceCudaMap* map) {
   return Guard([&] {
     if (map == nullptr) return static_cast<int>(ESPACE_OK);
-    const cudaError_t status = cudaFree(map->memory);  // waits for what uses it
+    const espace::Status status = espace::Free(map->memory);
     delete map;
     return Check(status);
   });

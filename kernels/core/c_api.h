@@ -33,7 +33,7 @@ typedef struct {
   void* grad_rows;      /* null: not wanted; so the next two */
   void* grad_filter;
   void* grad_bias;
-  void* scratch;         /* aligned to 256 bytes */
+  void* scratch;         /* aligned to 16 bytes */
   int64_t scratch_bytes; /* at least what espace_cuda_scratch says */
 } EspaceCudaCall;
 

@@ -8,11 +8,13 @@ HEADERS := $(wildcard *.h)
 CXX_FLAGS := -std=c++17 -Wall -Wextra -Wno-unknown-pragmas $(or $(EXTRA),-O2)
 NVCC_FLAGS := -x cu -std=c++17 -O3 -Xcompiler -fPIC \
   $(foreach arch,$(ARCHITECTURES),-gencode=arch=compute_$(arch),code=sm_$(arch))
-EMULATED := $(patsubst %,$(BUILD)/%.emulated.o,$(filter-out c_api,$(KERNELS))) \
-  $(patsubst %,$(BUILD)/%.o,cuda_emulation cuda_index_test reference)
+EMULATED := $(KERNELS:%=$(BUILD)/%.emulated.o) \
+  $(patsubst %,$(BUILD)/%.o,cuda_emulation cuda_emulation_numbers reference)
 
-test: $(BUILD)/cuda_index_test
-	$< $(ARGUMENTS)
+test: $(patsubst %,$(BUILD)/cuda_%_test,index api kernel)
+	$(BUILD)/cuda_index_test
+	$(BUILD)/cuda_api_test
+	$(BUILD)/cuda_kernel_test $(ARGUMENTS)
 
 library: $(BUILD)/libespace_cuda.so
 
@@ -20,7 +22,7 @@ library: $(BUILD)/libespace_cuda.so
 $(BUILD)/libespace_cuda.so: $(KERNELS:%=$(BUILD)/%.cuda.o)
 	$(NVCC) -shared -cudart static $^ -o $@
 
-$(BUILD)/cuda_index_test: $(EMULATED)
+$(BUILD)/%_test: $(BUILD)/%_test.o $(EMULATED)
 	$(CXX) $(CXX_FLAGS) $^ -o $@
 
 $(BUILD)/%.cuda.o: %.cu.cc $(HEADERS) | $(BUILD)

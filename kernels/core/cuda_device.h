@@ -141,6 +141,24 @@ inline Status Clear(void* memory, int64_t bytes, Stream stream) {
   return cudaMemsetAsync(memory, 0, bytes, stream);
 }
 
+inline const char* Describe(Status status) { return cudaGetErrorString(status); }
+
+inline Status CurrentDevice(int* device) { return cudaGetDevice(device); }
+inline Status Multiprocessors(int device, int* count) {
+  return cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device);
+}
+
+// A copy of `values` on the device; waits for it.
+inline Status Upload(const int32_t* values, int64_t count, int32_t** copy) {
+  Status status = cudaMalloc(copy, count * sizeof(int32_t));
+  if (status != kOk) return status;
+  status = cudaMemcpy(*copy, values, count * sizeof(int32_t), cudaMemcpyHostToDevice);
+  if (status != kOk) cudaFree(*copy);
+  return status;
+}
+// Waits for what uses it.
+inline Status Free(int32_t* copy) { return cudaFree(copy); }
+
 }  // namespace espace
 
 #endif  // __CUDACC__

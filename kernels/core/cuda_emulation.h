@@ -85,6 +85,25 @@ inline Status Clear(void* memory, int64_t bytes, Stream) {
   return kOk;
 }
 
+inline const char* Describe(Status) { return "the emulation cannot launch this"; }
+inline Status CurrentDevice(int* device) {
+  *device = 0;
+  return kOk;
+}
+inline Status Multiprocessors(int, int* count) {
+  *count = 4;
+  return kOk;
+}
+inline Status Upload(const int32_t* values, int64_t count, int32_t** copy) {
+  *copy = new int32_t[count];
+  std::memcpy(*copy, values, count * sizeof(int32_t));
+  return kOk;
+}
+inline Status Free(int32_t* copy) {
+  delete[] copy;
+  return kOk;
+}
+
 // How many 8-row reads of ldmatrix met a bank twice since the start.
 int64_t BankConflicts();
 

@@ -45,7 +45,7 @@ void InvertSpread(const int32_t* spread, int64_t rows_out, int64_t computed, int
 // Null, or what is wrong with the sizes.
 const char* CheckSizes(Operation operation, const ConvShape& shape);
 
-// Bytes of scratch memory that the call needs, of the GPU's, aligned to 256.
+// Bytes of scratch memory that the call needs, of the GPU's, aligned to 16.
 int64_t ForwardScratch(const CudaCall& call);
 int64_t GradientScratch(const CudaCall& call);
 
