@@ -117,6 +117,8 @@ class BuildNative(build_ext):
         flags += ["-Xcompiler", "-fPIC", "-Ikernels"]
         for number in CUDA_ARCHITECTURES:
             flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        last = CUDA_ARCHITECTURES[-1]  # its PTX is for GPUs yet to come
+        flags.append(f"-gencode=arch=compute_{last},code=compute_{last}")
         Path(self.build_temp).mkdir(parents=True, exist_ok=True)
 
         def compile_one(source: str) -> str:

@@ -63,8 +63,8 @@ int CheckMap(const int32_t* table, const int32_t* spread, const EspaceCudaMap& m
                {"rows_out", map.rows_out}};
   for (const auto& [name, size] : sizes) {
     if (size >= 1 && size <= kMost) continue;
-    return Invalid(std::string(name) + " must be in [1, 2^31 - 4096]. Received: " +
-                   std::to_string(size));
+    return Invalid(std::string(name) +
+                   " must be in [1, 2^31 - 4096]. Received: " + std::to_string(size));
   }
   if (table == nullptr) return Invalid("table must not be null");
   if (map.computed > (int64_t{1} << 40) / map.taps) return Invalid("table is too large");
@@ -186,8 +186,7 @@ int Run(const EspaceCudaMap* map, const EspaceCudaCall* from, bool gradients, vo
     CudaCall call;
     if (const int code = Translate(map, from, &call)) return code;
     if (const int code = CheckPointers(call, gradients)) return code;
-    const int64_t needed =
-        gradients ? espace::GradientScratch(call) : espace::ForwardScratch(call);
+    const int64_t needed = gradients ? espace::GradientScratch(call) : espace::ForwardScratch(call);
     if (const int code = CheckScratch(*from, needed)) return code;
     int device = 0;
     if (const int code = Check(espace::CurrentDevice(&device))) return code;
@@ -235,8 +234,8 @@ int espace_cuda_scratch(const EspaceCudaMap* map, const EspaceCudaCall* call, in
     CudaCall translated;
     if (bytes == nullptr) return Invalid("bytes must not be null");
     if (const int code = Translate(map, call, &translated)) return code;
-    *bytes = gradients != 0 ? espace::GradientScratch(translated)
-                            : espace::ForwardScratch(translated);
+    *bytes =
+        gradients != 0 ? espace::GradientScratch(translated) : espace::ForwardScratch(translated);
     return static_cast<int>(ESPACE_OK);
   });
 }

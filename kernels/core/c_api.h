@@ -18,14 +18,15 @@ enum EspaceStatus { ESPACE_OK = 0, ESPACE_INVALID = 1, ESPACE_CUDA = 2, ESPACE_M
 /* An index map on the GPU. */
 typedef struct EspaceCudaMap EspaceCudaMap;
 
-/* operation: 0 convolution, filter [taps, channels, filters]; 1 depthwise convolution, filter [taps,
- * filters], filters a multiple of channels; 2 maximum and 3 average pooling, filters = channels.
- * type: 0 float32, 1 float16, 2 bfloat16. activation: 0 none, 1 relu, 2 relu6 (not for pooling). */
+/* operation: 0 convolution, filter [taps, channels, filters]; 1 depthwise convolution, filter
+ * [taps, filters], filters a multiple of channels; 2 maximum and 3 average pooling, filters =
+ * channels. type: 0 float32, 1 float16, 2 bfloat16. activation: 0 none, 1 relu, 2 relu6 (not for
+ * pooling). */
 typedef struct {
   int32_t operation, type, activation;
   int32_t allow_tf32; /* 1: float32 on tensor cores, with 10 bits of mantissa */
   int64_t batch, channels, filters;
-  const void* rows;     /* [batch, rows_in, channels] */
+  const void* rows; /* [batch, rows_in, channels] */
   const void* filter;
   const void* bias;     /* [filters] or null */
   void* out;            /* [batch, rows_out, filters]; read by the gradients */

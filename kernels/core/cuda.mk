@@ -1,5 +1,5 @@
 # The GPU kernels: their tests on the CPU, and the library. Called by the Makefile at the top.
-# ARCHITECTURES: compute capabilities to compile for.
+# ARCHITECTURES: compute capabilities to compile for; later ones compile the last one's PTX.
 BUILD ?= ../../build/cuda
 NVCC ?= nvcc
 ARCHITECTURES ?= 80 90
@@ -7,7 +7,8 @@ KERNELS := cuda_run_float32 cuda_run_float16 cuda_run_bfloat16 masked_conv2d_cud
 HEADERS := $(wildcard *.h)
 CXX_FLAGS := -std=c++17 -Wall -Wextra -Wno-unknown-pragmas $(or $(EXTRA),-O2)
 NVCC_FLAGS := -x cu -std=c++17 -O3 -Xcompiler -fPIC \
-  $(foreach arch,$(ARCHITECTURES),-gencode=arch=compute_$(arch),code=sm_$(arch))
+  $(foreach arch,$(ARCHITECTURES),-gencode=arch=compute_$(arch),code=sm_$(arch)) \
+  $(foreach arch,$(lastword $(ARCHITECTURES)),-gencode=arch=compute_$(arch),code=compute_$(arch))
 EMULATED := $(KERNELS:%=$(BUILD)/%.emulated.o) \
   $(patsubst %,$(BUILD)/%.o,cuda_emulation cuda_emulation_numbers reference)
 

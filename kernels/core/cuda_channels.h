@@ -100,8 +100,7 @@ ESPACE_KERNEL void DepthwiseRows(Channels<T> of, const T* gradient, float* sum) 
     for (int32_t tap = 0; tap < of.taps; ++tap) {
       const int32_t row = of.Read(at.computed, tap);
       if (row < 0) continue;
-      AtomicAdd(sum + of.Input(at.image, row, n),
-                value * ToFloat(of.filter[tap * of.filters + n]));
+      AtomicAdd(sum + of.Input(at.image, row, n), value * ToFloat(of.filter[tap * of.filters + n]));
     }
   }
 }
@@ -183,8 +182,7 @@ class ChannelJob {
            s_.batch * s_.computed,
            static_cast<int32_t>(s_.taps),
            multiplier == 1 && s_.channels % Chunk<T>::kSize == 0 &&
-               (reinterpret_cast<uintptr_t>(call.rows) |
-                reinterpret_cast<uintptr_t>(call.filter)) %
+               (reinterpret_cast<uintptr_t>(call.rows) | reinterpret_cast<uintptr_t>(call.filter)) %
                        kChunkBytes ==
                    0};
   }
@@ -221,14 +219,13 @@ class ChannelJob {
 
   Status FilterGradient(const T* gradient) {
     const int64_t column_blocks = DivideUp(s_.filters, kPointThreads);
-    const Parts parts(of_.positions,
-                      DivideUp(8 * call_.multiprocessors, column_blocks * s_.taps));
+    const Parts parts(of_.positions, DivideUp(8 * call_.multiprocessors, column_blocks * s_.taps));
     const int64_t size = s_.taps * s_.filters;
     float* partial = scratch_.Take<float>(parts.count * size);
     if (scratch_.counting()) return kOk;
-    const Status status = Launch(DepthwiseFilter<T>, parts.count * s_.taps * column_blocks,
-                                 kPointThreads, 0, stream_, of_, gradient, parts.each,
-                                 column_blocks, partial);
+    const Status status =
+        Launch(DepthwiseFilter<T>, parts.count * s_.taps * column_blocks, kPointThreads, 0, stream_,
+               of_, gradient, parts.each, column_blocks, partial);
     if (status != kOk) return status;
     return Launch(SumSplits<T>, PointBlocks(size), kPointThreads, 0, stream_, partial,
                   static_cast<int>(parts.count), size, static_cast<T*>(call_.grad_filter));

@@ -70,8 +70,7 @@ class Convolution {
   Status Forward() {
     const Tiling tiling = Choose(positions_, s_.filters, depth_, true);
     const int splits = tiling.product.splits;
-    float* partial =
-        splits > 1 ? scratch_.Take<float>(splits * positions_ * s_.filters) : nullptr;
+    float* partial = splits > 1 ? scratch_.Take<float>(splits * positions_ * s_.filters) : nullptr;
     if (scratch_.counting()) return kOk;
     const Finish<T> finish = FinishOf<T>(call_);
     const Matrix<T> filter = AsMatrix(call_.filter, s_.filters);
@@ -81,9 +80,8 @@ class Convolution {
     const Status status =
         LaunchProduct<Kind, false>(Rows(), filter, tiling, PartialTile{partial}, stream_);
     if (status != kOk) return status;
-    return Launch(FinishSums<T>,
-                  PointBlocks(positions_ * DivideUp(s_.filters, Chunk<T>::kSize)), kPointThreads,
-                  0, stream_, partial, splits, positions_, finish);
+    return Launch(FinishSums<T>, PointBlocks(positions_ * DivideUp(s_.filters, Chunk<T>::kSize)),
+                  kPointThreads, 0, stream_, partial, splits, positions_, finish);
   }
 
   Status Gradients() {
@@ -124,7 +122,8 @@ class Convolution {
             Aligned(call_.rows, s_.channels)};
   }
 
-  // grad_filter [depth, filters] = gathered rows^T [depth, positions] gradient [positions, filters].
+  // grad_filter [depth, filters] = gathered rows^T [depth, positions] gradient [positions,
+  // filters].
   Status FilterGradient(const T* gradient) {
     const Tiling tiling = Choose(depth_, s_.filters, positions_, true);
     const int64_t size = depth_ * s_.filters;
@@ -143,19 +142,15 @@ class Convolution {
     T* transposed = scratch_.Take<T>(depth_ * s_.filters);
     RowsSum<T> sum(call_, scratch_);
     if (scratch_.counting()) return kOk;
-    Status status = Launch(Transpose<T>, PointBlocks(depth_ * s_.filters), kPointThreads, 0,
-                           stream_, static_cast<const T*>(call_.filter), depth_, s_.filters,
-                           transposed);
+    Status status =
+        Launch(Transpose<T>, PointBlocks(depth_ * s_.filters), kPointThreads, 0, stream_,
+               static_cast<const T*>(call_.filter), depth_, s_.filters, transposed);
     if (status == kOk) status = sum.Clear(stream_);
     if (status != kOk) return status;
-    const Gather<T> gradients{gradient,
-                              nullptr,
-                              s_.computed,
-                              s_.computed,
-                              positions_,
-                              static_cast<int32_t>(s_.filters),
-                              1,
-                              Aligned(gradient, s_.filters)};
+    const Gather<T> gradients{gradient,    nullptr,
+                              s_.computed, s_.computed,
+                              positions_,  static_cast<int32_t>(s_.filters),
+                              1,           Aligned(gradient, s_.filters)};
     const ScatterTile scatter{sum.values(),
                               call_.table,
                               s_.rows_in,

@@ -24,7 +24,6 @@ namespace espace {
 using Half = __half;
 using BFloat16 = __nv_bfloat16;
 
-
 ESPACE_DEVICE int Thread() { return static_cast<int>(threadIdx.x); }
 ESPACE_DEVICE int Threads() { return static_cast<int>(blockDim.x); }
 ESPACE_DEVICE int64_t Block() { return blockIdx.x; }
@@ -73,13 +72,12 @@ ESPACE_DEVICE void LoadTransposed(const void* row, uint32_t (&to)[4]) {
 
 // sum [16, 8] += a [16, k] b [k, 8]; k = 16, or 8 for Tf32. cuda_math.h says which element lies
 // where.
-#define ESPACE_MMA(types)                                                                 \
-  asm("mma.sync.aligned." types                                                  \
-               " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"       \
-               : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                   \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
-ESPACE_DEVICE void Multiply(Half, float (&sum)[4], const uint32_t (&a)[4],
-                            const uint32_t (&b)[2]) {
+#define ESPACE_MMA(types)                                                  \
+  asm("mma.sync.aligned." types                                            \
+      " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n" \
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])             \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
+ESPACE_DEVICE void Multiply(Half, float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   ESPACE_MMA("m16n8k16.row.col.f32.f16.f16.f32");
 }
 ESPACE_DEVICE void Multiply(BFloat16, float (&sum)[4], const uint32_t (&a)[4],
@@ -104,8 +102,7 @@ ESPACE_DEVICE void AtomicAdd(float* to, float value) { atomicAdd(to, value); }
 // `to` is a multiple of 16 bytes.
 ESPACE_DEVICE void AtomicAdd4(float* to, const float (&values)[4]) {
 #if __CUDA_ARCH__ >= 900
-  atomicAdd(reinterpret_cast<float4*>(to),
-            make_float4(values[0], values[1], values[2], values[3]));
+  atomicAdd(reinterpret_cast<float4*>(to), make_float4(values[0], values[1], values[2], values[3]));
 #else
   for (int i = 0; i < 4; ++i) atomicAdd(to + i, values[i]);
 #endif
@@ -129,11 +126,11 @@ Status Launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int sh
   if (blocks == 0) return kOk;
   if (blocks > 0x7fffffff) return cudaErrorInvalidConfiguration;
   if (shared_bytes > 48 * 1024) {  // more must be asked for
-    const Status status = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+    const Status status =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
     if (status != kOk) return status;
   }
-  kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, stream>>>(arguments...);
+  kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, stream> > >(arguments...);
   return cudaGetLastError();
 }
 

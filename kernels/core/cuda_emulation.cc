@@ -10,8 +10,8 @@
 #include <random>
 #include <vector>
 
-// This file is compiled without the sanitizer, whose business the emulation itself is not, and tells
-// it what fibers read, write and wait for.
+// This file is compiled without the sanitizer, whose business the emulation itself is not, and
+// tells it what fibers read, write and wait for.
 #ifdef ESPACE_FIND_RACES
 #include <sanitizer/tsan_interface.h>
 extern "C" void __tsan_read16(void* address);

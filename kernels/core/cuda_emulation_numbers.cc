@@ -45,8 +45,8 @@ void Assign(Half& to, float value) {
 
 void Assign(BFloat16& to, float value) {
   const uint32_t bits = Bits(value);
-  to.bits = std::isnan(value) ? 0x7fff
-                              : static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  to.bits =
+      std::isnan(value) ? 0x7fff : static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 }  // namespace espace

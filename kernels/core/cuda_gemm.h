@@ -146,7 +146,8 @@ struct ScatterTile {
     }
     for (int e = 0; e < 4 && n + e < product.n; ++e) {
       const int32_t tap = (n + e) / channels, row = reads[tap];
-      if (row >= 0) AtomicAdd(image + int64_t{row} * channels + (n + e - tap * channels), values[e]);
+      if (row >= 0)
+        AtomicAdd(image + int64_t{row} * channels + (n + e - tap * channels), values[e]);
     }
   }
 };
@@ -156,8 +157,8 @@ template <class Math, bool kTransposed>
 struct Layout {
   using T = typename Math::T;
   static constexpr int kThreads = Math::kThreads;
-  using ATile = Tile<T, kTransposed ? Math::kK : Math::kM, kTransposed ? Math::kM : Math::kK,
-                     kThreads>;
+  using ATile =
+      Tile<T, kTransposed ? Math::kK : Math::kM, kTransposed ? Math::kM : Math::kK, kThreads>;
   using BTile = Tile<T, Math::kK, Math::kN, kThreads>;
   static constexpr int kSumStride = Math::kN + 8;
   static constexpr int kStageBytes = (ATile::kSize + BTile::kSize) * sizeof(T);

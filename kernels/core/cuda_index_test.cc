@@ -74,8 +74,7 @@ void CheckScalar(const char* name) {
   CheckLayout<Math>(name);
   Expect(Covers(Math::kThreads * 64, Math::kM, Math::kN,
                 [](int i) {
-                  return std::make_pair(Math::Row(i / 64, i % 64 / 8),
-                                        Math::Column(i / 64, i % 8));
+                  return std::make_pair(Math::Row(i / 64, i % 64 / 8), Math::Column(i / 64, i % 8));
                 }),
          std::string("sums of ") + name);
 }
@@ -83,9 +82,8 @@ void CheckScalar(const char* name) {
 // Lane 8 i + r addresses row r of matrix i, and the four matrices are the quarters of a fragment.
 void CheckMatrixRows() {
   const auto rows = [](const auto& of, int words) {
-    return Covers(32, 16, 2, [&](int lane) {
-      return std::make_pair(of(lane).row, of(lane).column / words);
-    });
+    return Covers(32, 16, 2,
+                  [&](int lane) { return std::make_pair(of(lane).row, of(lane).column / words); });
   };
   Expect(rows([](int lane) { return RowOfA(lane, 8); }, 8), "ldmatrix of A");
   Expect(rows([](int lane) { return RowOfA(lane, 4); }, 4), "ldmatrix of A in 32 bits");

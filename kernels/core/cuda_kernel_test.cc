@@ -74,8 +74,8 @@ std::string Describe(const Setting& s, unsigned seed) {
   const ConvShape& shape = s.shape;
   std::string text = "operation " + std::to_string(static_cast<int>(s.operation)) + " seed " +
                      std::to_string(seed) + " sizes";
-  for (const int64_t size : {shape.batch, shape.rows_in, shape.channels, shape.taps,
-                             shape.computed, shape.rows_out, shape.filters}) {
+  for (const int64_t size : {shape.batch, shape.rows_in, shape.channels, shape.taps, shape.computed,
+                             shape.rows_out, shape.filters}) {
     text += " " + std::to_string(size);
   }
   return text + (s.spread ? " spread" : "") + (s.tf32 ? " tf32" : "") +
@@ -174,8 +174,8 @@ Expected Prepare(const Setting& setting, unsigned seed) {
     for (float& value : values) value = static_cast<float>(integer(-2, 2));
     return values;
   };
-  const int64_t weights = s.taps * s.filters *
-                          (setting.operation == Operation::kConvolution ? s.channels : 1);
+  const int64_t weights =
+      s.taps * s.filters * (setting.operation == Operation::kConvolution ? s.channels : 1);
   Expected e;
   e.rows = fill(s.batch * s.rows_in * s.channels);
   e.filter = fill(weights);
@@ -329,8 +329,9 @@ void Random(bool brief) {
     setting.operation = static_cast<Operation>(std::max(integer(-3, 3), 0));
     setting.multiprocessors = integer(0, 1) ? 132 : integer(1, 8);
     ConvShape& s = setting.shape;
-    s = {integer(1, 4), integer(1, 40), integer(1, 9) * chunk, integer(1, 9),
-         integer(1, 50), 0,             integer(1, 18) * chunk};
+    s = {integer(1, 4),         integer(1, 40), integer(1, 9) * chunk,
+         integer(1, 9),         integer(1, 50), 0,
+         integer(1, 18) * chunk};
     s.rows_out = setting.spread ? integer(1, 90) : s.computed;
     if (setting.operation == Operation::kDepthwise) s.filters = s.channels * integer(1, 2);
     if (setting.operation > Operation::kDepthwise) s.filters = s.channels;

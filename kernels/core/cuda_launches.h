@@ -40,8 +40,8 @@ struct Job {
 template <typename T>
 Finish<T> FinishOf(const CudaCall& call) {
   const ConvShape& s = call.shape;
-  const bool vector = s.filters % Chunk<T>::kSize == 0 &&
-                      reinterpret_cast<uintptr_t>(call.out) % kChunkBytes == 0;
+  const bool vector =
+      s.filters % Chunk<T>::kSize == 0 && reinterpret_cast<uintptr_t>(call.out) % kChunkBytes == 0;
   return {static_cast<T*>(call.out),
           static_cast<const T*>(call.bias),
           call.starts,

@@ -17,9 +17,9 @@ struct Tile {
   static constexpr int kChunk = Chunk<T>::kSize;
   static constexpr int kStride = kColumns + (sizeof(T) == 4 && kColumns > 16 ? 2 : 1) * kChunk;
   static constexpr int kSize = kRows * kStride;
-  static constexpr int kChunks = kColumns / kChunk;   // of one row
-  static constexpr int kStep = kThreads / kChunks;    // rows between two chunks of one thread
-  static constexpr int kCount = kRows / kStep;        // chunks of one thread
+  static constexpr int kChunks = kColumns / kChunk;  // of one row
+  static constexpr int kStep = kThreads / kChunks;   // rows between two chunks of one thread
+  static constexpr int kCount = kRows / kStep;       // chunks of one thread
   static_assert(kThreads % kChunks == 0 && kRows % kStep == 0 && kCount > 0, "uneven tile");
 
   static ESPACE_ANY int Row(int thread, int i) { return thread / kChunks + i * kStep; }

@@ -1,7 +1,8 @@
 // The product of two tiles in shared memory, accumulated in registers: on tensor cores in 16 bits
 // (Tensor16) and TF32 (TensorTf32), or with fused multiply-adds in float (Scalar).
 //
-// Where the elements of mma.sync lie (PTX ISA, "Matrix Fragments"), with g = lane / 4, t = lane % 4:
+// Where the elements of mma.sync lie (PTX ISA, "Matrix Fragments"), with g = lane / 4, t = lane %
+// 4:
 //   m16n8k16   A register i, half h:  row g + 8 (i % 2), column 2 t + h + 8 (i / 2)
 //              B register i, half h:  row 2 t + h + 8 i, column g
 //   m16n8k8    A register i:          row g + 8 (i % 2), column t + 4 (i / 2)
@@ -165,9 +166,8 @@ struct Scalar {
       Chunk<float> left[8];  // kTransposed: [k 0-3][rows 0-3], then rows 4-7; else [row][k 0-3]
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        const float* from = kTransposed
-                                ? a + (k + i % 4) * ATile::kStride + row + i / 4 * (kM / 2)
-                                : a + (row + i / 4 * (kM / 2) + i % 4) * ATile::kStride + k;
+        const float* from = kTransposed ? a + (k + i % 4) * ATile::kStride + row + i / 4 * (kM / 2)
+                                        : a + (row + i / 4 * (kM / 2) + i % 4) * ATile::kStride + k;
         left[i] = *reinterpret_cast<const Chunk<float>*>(from);
       }
 #pragma unroll
@@ -180,8 +180,7 @@ struct Scalar {
         }
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
-          const float value =
-              kTransposed ? left[i / 4 * 4 + kk].values[i % 4] : left[i].values[kk];
+          const float value = kTransposed ? left[i / 4 * 4 + kk].values[i % 4] : left[i].values[kk];
 #pragma unroll
           for (int j = 0; j < 8; ++j) sum[i][j] += value * right[j / 4].values[j % 4];
         }

@@ -64,7 +64,7 @@ ESPACE_KERNEL void Transpose(const T* from, int64_t k, int64_t n, T* to) {
 // show it, where the activation lets it through.
 template <typename T>
 struct Fold {
-  const T *grad_out, *out;      // [batch, rows_out, filters]; out is read with an activation
+  const T *grad_out, *out;        // [batch, rows_out, filters]; out is read with an activation
   const int32_t *starts, *shown;  // null: every computed row shows itself
   int64_t computed, rows_out, filters;
   Activation activation;

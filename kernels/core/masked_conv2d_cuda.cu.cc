@@ -85,7 +85,8 @@ Status CudaGradients(const CudaCall& call, void* scratch, Stream stream) {
   const int64_t size = call.type == DataType::kFloat32 ? 4 : 2;
   const int64_t depth = call.operation == Operation::kDepthwise ? s.taps : s.taps * s.channels;
   Status status = kOk;
-  if (call.grad_filter != nullptr) status = Clear(call.grad_filter, depth * s.filters * size, stream);
+  if (call.grad_filter != nullptr)
+    status = Clear(call.grad_filter, depth * s.filters * size, stream);
   if (status == kOk && call.grad_bias != nullptr) {
     status = Clear(call.grad_bias, s.filters * size, stream);
   }

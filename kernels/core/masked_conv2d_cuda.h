@@ -11,8 +11,8 @@ namespace espace {
 enum class DataType : int32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 
 // kDepthwise: filter [taps, filters], filters a multiple of channels, column n reads channel
-// n / (filters / channels). Pooling: filters = channels, no filter, bias or activation; padding (-1)
-// does not take part, and the mean of nothing is 0.
+// n / (filters / channels). Pooling: filters = channels, no filter, bias or activation; padding
+// (-1) does not take part, and the mean of nothing is 0.
 enum class Operation : int32_t { kConvolution = 0, kDepthwise = 1, kMaximum = 2, kAverage = 3 };
 
 // All pointers are to the GPU's memory. The caller guarantees table in [-1, M), that starts and

@@ -155,9 +155,8 @@ class Maps {
       InvertSpread(entry->spread.flat<int32_t>().data(), shape.rows_out, shape.computed,
                    packed.data() + size, packed.data() + size + shape.computed + 1);
     }
-    TF_RETURN_IF_ERROR(context->allocate_temp(tensorflow::DT_INT32,
-                                              TensorShape({static_cast<int64_t>(packed.size())}),
-                                              &entry->memory));
+    TF_RETURN_IF_ERROR(context->allocate_temp(
+        tensorflow::DT_INT32, TensorShape({static_cast<int64_t>(packed.size())}), &entry->memory));
     // From memory that is not pinned the call returns when it has been read.
     return ToStatus(cudaMemcpyAsync(entry->memory.flat<int32_t>().data(), packed.data(),
                                     packed.size() * sizeof(int32_t), cudaMemcpyHostToDevice,
@@ -225,8 +224,7 @@ class MaskedConv2DGpuOp : public MapKernel<T> {
     CudaCall call;
     OP_REQUIRES_OK(context, this->Start(context, &call));
     const Tensor& bias = context->input(4);
-    OP_REQUIRES(context,
-                !use_bias_ || (bias.dims() == 1 && bias.dim_size(0) == call.shape.filters),
+    OP_REQUIRES(context, !use_bias_ || (bias.dims() == 1 && bias.dim_size(0) == call.shape.filters),
                 InvalidArgument("bias must be [", call.shape.filters, "], got ",
                                 bias.shape().DebugString()));
     TensorShape shown;
@@ -236,8 +234,8 @@ class MaskedConv2DGpuOp : public MapKernel<T> {
     call.bias = use_bias_ ? bias.flat<T>().data() : nullptr;
     call.out = out->flat<T>().data();
     OP_REQUIRES_OK(context, this->Allocate(context, ForwardScratch(call), &scratch));
-    OP_REQUIRES_OK(context, ToStatus(CudaForward(call, scratch.flat<int8_t>().data(),
-                                                 StreamOf(context))));
+    OP_REQUIRES_OK(context,
+                   ToStatus(CudaForward(call, scratch.flat<int8_t>().data(), StreamOf(context))));
   }
 
  private:
@@ -278,23 +276,23 @@ class MaskedConv2DGradGpuOp : public MapKernel<T> {
     call.grad_bias = gradients[2];
     Tensor scratch;
     OP_REQUIRES_OK(context, this->Allocate(context, GradientScratch(call), &scratch));
-    OP_REQUIRES_OK(context, ToStatus(CudaGradients(call, scratch.flat<int8_t>().data(),
-                                                   StreamOf(context))));
+    OP_REQUIRES_OK(context,
+                   ToStatus(CudaGradients(call, scratch.flat<int8_t>().data(), StreamOf(context))));
   }
 };
 
-#define REGISTER(T)                                        \
-  REGISTER_KERNEL_BUILDER(Name("EspaceMaskedConv2D")       \
+#define REGISTER(T)                                           \
+  REGISTER_KERNEL_BUILDER(Name("EspaceMaskedConv2D")          \
                               .Device(tensorflow::DEVICE_GPU) \
-                              .HostMemory("table")         \
-                              .HostMemory("spread")        \
-                              .TypeConstraint<T>("T"),     \
-                          MaskedConv2DGpuOp<T>);           \
-  REGISTER_KERNEL_BUILDER(Name("EspaceMaskedConv2DGrad")   \
+                              .HostMemory("table")            \
+                              .HostMemory("spread")           \
+                              .TypeConstraint<T>("T"),        \
+                          MaskedConv2DGpuOp<T>);              \
+  REGISTER_KERNEL_BUILDER(Name("EspaceMaskedConv2DGrad")      \
                               .Device(tensorflow::DEVICE_GPU) \
-                              .HostMemory("table")         \
-                              .HostMemory("spread")        \
-                              .TypeConstraint<T>("T"),     \
+                              .HostMemory("table")            \
+                              .HostMemory("spread")           \
+                              .TypeConstraint<T>("T"),        \
                           MaskedConv2DGradGpuOp<T>);
 REGISTER(float)
 REGISTER(Eigen::half)
