@@ -1,5 +1,7 @@
 # make native: builds the fast operator for the TensorFlow in the environment.
 # make core-test: its C++ tests; core-test-sanitized: shorter, with AddressSanitizer and UBSan.
+# make cuda: libespace_cuda.so, the operators on GPUs without TensorFlow; needs nvcc, no GPU.
+# make cuda-test: the GPU kernels on the CPU; cuda-test-races: a few calls, with ThreadSanitizer.
 # make demo: sets up and compresses the shipped network. make test: sets up and runs every test.
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +9,8 @@ PY := $(VENV)/bin/python
 DEMO_FLAGS ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup native core-test core-test-sanitized demo test lint clean
+.PHONY: setup native core-test core-test-sanitized cuda cuda-test cuda-test-races \
+  demo test lint clean
 
 setup: $(VENV)/.installed
 
@@ -28,6 +31,16 @@ core-test:
 core-test-sanitized:
 	$(MAKE) -C kernels/core BUILD=../../build/core_sanitized ARGUMENTS=short \
 	  EXTRA="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+
+cuda:
+	$(MAKE) -C kernels/core -f cuda.mk library
+
+cuda-test:
+	$(MAKE) -C kernels/core -f cuda.mk
+
+cuda-test-races:
+	$(MAKE) -C kernels/core -f cuda.mk BUILD=../../build/cuda_races ARGUMENTS=races \
+	  EXTRA="-O1 -g -fsanitize=thread"
 
 demo: setup native
 	$(PY) demo/demo.py $(DEMO_FLAGS)
