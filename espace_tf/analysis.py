@@ -15,7 +15,7 @@ import numpy as np
 
 from espace_tf import low_rank, masks
 from espace_tf.config import EspaceConfig
-from espace_tf.files import atomic_write
+from espace_tf.files import atomic_write, checked_path, output_path
 from espace_tf.options import Option
 from espace_tf.sites import Site
 
@@ -157,7 +157,7 @@ class Analysis:
         Raises:
             OSError: the folder cannot be written.
         """
-        path, buffer = Path(path), io.BytesIO()
+        path, buffer = output_path(path), io.BytesIO()
         np.savez(buffer, **_pack_arrays(self.sites))
         content = buffer.getvalue()
         body = {
@@ -190,7 +190,7 @@ class Analysis:
             ValueError: corrupt or truncated, of another format or a newer version, or of another
                 model; the message says which.
         """
-        path = Path(path)
+        path = checked_path(path)
         body = _read_body(path)
         content = _arrays_path(path).read_bytes()
         if hashlib.sha256(content).hexdigest() != body["arrays_sha256"]:
