@@ -28,7 +28,6 @@ adds where). Prints progress to the standard output.
 import json
 import math
 import sys
-import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -40,6 +39,7 @@ from absl import app, flags, logging
 from espace_tf.bin import data as bin_data
 from espace_tf.bin import models
 from espace_tf.config import require
+from espace_tf.files import checked_path, output_folder
 
 _QUANTIZATIONS = {"float32": None, "float16": "float16", "dynamic": "dynamic", "int8": "int8"}
 
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
         if len(argv) > 1:
             raise ValueError(f"arguments must be flags. Received: {' '.join(argv[1:])}")
         _check_flags()
-        _compress(_output_folder(Path(_OUTPUT.value)))
+        _compress(_output_folder(_OUTPUT.value))
     except (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
         logging.debug("The error came from here:", exc_info=True)
         print(f"espace-compress: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -114,24 +114,15 @@ def _check_flags() -> None:
     models.check(_MODEL.value)
 
 
-def _output_folder(path: Path) -> Path:
+def _output_folder(given: str) -> Path:
     """The folder for the results, made and tried."""
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"--output_dir must be a folder. Received: {str(path)!r}, a file")
+    path = checked_path(given, "--output_dir")
     if path.is_dir() and any(path.iterdir()) and not _OVERWRITE.value:
         raise ValueError(
             f"--output_dir must be new or empty. Received: {str(path)!r}, which holds files; name "
             "another one, or say --overwrite"
         )
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"--output_dir {str(path)!r} cannot be written: {error.strerror}"
-        ) from error
-    return path
+    return output_folder(path, "--output_dir")
 
 
 def _compress(output: Path) -> None:
@@ -161,7 +152,7 @@ def _compress(output: Path) -> None:
         fine_tune(small, data.train, teacher=model, epochs=_EPOCHS.value, seed=_SEED.value)
 
     console.rule("Write and measure")
-    with atomic_write(output / "compressed.keras") as temporary:
+    with atomic_write(output / "compressed.keras", "--output_dir") as temporary:
         small.save(temporary)
     small.espace_plan.save(output / "plan.json")
     # What is judged is what was written.
@@ -180,7 +171,7 @@ def _compress(output: Path) -> None:
         reporting.report(small, output / "report.html", accuracy=accuracy, rows=rows)
     summary = _summary(rows, accuracy, exports, {"before": model, "after": written})
     summary["seconds"] = round(time.monotonic() - started, 1)
-    with atomic_write(output / "summary.json") as temporary:
+    with atomic_write(output / "summary.json", "--output_dir") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
     console.print(_table(summary))
     console.print(f"Results in {output} after {summary['seconds']:.0f} s.")
