@@ -140,7 +140,14 @@ def output_statistics(
         samples += size
         in_tables += size if with_tables else 0
         labels = None if labels is None else _tensors(labels)
-        for path, partial in batch_sums(_tensors(x), labels, np.int32(step), with_tables).items():
+        try:
+            found = batch_sums(_tensors(x), labels, np.int32(step), with_tables)
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(
+                f"data's labels do not go with the loss and the outputs in batch {step + 1}: "
+                f"{error.message.splitlines()[-1]}"
+            ) from error
+        for path, partial in found.items():
             total = totals.setdefault(path, {})
             for name, value in partial.items():
                 total[name] = total.get(name, 0.0) + value.numpy().astype(np.float64)

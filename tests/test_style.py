@@ -31,6 +31,7 @@ ORDER = [
         "feed",
         "orders",
         "masks",
+        "labels",
         "targets",
         "moments",
         "factors",
@@ -38,7 +39,16 @@ ORDER = [
     *("low_rank", "options", "analysis", "offers", "whatif", "stages", "plan_files"),
     *("layer_plans", "summaries", "plans"),
     *("allocation", "choices", "faithful", "planning", "rewriting", "analyzing", "schedules"),
-    *("callbacks", "distillation", "checkpoints", "trainer", "finetuning", "export", "pipeline"),
+    *(
+        "callbacks",
+        "distillation",
+        "checkpoints",
+        "trainer",
+        "session",
+        "finetuning",
+        "export",
+        "pipeline",
+    ),
     *("benchmarking", "reporting", "bin"),
 ]
 
