@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from espace_tf import graph, labels
 from espace_tf.distillation import Teacher, is_classification, sums_to_one
+from espace_tf.tracing import traced
 
 GROWTH_STEPS = 2000
 
@@ -244,10 +245,9 @@ class Trainer:
         self._seeds = _seed_states(model)
         for index, state in enumerate(self._seeds):
             state.assign(np.array([seed, index]).astype(state.dtype))
-        self.step = tf.function(self._step, reduce_retracing=True)
-        # Traced with layers that read a fade.
-        self.faded_step = tf.function(self._step, reduce_retracing=True)
-        self.evaluate = tf.function(self._evaluate, reduce_retracing=True)
+        self.step = traced(self._step)
+        self.faded_step = traced(self._step)  # with layers that read a fade
+        self.evaluate = traced(self._evaluate)
 
     def _losses(self, x, y, weight, targets, training: bool) -> tuple[Any, tf.Tensor]:
         """The outputs and the total loss of a batch; its terms go into the means."""

@@ -33,6 +33,7 @@ ORDER = [
         "masks",
         "labels",
         "targets",
+        "tracing",
         "moments",
         "factors",
     ),

@@ -21,10 +21,11 @@ says so. The data is one of
     summary.json        the numbers of the table printed at the end
 
 Every file appears whole or not at all. Flags may stand in a file, one a line, named by --flagfile.
-Exit status: 0 done; 1 a flag, a file or the model is not usable, said in one line (--verbosity=1
-adds where). Prints progress to the standard output.
+Exit status: 0 done; 1 a flag, a file or the model is not usable, said in one line. --verbosity=1
+adds where, and what TensorFlow tells of its own. Prints progress to the standard output.
 """
 
+import contextlib
 import json
 import math
 import sys
@@ -38,6 +39,7 @@ from absl import app, flags, logging
 
 from espace_tf.bin import data as bin_data
 from espace_tf.bin import models
+from espace_tf.bin.quiet import without_chatter
 from espace_tf.config import require
 from espace_tf.files import checked_path, output_folder
 
@@ -82,16 +84,27 @@ def run() -> None:
 
 def main(argv: list[str]) -> int:
     """Does what the module says; returns the exit status."""
+    chatty = flags.FLAGS["verbosity"].present
     try:
         if len(argv) > 1:
             raise ValueError(f"arguments must be flags. Received: {' '.join(argv[1:])}")
         _check_flags()
-        _compress(_output_folder(_OUTPUT.value))
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
+        output = _output_folder(_OUTPUT.value)
+        with contextlib.nullcontext() if chatty else without_chatter():
+            _compress(output)
+    except _errors() as error:
         logging.debug("The error came from here:", exc_info=True)
         print(f"espace-compress: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What flags, files, data and models that are not usable raise."""
+    import tensorflow as tf
+
+    own = (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError, MemoryError)
+    return (*own, tf.errors.OpError)
 
 
 def _check_flags() -> None:
@@ -111,7 +124,7 @@ def _check_flags() -> None:
         require("litert", "ai_edge_litert")
     if _REPORT.value:
         require("report", "jinja2", "matplotlib")
-    models.check(_MODEL.value)
+    models.check(_MODEL.value, "--model")
 
 
 def _output_folder(given: str) -> Path:
@@ -132,7 +145,7 @@ def _compress(output: Path) -> None:
     console, started = Console(), time.monotonic()
     data = None if _DATA.value is None else bin_data.load(_DATA.value, limit=_LIMIT.value)
     _prepare_runtime()
-    model = models.load(_MODEL.value)
+    model = models.load(_MODEL.value, "--model")
 
     from espace_tf import benchmarking, reporting
     from espace_tf.config import EspaceWarning
@@ -184,7 +197,7 @@ def _prepare_runtime() -> None:
 
     from espace_tf.timing import set_threads
 
-    if flags.FLAGS["verbosity"].using_default_value:
+    if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
         tf.get_logger().setLevel("WARNING")
     set_threads(_THREADS.value)

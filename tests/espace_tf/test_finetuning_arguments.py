@@ -72,7 +72,7 @@ def test_scalars_are_refused_before_the_data_is_looked_at(options, words):
         ({"validation_data": "x"}, "validation_data: data must be a tf.data.Dataset"),
         (
             {"metrics": ["zzz"]},
-            r"loss, metrics and labels .* Received: .*metrics=\['zzz'\], labels",
+            r"metrics and labels .* Received: .*metrics=\['zzz'\], labels",
         ),
         ({"loss": "zzz"}, "loss, metrics and labels .* Received: loss='zzz'"),
         ({"schedule": PolynomialDecay(end_step=3)}, "needs a model with masked layers"),
