@@ -14,7 +14,7 @@ import numpy as np
 ORDERS = ("vertical", "horizontal")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Factors:
     """The two kernels of a DecomposedConv2D, float32 HWIO, and its bias.
 
@@ -32,6 +32,11 @@ class Factors:
     def rank(self) -> int:
         """Rank of the pair, per group."""
         return self.second.shape[2]
+
+    def __repr__(self) -> str:
+        arrays = {"first": self.first, "second": self.second, "bias": self.bias}
+        shapes = (f"{name}={np.shape(a)}" for name, a in arrays.items() if a is not None)
+        return f"Factors({', '.join(shapes)})"
 
 
 def kernel_matrix(kernel: np.ndarray, order: str = "vertical", groups: int = 1) -> np.ndarray:
