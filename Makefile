@@ -1,5 +1,7 @@
 # make native: builds the fast operator for the TensorFlow in the environment.
-# make core-test: its C++ tests; core-test-sanitized: shorter, with AddressSanitizer and UBSan.
+# make core-test: its C++ tests; core-test-sanitized: shorter, with AddressSanitizer and UBSan;
+# core-test-threads: with ThreadSanitizer; core-test-aarch64: for another processor, emulated.
+# make fuzz: a million random and hostile calls; fuzz-short: fewer. SEED= begins elsewhere.
 # make demo: sets up and compresses the shipped network. make test: sets up and runs every test.
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +9,13 @@ PY := $(VENV)/bin/python
 DEMO_FLAGS ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup native core-test core-test-sanitized demo test lint clean
+CORE := $(MAKE) -C kernels/core
+SANITIZED := BUILD=../../build/core_sanitized \
+  EXTRA="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+SEED ?= 0
+
+.PHONY: setup native core-test core-test-sanitized core-test-threads core-test-aarch64 \
+  fuzz fuzz-short demo test lint clean
 
 setup: $(VENV)/.installed
 
@@ -23,11 +31,22 @@ native: setup
 	$(PY) -c "from espace_tf import kernels; print(kernels.backend())"
 
 core-test:
-	$(MAKE) -C kernels/core
+	$(CORE)
 
 core-test-sanitized:
-	$(MAKE) -C kernels/core BUILD=../../build/core_sanitized ARGUMENTS=short \
-	  EXTRA="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+	$(CORE) $(SANITIZED) ARGUMENTS=short
+
+core-test-threads:
+	$(CORE) BUILD=../../build/core_threads ARGUMENTS=threads EXTRA="-O1 -g -fsanitize=thread"
+
+core-test-aarch64:
+	.ci/aarch64 $(ARGUMENTS)
+
+fuzz:
+	$(CORE) $(SANITIZED) fuzz ARGUMENTS="1000000 $(SEED)"
+
+fuzz-short:
+	$(CORE) $(SANITIZED) fuzz ARGUMENTS="60000 $(SEED)"
 
 demo: setup native
 	$(PY) demo/demo.py $(DEMO_FLAGS)

@@ -132,7 +132,7 @@ bool AllWithin(const int32_t* values, int64_t count, int64_t low, int64_t high) 
   return count == 0 || (smallest >= low && largest < high);
 }
 
-std::string Validate(const Operands& operands, ConvShape* shape) {
+std::string ValidateSizes(const Operands& operands, ConvShape* shape) {
   std::string error = Ranks(operands);
   if (error.empty()) error = Ranges(operands);
   if (!error.empty()) return error;
@@ -144,12 +144,18 @@ std::string Validate(const Operands& operands, ConvShape* shape) {
             table[1], table[0], operands.spread ? operands.spread->sizes.size[0] : table[0],
             filters};
   error = Agreement(operands, *shape);
-  if (error.empty()) error = Products(*shape);
-  if (error.empty()) error = Values(operands.table, "table", -1, shape->rows_in);
-  if (error.empty() && operands.spread) {
-    error = Values(*operands.spread, "spread", 0, shape->computed);
-  }
-  return error;
+  return error.empty() ? Products(*shape) : error;
+}
+
+std::string ValidateIndices(const Operands& operands, const ConvShape& shape) {
+  const std::string error = Values(operands.table, "table", -1, shape.rows_in);
+  if (!error.empty() || !operands.spread) return error;
+  return Values(*operands.spread, "spread", 0, shape.computed);
+}
+
+std::string Validate(const Operands& operands, ConvShape* shape) {
+  const std::string error = ValidateSizes(operands, shape);
+  return error.empty() ? ValidateIndices(operands, *shape) : error;
 }
 
 }  // namespace espace

@@ -34,9 +34,15 @@ struct Operands {
   bool depthwise = false;
 };
 
-// An empty text and shape, when the call is one that the operators compute: every size but that of
-// the batch at least 1, all sizes within 32 bits, every result's elements countable, every index in
-// range. Else what is wrong with which operand.
+// An empty text, and shape, when the sizes are those of a call that the operators compute: all but
+// the batch at least 1, all within 32 bits, every result's elements countable. Else what is wrong
+// with which operand. Reads no index.
+std::string ValidateSizes(const Operands& operands, ConvShape* shape);
+
+// An empty text when every index is in range. The sizes must be valid.
+std::string ValidateIndices(const Operands& operands, const ConvShape& shape);
+
+// Both.
 std::string Validate(const Operands& operands, ConvShape* shape);
 
 // Whether all count values lie in [low, high).
