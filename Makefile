@@ -9,7 +9,6 @@ PY := $(VENV)/bin/python
 DEMO_FLAGS ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-CORE := $(MAKE) -C kernels/core
 SANITIZED := BUILD=../../build/core_sanitized \
   EXTRA="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
 SEED ?= 0
@@ -31,22 +30,22 @@ native: setup
 	$(PY) -c "from espace_tf import kernels; print(kernels.backend())"
 
 core-test:
-	$(CORE)
+	$(MAKE) -C kernels/core
 
 core-test-sanitized:
-	$(CORE) $(SANITIZED) ARGUMENTS=short
+	$(MAKE) -C kernels/core $(SANITIZED) ARGUMENTS=short
 
 core-test-threads:
-	$(CORE) BUILD=../../build/core_threads ARGUMENTS=threads EXTRA="-O1 -g -fsanitize=thread"
+	$(MAKE) -C kernels/core BUILD=../../build/core_threads ARGUMENTS=threads EXTRA="-O1 -g -fsanitize=thread"
 
 core-test-aarch64:
 	.ci/aarch64 $(ARGUMENTS)
 
 fuzz:
-	$(CORE) $(SANITIZED) fuzz ARGUMENTS="1000000 $(SEED)"
+	$(MAKE) -C kernels/core $(SANITIZED) fuzz ARGUMENTS="1000000 $(SEED)"
 
 fuzz-short:
-	$(CORE) $(SANITIZED) fuzz ARGUMENTS="60000 $(SEED)"
+	$(MAKE) -C kernels/core $(SANITIZED) fuzz ARGUMENTS="60000 $(SEED)"
 
 demo: setup native
 	$(PY) demo/demo.py $(DEMO_FLAGS)
