@@ -29,11 +29,18 @@ REMEDY = (
     "operator have TensorFlow and a C++17 compiler (g++ or clang++) installed, then run "
     "`make native` in a checkout, or `pip install --no-build-isolation .`"
 )
-CORE = ("masked_conv2d", "gradients", "reference", "variants", "variant_portable")
+CORE = (
+    *("masked_conv2d", "gradients", "depthwise", "pooling", "channels", "variants", "validate"),
+    *("variant_portable", "channels_portable"),
+)
+OPERATIONS = ("masked_conv2d_op", "packed_ops")
 # One file per instruction set, compiled for it; the rest runs on every processor of the family.
+AVX2, AVX512 = ["-mavx2", "-mfma"], ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mfma"]
 INSTRUCTION_SETS = {
-    "variant_avx2": ["-mavx2", "-mfma"],
-    "variant_avx512": ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mfma"],
+    "variant_avx2": AVX2,
+    "variant_avx512": AVX512,
+    "channels_avx2": AVX2,
+    "channels_avx512": AVX512,
 }
 # The operator on GPUs: the kernels, by element type, and the TensorFlow operation.
 GPU_SOURCES = [
@@ -50,8 +57,9 @@ class NativeExtension(Extension):
     def __init__(self):
         intel = platform.machine() in ("x86_64", "AMD64")
         core = [*CORE, *(INSTRUCTION_SETS if intel else ())]
-        sources = [*(f"kernels/core/{name}.cc" for name in core), "kernels/tf/masked_conv2d_op.cc"]
-        headers = [str(path) for path in Path("kernels/core").glob("*.[hi]*")]
+        sources = [f"kernels/core/{name}.cc" for name in core]
+        sources += [f"kernels/tf/{name}.cc" for name in OPERATIONS]
+        headers = [str(path) for path in Path("kernels").glob("*/*.[hi]*")]
         super().__init__(
             "espace_tf.kernels._masked_conv2d", sources, depends=headers, optional=True
         )
