@@ -130,7 +130,10 @@ Status Launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int sh
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
     if (status != kOk) return status;
   }
-  kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, stream> > >(arguments...);
+  // clang-format would tear >>> apart.
+  // clang-format off
+  kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, stream>>>(arguments...);
+  // clang-format on
   return cudaGetLastError();
 }
 

@@ -175,7 +175,7 @@ struct Layout {
 // visible to all, and says that all have finished with tile i - 1, whose stage the load of tile
 // i + kStages - 1 overwrites.
 template <class Math, bool kTransposed, class Store>
-ESPACE_KERNEL void ESPACE_BOUNDS(Math::kThreads, 256 / Math::kThreads)
+ESPACE_KERNEL void ESPACE_BOUNDS(Math::kThreads, Math::kBlocks)
     ProductKernel(Gather<typename Math::T> a, Matrix<typename Math::T> b, Product product,
                   Store store) {
   using T = typename Math::T;

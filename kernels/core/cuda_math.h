@@ -40,6 +40,7 @@ struct Warps {
   using T = T_;
   static constexpr int kM = kM_, kN = kN_, kK = kK_;
   static constexpr int kThreads = kM / kWarpM * (kN / kWarpN) * 32;
+  static constexpr int kBlocks = 256 / kThreads;  // of a multiprocessor, for 255 registers a thread
   static constexpr int kTall = kWarpM / 16, kWide = kWarpN / 8;  // mma tiles of a warp
   float sum[kTall][kWide][4] = {};
 
@@ -149,6 +150,7 @@ template <int kM_, int kN_>
 struct Scalar {
   using T = float;
   static constexpr int kM = kM_, kN = kN_, kK = 16, kThreads = kM / 8 * (kN / 8);
+  static constexpr int kBlocks = 384 / kThreads;  // 168 registers a thread; at 128 sums spill
   float sum[8][8] = {};
 
   static ESPACE_ANY int Row(int thread, int i) {
