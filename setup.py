@@ -4,7 +4,8 @@ keras_layers/ and kernels/ install inside espace_tf. The operator's binary is co
 TensorFlow that is installed where this runs; without it, or without a compiler, the package is pure
 Python and runs plain TensorFlow. `pip install --no-build-isolation .` lets pip see the TensorFlow.
 Where nvcc is found as well, and that TensorFlow is built with CUDA, a second binary for GPUs is
-compiled, for the compute capabilities in ESPACE_TF_CUDA_ARCHITECTURES ("80 90"; "" for none).
+compiled for the compute capabilities in ESPACE_TF_CUDA_ARCHITECTURES ("" for none; where it is not
+set, "80 90" on a machine with a GPU).
 """
 
 import os
@@ -48,7 +49,11 @@ GPU_SOURCES = [
     "kernels/core/masked_conv2d_cuda.cu.cc",
     "kernels/tf/masked_conv2d_gpu_op.cc",
 ]
-CUDA_ARCHITECTURES = os.environ.get("ESPACE_TF_CUDA_ARCHITECTURES", "80 90").split()
+# Minutes of compiling that are of no use without a GPU, unless they are asked for.
+HAS_GPU = Path("/dev/nvidiactl").exists()
+CUDA_ARCHITECTURES = os.environ.get(
+    "ESPACE_TF_CUDA_ARCHITECTURES", "80 90" if HAS_GPU else ""
+).split()
 
 
 class NativeExtension(Extension):
