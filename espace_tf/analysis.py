@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from espace_tf import low_rank, masks
-from espace_tf.config import EspaceConfig
+from espace_tf.config import EspaceConfig, check_choice
 from espace_tf.files import atomic_write, checked_path, output_path
 from espace_tf.options import Option
 from espace_tf.sites import Site
@@ -197,6 +197,11 @@ class Analysis:
                 model; the message says which.
         """
         path = checked_path(path)
+        for name in (str(path), f"{path}.npz"):
+            if not Path(name).is_file():
+                raise FileNotFoundError(
+                    f"there is no file {name}: an analysis is a JSON file and its arrays beside it"
+                )
         body = _read_body(path)
         content = _arrays_path(path).read_bytes()
         if hashlib.sha256(content).hexdigest() != body["arrays_sha256"]:
@@ -365,4 +370,7 @@ def analyze(
     from espace_tf import analyzing
 
     config = EspaceConfig() if config is None else config
+    if not isinstance(config, EspaceConfig):
+        raise TypeError(f"config must be an EspaceConfig or None. Received: {config!r}")
+    check_choice(verbose, "verbose", (0, 1, 2))
     return analyzing.run(model, data, config, loss, verbose)

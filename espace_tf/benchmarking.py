@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from espace_tf import cost, export, graph, timing
 from espace_tf.config import RUNTIMES, check_choice, check_count
+from espace_tf.data import batches
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def benchmark(
 
     Raises:
         TypeError: not a Keras model.
-        ValueError: an argument makes no sense, or the inputs' size is not known.
+        ValueError: an argument makes no sense, models take different inputs, or the inputs' size
+            is not known.
 
     Example:
         >>> for row in benchmark(model, compress(model, data, speedup=2)):
@@ -71,10 +73,13 @@ def benchmark(
         network_1: 4.02 ms, 0.50
     """
     models = (model, *baselines)
+    _check_models(models)
     names = _checked_names(models, names)
     check_choice(runtime, "runtime", RUNTIMES)
     check_count(batch_size, "batch_size")
     check_count(repeats, "repeats")
+    if threads is not None:
+        check_count(threads, "threads")
     arrays = _batch(model, batch_size, inputs)
     # LiteRT runs what would be exported.
     ran = [export.inference_copy(each) for each in models] if runtime == "litert" else models
@@ -112,11 +117,27 @@ def table(rows: Sequence[Row], title: str | None = None) -> Any:
     return grid
 
 
-def _checked_names(models: Sequence[Any], names: Sequence[str] | None) -> list[str]:
-    """Names given, or the models' own with a number where two are alike."""
+def _check_models(models: Sequence[Any]) -> None:
+    """Raises unless all are models that take the same inputs."""
     for model in models:
         graph.library(model)
+        if not model.built or not model.inputs:
+            raise ValueError(
+                f"model {model.name!r} has no known inputs: call it on data, or give it an Input"
+            )
+        first, own = ([tuple(t.shape[1:]) for t in each.inputs] for each in (models[0], model))
+        if len(first) != len(own) or not all(map(_compatible, first, own)):
+            raise ValueError(
+                f"models must take the same inputs. Received: {first} by {models[0].name!r}, "
+                f"{own} by {model.name!r}"
+            )
+
+
+def _checked_names(models: Sequence[Any], names: Sequence[str] | None) -> list[str]:
+    """Names given, or the models' own with a number where two are alike."""
     if names is not None:
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise TypeError(f"names must be a list of texts. Received: {names!r}")
         if len(names) != len(models) or len(set(names)) != len(names):
             raise ValueError(
                 f"names must be {len(models)} different ones, one a model. Received: {names!r}"
@@ -129,25 +150,25 @@ def _checked_names(models: Sequence[Any], names: Sequence[str] | None) -> list[s
     return distinct
 
 
+def _compatible(one: tuple, other: tuple) -> bool:
+    return tf.TensorShape(one).is_compatible_with(other)
+
+
 def _batch(model: Any, batch_size: int, inputs: Any) -> list[np.ndarray]:
     """One array per input of the model, of `batch_size` examples."""
     if inputs is None:
         return timing.noise(model, batch_size)
-    arrays = [np.asarray(array) for array in tf.nest.flatten(inputs)]
-    shapes = [tuple(tensor.shape) for tensor in model.inputs]
-    fits = len(arrays) == len(shapes) and all(
-        len(array) == batch_size and tf.TensorShape(shape).is_compatible_with(array.shape)
-        for array, shape in zip(arrays, shapes, strict=True)
-    )
-    if not fits:
+    try:
+        batch, _ = next(batches(inputs, None, batch_size + 1, inputs=model.inputs))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"inputs: {error}") from error
+    arrays = export.in_order(model, batch)
+    if len(arrays[0]) != batch_size:
         raise ValueError(
-            f"inputs must be arrays of {batch_size} examples of shapes {shapes}. Received: "
+            f"inputs must be one batch of {batch_size} examples, as batch_size says. Received: "
             f"{[array.shape for array in arrays]}"
         )
-    return [
-        array.astype(tf.as_dtype(tensor.dtype).as_numpy_dtype)
-        for array, tensor in zip(arrays, model.inputs, strict=True)
-    ]
+    return arrays
 
 
 def _macs(model: Any) -> int | None:

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf import graph
+from espace_tf.config import check_count
 from espace_tf.feed import Feed
 from espace_tf.tracing import traced
 
@@ -160,10 +161,10 @@ def reestimate_batch_norm(model, data: Any, batches: int = 200, *, batch_size: i
         The number of layers that were re-estimated.
 
     Raises:
-        ValueError: `batches` < 1, or no data.
+        TypeError, ValueError: `batches` or `batch_size` is no integer >= 1; no data.
     """
-    if batches < 1:
-        raise ValueError(f"batches must be an integer >= 1. Received: {batches!r}")
+    check_count(batches, "batches")
+    check_count(batch_size, "batch_size")
     feed = Feed(data, batch_size, seed=0, inputs=getattr(model, "inputs", None))
     return reestimate_from(model, (x for x, *_ in itertools.islice(feed.epoch(0), batches)))
 

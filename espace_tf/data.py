@@ -102,6 +102,9 @@ def _elements(data: Any) -> Iterator[Batch]:
             yield _split(element)
         return
     flat = tf.nest.flatten(data)
+    if any(isinstance(array, tf.RaggedTensor | tf.SparseTensor) for array in flat):
+        raise TypeError("data must be dense: give data.to_tensor(). Received: a ragged tensor or a "
+                        "sparse one, which tf.sparse.to_dense makes dense")  # fmt: skip
     if not flat or not all(hasattr(array, "shape") and hasattr(array, "dtype") for array in flat):
         kinds = sorted({type(array).__name__ for array in flat}) or ["nothing"]
         raise TypeError(
@@ -113,6 +116,11 @@ def _elements(data: Any) -> Iterator[Batch]:
 
 def _check_batched(data: tf.data.Dataset) -> None:
     for spec in tf.nest.flatten(data.element_spec):
+        if not isinstance(spec, tf.TensorSpec):
+            raise TypeError(
+                "data must be a dataset of dense tensors: map to_tensor() or tf.sparse.to_dense "
+                f"over it. Received: elements {data.element_spec}"
+            )
         if getattr(spec, "shape", None) is None or spec.shape.rank == 0:
             raise ValueError(
                 "data must be a dataset of batches: call .batch(...) on it. Received: elements "
@@ -158,9 +166,16 @@ def _slice(element: Batch, start: int, stop: int) -> Batch:
 def _join(parts: list[Batch]) -> Batch:
     if len(parts) == 1:
         return parts[0]
-    return tf.nest.map_structure(
-        lambda *arrays: None if arrays[0] is None else np.concatenate(arrays), *parts
-    )
+    try:
+        return tf.nest.map_structure(
+            lambda *arrays: None if arrays[0] is None else np.concatenate(arrays), *parts
+        )
+    except ValueError as error:
+        shapes = [[np.shape(array) for array in tf.nest.flatten(part)] for part in parts]
+        raise ValueError(
+            "data's batches must be alike in structure and shape, but for the number of samples. "
+            f"Received: {shapes}"
+        ) from error
 
 
 def _check_inputs(x: Any, inputs: Sequence[Any] | None) -> None:
@@ -205,6 +220,28 @@ def _check_numbers(values: Any, what: str, remedy: str) -> None:
         # ml_dtypes' kinds, such as bfloat16, are no subtypes of NumPy's own.
         if array is not None and not re.match(r"(u?int|b?float|bool)\d*", kind):
             raise TypeError(f"data's {what} must be real numbers: {remedy}. Received: dtype {kind}")
+
+
+def check_weights(weights: Any, samples: int, name: str = "data") -> None:
+    """Raises unless sample weights are finite numbers >= 0, one row for each sample.
+
+    Args:
+        weights: an array or a structure of arrays; None: nothing to check.
+        samples: how many there are.
+        name: the argument that the data was given by.
+    """
+    _check_numbers(weights, "sample weights", "convert them to float32")
+    for array in tf.nest.flatten(weights):
+        if array is None:
+            continue
+        array = np.asarray(array)
+        if array.ndim == 0 or len(array) != samples:
+            raise ValueError(
+                f"{name}'s sample weights must be one for each of the {samples} samples. Received: "
+                f"shape {array.shape}"
+            )
+        if not (np.isfinite(np.asarray(array, np.float32)) & (array >= 0)).all():
+            raise ValueError(f"{name}'s sample weights must be finite and >= 0")
 
 
 def _name(tensor: Any) -> str:

@@ -98,12 +98,19 @@ def export_tflite(
     _check_options(quantize, representative_data, kernel)
     examples = _examples(model, representative_data)
     stripped = inference_copy(model)
+    if quantize == "int8":
+        _check_outputs(model, examples)
     content = tflite.convert(stripped, quantize=quantize, examples=examples)
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
         found = tflite.operators(content)
         _refuse_foreign(found)
-        difference = _difference(model, tflite.run_function(stripped, temporary), examples)
+        try:
+            difference = _difference(model, tflite.run_function(stripped, temporary), examples)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"{str(path)!r} was not written: LiteRT does not run what was converted: {error}"
+            ) from error
         if quantize is None:
             _refuse_difference(difference, model, path)
     return ExportResult(path, len(content), quantize, difference, found)
@@ -228,13 +235,18 @@ def _examples(model: Any, data: Any) -> list[list[np.ndarray]] | None:
         return None
     size = model.inputs[0].shape[0] or 32
     found = batches(data, REPRESENTATIVE_EXAMPLES, size, inputs=model.inputs)
-    examples = [_in_order(model, inputs) for inputs, _ in found]
+    examples = [in_order(model, inputs) for inputs, _ in found]
     # The converter's calibration resizes one input after the other: batches must be of one size.
     return [batch for batch in examples if len(batch[0]) == len(examples[0][0])]
 
 
-def _in_order(model: Any, inputs: Any) -> list[np.ndarray]:
-    """One array per model input, in the order of `model.inputs`, with the input's type."""
+def in_order(model: Any, inputs: Any) -> list[np.ndarray]:
+    """One array per model input, in the order of `model.inputs`, with the input's type.
+
+    Args:
+        model: a Keras model with known inputs.
+        inputs: an array, a list with one for each input, or a dictionary by the inputs' names.
+    """
     names = [tensor.name.split(":")[0] for tensor in model.inputs]
     by_name = isinstance(inputs, Mapping) and set(inputs) == set(names)
     arrays = [inputs[name] for name in names] if by_name else tf.nest.flatten(inputs)
@@ -242,6 +254,20 @@ def _in_order(model: Any, inputs: Any) -> list[np.ndarray]:
         np.asarray(array).astype(tf.as_dtype(tensor.dtype).as_numpy_dtype)
         for array, tensor in zip(arrays, model.inputs, strict=True)
     ]
+
+
+def _check_outputs(model: Any, examples: list[list[np.ndarray]]) -> None:
+    """Raises ValueError if the examples make the model compute NaN or infinity: no range has that.
+
+    An overflow inside usually reaches an output; what does not is found when the file is run.
+    """
+    for batch in examples:
+        if not all(np.isfinite(output).all() for output in tflite.call(model, batch)):
+            raise ValueError(
+                "representative_data must give finite outputs. Received: inputs up to "
+                f"{max(float(np.abs(array).max()) for array in batch):.3g}, of which the model "
+                "makes NaN or infinity; give such as it was trained on"
+            )
 
 
 def _check_options(quantize: str | None, representative_data: Any, kernel: str) -> None:

@@ -53,6 +53,8 @@ class Feed:
                 raise
             raise type(error)(f"{name}: {error}") from error
         self.data, self.batch_size, self.seed = data, batch_size, seed
+        if not self.is_dataset:
+            user_data.check_weights(self.whole[2], user_data.count(data), name)
         self.steps = self._count()
 
     @property

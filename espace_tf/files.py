@@ -91,7 +91,7 @@ def checked_path(path: Any, name: str = "path") -> Path:
         ValueError: empty; the message names the argument.
     """
     if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"{name} must be a path. Received: {path!r}")
+        raise TypeError(f"{name} must be a path, a text or pathlib's. Received: {path!r}")
     if not os.fspath(path) or "\0" in str(path):
         raise ValueError(f"{name} must be a path that is not empty. Received: {path!r}")
     return Path(path)

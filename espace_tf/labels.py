@@ -41,28 +41,42 @@ def check(losses: Sequence[Any], outputs: Sequence[Any], labels: Sequence[Any]) 
     """
     for loss, output, label in zip(losses, outputs, labels, strict=True):
         kind, array = loss_kind(loss), np.asarray(label)
-        if kind is None or getattr(loss, "axis", -1) not in (-1, len(output.shape) - 1):
-            continue
-        _check_shape(kind, tuple(output.shape), array.shape)
         if kind == "sparse":
-            _check_classes(array, int(output.shape[-1]), getattr(loss, "ignore_class", None))
+            axis = _class_axis(tuple(output.shape), array.shape)
+            _check_classes(array, int(output.shape[axis]), _ignored(loss))
+        elif kind == "one-hot":
+            _check_one_hot(tuple(output.shape), array.shape)
 
 
-def _check_shape(kind: str, output: tuple, label: tuple) -> None:
-    one_hot, sparse = output[1:] == label[1:], label[1:] in (output[1:-1], (*output[1:-1], 1))
-    if kind == "sparse" and not sparse:
-        allowed, other = ("B", *output[1:-1]), "y.argmax(-1), or CategoricalCrossentropy"
-        raise ValueError(
-            f"data's labels must be class numbers, of shape {_text(allowed)} for outputs "
-            f"{_text(('B', *output[1:]))} and this loss. Received: shape {label}"
-            + (f"; for one-hot labels give {other}" if one_hot else "")
-        )
-    if kind == "one-hot" and not one_hot:
-        raise ValueError(
-            f"data's labels must be one-hot, of the outputs' shape {_text(('B', *output[1:]))}, "
-            f"for this loss. Received: shape {label}"
-            + ("; for class numbers give SparseCategoricalCrossentropy" if sparse else "")
-        )
+def _class_axis(output: tuple, label: tuple) -> int:
+    """The axis of the outputs that the labels lack: the last one, or the loss's own."""
+    for axis in range(len(output) - 1, 0, -1):
+        if label[1:] == (*output[1:axis], *output[axis + 1 :]):
+            return axis
+    if label[1:] == (*output[1:-1], 1):
+        return -1
+    other = "; for one-hot labels give y.argmax(-1), or CategoricalCrossentropy"
+    raise ValueError(
+        f"data's labels must be class numbers, of shape {_text(output[1:-1])} for outputs "
+        f"{_text(output[1:])} and this loss. Received: shape {label}"
+        + (other if output[1:] == label[1:] else "")
+    )
+
+
+def _check_one_hot(output: tuple, label: tuple) -> None:
+    if output[1:] == label[1:]:
+        return
+    sparse = label[1:] in (output[1:-1], (*output[1:-1], 1))
+    raise ValueError(
+        f"data's labels must be one-hot, of the outputs' shape {_text(output[1:])}, for this loss. "
+        f"Received: shape {label}"
+        + ("; for class numbers give SparseCategoricalCrossentropy" if sparse else "")
+    )
+
+
+def _ignored(loss: Any) -> int | None:
+    """The class that a loss leaves out, such as one that means: not labelled."""
+    return loss.get_config().get("ignore_class") if hasattr(loss, "get_config") else None
 
 
 def _check_classes(label: np.ndarray, classes: int, ignored: int | None) -> None:
@@ -80,5 +94,6 @@ def _check_classes(label: np.ndarray, classes: int, ignored: int | None) -> None
         )
 
 
-def _text(shape: Sequence[Any]) -> str:
-    return f"({', '.join('?' if size is None else str(size) for size in shape)})"
+def _text(sizes: Sequence[Any]) -> str:
+    """A shape with the batch before it."""
+    return f"({', '.join(['B', *('?' if size is None else str(size) for size in sizes)])})"

@@ -1,6 +1,7 @@
 """Streaming statistics of a network's convolutions: what goes in, and what the loss feels."""
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -144,9 +145,10 @@ def output_statistics(
         try:
             found = batch_sums(_tensors(x), labels, np.int32(step), with_tables)
         except tf.errors.InvalidArgumentError as error:
+            reason = re.search(r"Received a label value of .*?\)", error.message)
             raise ValueError(
                 f"data's labels do not go with the loss and the outputs in batch {step + 1}: "
-                f"{error.message.splitlines()[-1]}"
+                + (reason[0] if reason else error.message)
             ) from error
         for path, partial in found.items():
             total = totals.setdefault(path, {})

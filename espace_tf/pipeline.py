@@ -34,8 +34,9 @@ def compress(
 
     Analyses the model, plans, applies the plan and measures both whole networks in turns. If the
     speed is off, the predicted times are corrected by what was measured and the plan is made anew,
-    up to config.rounds times; the model nearest to the asked speed is returned. It is not trained:
-    `fine_tune` brings most of the lost accuracy back.
+    up to config.rounds times; the model nearest to the asked speed is returned, unchanged if that
+    is no faster than the given one. It is not trained: `fine_tune` brings most of the lost accuracy
+    back.
 
     Args:
         model: a trained Keras 3 or tf_keras model; it is not changed.
@@ -58,7 +59,8 @@ def compress(
 
     Warns:
         UnreachableSpeedWarning: the measured speed is further than config.tolerance from the asked
-            one; the message has both numbers.
+            one; the message has both numbers. Or nothing makes the model faster, and a copy of it
+            as it is is returned; the message says why.
 
     Example:
         >>> small = compress(model, (images, labels), speedup=2)
@@ -154,14 +156,17 @@ def _nearest(
         if not made.layers or _miss(small.espace_plan) <= config.tolerance / 2:
             break
         scale = float(np.clip(scale * _correction(made, measured), *_SCALES))
-    if best.espace_plan.layers and best.espace_plan.measured_speedup < 1:
+    if best.espace_plan.layers and best.espace_plan.measured_speedup <= 1:
         return _unchanged(model, best.espace_plan)
     return best
 
 
 def _unchanged(model: Any, slower: Plan) -> Any:
-    """A copy of the model as it is, for a plan that turned out slower than that."""
-    reason = f"the whole network was measured {1 / slower.measured_speedup:.2f} times slower"
+    """A copy of the model as it is, for a plan that turned out no faster than that."""
+    reason = (
+        f"the compressed network was measured at {slower.measured_speedup:.2f} times the speed of "
+        "the given one"
+    )
     made = dataclasses.replace(
         slower,
         layers={},
@@ -256,6 +261,16 @@ def _check_training(data: Any, training: Mapping[str, Any]) -> None:
 
 
 def _warn_if_off(made: Plan, config: EspaceConfig) -> None:
+    if not made.layers:
+        reasons = list(dict.fromkeys(made.skipped.values()))
+        asked = "" if made.speedup is None else f"speedup {made.speedup:.4g} was asked for, but "
+        warnings.warn(
+            f"{asked}the model is returned unchanged: {'; '.join(reasons[:3])}"
+            + ("; further reasons in espace_plan.skipped" if len(reasons) > 3 else ""),
+            UnreachableSpeedWarning,
+            stacklevel=3,
+        )
+        return
     if _miss(made) <= config.tolerance:
         return
     warnings.warn(

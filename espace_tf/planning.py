@@ -63,6 +63,8 @@ def plan(
         >>> plan(Analysis.load("analysis.json"), speedup=2.0).save("plan.json")
     """
     faithful = _check_arguments(analysis, speedup, time_scale)
+    if not isinstance(previous, Plan | None):
+        raise TypeError(f"previous must be a Plan or None. Received: {previous!r}")
     clock = Clock.of(analysis, time_scale or {})
     budget = math.inf if speedup is None else clock.model_ms / speedup - clock.other_ms
     earlier = previous.layers if previous is not None else {}
@@ -92,6 +94,8 @@ def _check_arguments(
     faithful = analysis.config.profile == "faithful"
     if speedup is not None or not faithful:
         check_speedup(speedup)
+    if not isinstance(time_scale, Mapping | None):
+        raise TypeError(f"time_scale must be a dictionary by path. Received: {time_scale!r}")
     for path, scale in (time_scale or {}).items():
         check_number(scale, f"time_scale[{path!r}]", 1e-3, 1e3)
     return faithful

@@ -53,6 +53,8 @@ class Plan:
                 raise TypeError(
                     f"{name} must be a dictionary by layer path. Received: {getattr(self, name)!r}"
                 )
+        for path in (*self.layers, *self.skipped, *self.times):
+            check_text(path, "a layer path")
         for path, layer in self.layers.items():
             if not isinstance(layer, LayerPlan):
                 raise TypeError(f"layers[{path!r}] must be a LayerPlan. Received: {layer!r}")

@@ -5,6 +5,7 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def report(
         The path.
 
     Raises:
-        TypeError: model_or_plan is neither a compressed model nor a Plan.
+        TypeError: model_or_plan is neither a compressed model nor a Plan; analysis or rows are
+            something else than what they are called.
         ValueError: accuracy holds something else, or the path is empty.
         OSError: the path cannot be written; nothing is left there.
 
@@ -76,6 +78,7 @@ def report(
     """
     plan, path = _plan_of(model_or_plan), output_path(path)
     _check_accuracy(accuracy)
+    _check_known(analysis, rows)
     require("report", "jinja2", "matplotlib")
     if analysis is None:
         analysis = getattr(model_or_plan, "espace_analysis", None)
@@ -114,12 +117,22 @@ def _plan_of(model_or_plan: Any) -> Plan:
 
 
 def _check_accuracy(accuracy: Mapping[str, float] | None) -> None:
-    for name, value in (accuracy or {}).items():
-        if name not in ("before", "after") or not 0 <= value <= 1:
+    if accuracy is None:
+        return
+    shares = accuracy.items() if isinstance(accuracy, Mapping) else [("none", accuracy)]
+    for name, value in shares:
+        if name not in ("before", "after") or not isinstance(value, Real) or not 0 <= value <= 1:
             raise ValueError(
                 "accuracy must be {'before': share, 'after': share} with shares between 0 and 1. "
-                f"Received: {dict(accuracy)!r}."
+                f"Received: {accuracy!r}."
             )
+
+
+def _check_known(analysis: Any, rows: Any) -> None:
+    if analysis is not None and not hasattr(analysis, "sites"):
+        raise TypeError(f"analysis must be an Analysis or None. Received: {analysis!r}")
+    if not isinstance(rows, Sequence) or not all(isinstance(row, Row) for row in rows):
+        raise TypeError(f"rows must be what benchmark returned. Received: {rows!r}")
 
 
 def _lead(plan: Plan, analysis: Any) -> str:

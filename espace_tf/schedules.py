@@ -6,6 +6,8 @@ hand-written loops can all assign the result to the variable that the layers rea
 
 from typing import Any
 
+from espace_tf.config import check_count, check_number
+
 
 class Schedule:
     """What all schedules share: a call with a step gives the fade, a config makes an equal one.
@@ -53,7 +55,7 @@ class ConstantSchedule(Schedule):
         begin_step: the first step with the fade, >= 0.
 
     Raises:
-        ValueError: an argument outside its range.
+        TypeError, ValueError: an argument of another type or outside its range.
 
     Example:
         >>> schedule = ConstantSchedule(begin_step=10)
@@ -92,7 +94,7 @@ class PolynomialDecay(Schedule):
         frequency: the number of steps between two changes, >= 1.
 
     Raises:
-        ValueError: an argument outside its range.
+        TypeError, ValueError: an argument of another type or outside its range.
 
     Example:
         >>> schedule = PolynomialDecay(end_step=100, power=1.0)
@@ -114,8 +116,7 @@ class PolynomialDecay(Schedule):
         self.end_step = _count("end_step", end_step, self.begin_step + 1)
         self.initial = _fraction("initial", initial)
         self.final = _fraction("final", final)
-        if not power > 0:
-            raise ValueError(f"power must be a number > 0. Received: {power!r}")
+        check_number(power, "power", 1e-6)
         self.power = float(power)
         self.frequency = _count("frequency", frequency, 1)
 
@@ -134,12 +135,10 @@ class PolynomialDecay(Schedule):
 
 
 def _fraction(name: str, value: float) -> float:
-    if isinstance(value, bool) or not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} must be a number from 0 to 1. Received: {value!r}")
+    check_number(value, name, 0.0, 1.0)
     return float(value)
 
 
 def _count(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or int(value) != value or value < least:
-        raise ValueError(f"{name} must be an integer >= {least}. Received: {value!r}")
+    check_count(value, name, least)
     return int(value)

@@ -112,7 +112,16 @@ def known_losses(model: Any, loss: Any, names: Sequence[str]) -> list[Any]:
     loss = loss if loss is not None else getattr(model, "loss", None)
     if loss is None:
         return []
-    get = graph.library(model).losses.get
+
+    def get(each: Any) -> Any:
+        try:
+            return graph.library(model).losses.get(each)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "loss must be as in compile: a loss of the model's library, its name, or a "
+                f"function. Received: {each!r}"
+            ) from error
+
     if isinstance(loss, dict | list | tuple):
         return [get(each) for each in _in_order(loss, names, "loss")]
     return [get(loss)] * len(model.outputs)

@@ -127,7 +127,7 @@ def _words(loss, metrics, y, outputs, error: Exception) -> str:
     """Why a first batch could not be judged."""
     given = {"loss": loss, "metrics": metrics}
     plain = {
-        name: value if isinstance(value, str | list | tuple | dict) else type(value).__name__
+        name: type(value).__name__ if hasattr(value, "get_config") else value
         for name, value in given.items()
         if value is not None
     }

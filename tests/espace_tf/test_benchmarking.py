@@ -66,7 +66,7 @@ def test_models_of_both_libraries_and_other_outputs():
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"repeats": 0}, "repeats must be at least 1"),
         ({"names": ["a", "b"]}, "names must be 1"),
-        ({"inputs": np.zeros((2, 10, 10, 2))}, "of 1 examples"),
+        ({"inputs": np.zeros((2, 10, 10, 2))}, "one batch of 1 examples"),
     ],
 )
 def test_arguments_that_make_no_sense(options, words):

@@ -132,6 +132,38 @@ def test_int8_keeps_the_predictions(form, tmp_path):
 
 
 @BOTH_LIBRARIES
+@pytest.mark.parametrize("form", ["list", "dictionary", "dataset"])
+def test_int8_calibrates_several_inputs_with_equal_batches(library, form, tmp_path, monkeypatch):
+    """45 examples in batches of 32: the rest of 13 must not be taken for another size."""
+    left, right = library.Input((12, 12, 2), name="left"), library.Input((3,), name="right")
+    pooled = library.layers.GlobalAveragePooling2D()(library.layers.Conv2D(4, 3)(left))
+    mixed = library.layers.Concatenate()([pooled, library.layers.Dense(4)(right)])
+    model = library.Model([left, right], library.layers.Dense(3)(mixed))
+    side = np.random.default_rng(SEED).normal(size=(45, 3)).astype("float32")
+    data = {
+        "list": [images(45), side],
+        "dictionary": {"right": side, "left": images(45)},
+        "dataset": tf.data.Dataset.from_tensor_slices({"left": images(45), "right": side}).batch(
+            20
+        ),
+    }[form]
+    seen, convert = [], tflite.convert
+
+    def watched(model, *, quantize, examples):
+        seen.extend([array.shape for array in batch] for batch in examples)
+        return convert(model, quantize=quantize, examples=examples)
+
+    monkeypatch.setattr(tflite, "convert", watched)
+    path = tmp_path / "two.tflite"
+    result = export_tflite(model, path, quantize="int8", representative_data=data)
+    assert seen and all(shapes == [(32, 12, 12, 2), (32, 3)] for shapes in seen)
+    assert {"QUANTIZE", "DEQUANTIZE"} <= set(result.operators)
+    found = tflite.run_function(model, result.path)([images(45)[:7], side[:7]])[0]
+    expected = np.asarray(model([images(45)[:7], side[:7]], training=False))
+    assert relative(found, expected) < 0.1, f"seed {SEED}"
+
+
+@BOTH_LIBRARIES
 def test_several_inputs_and_outputs(library, tmp_path):
     left, right = library.Input((12, 12, 2), name="left"), library.Input((3,), name="right.side")
     maps = library.layers.Conv2D(4, 3)(left)

@@ -106,6 +106,25 @@ def test_a_speed_out_of_reach_gives_the_nearest_model_and_both_numbers(monkeypat
     assert small.espace_plan.measured_speedup > 2
 
 
+@pytest.mark.parametrize("measured", [0.8, 1.0])
+@pytest.mark.parametrize("config", [EspaceConfig(), EspaceConfig(profile="faithful", energy=0.5)])
+def test_what_is_no_faster_leaves_the_model_as_it_is(monkeypatch, measured, config):
+    monkeypatch.setattr(pipeline, "analyze", synthetic)
+    monkeypatch.setattr(pipeline, "_measured_speedup", lambda *_: measured)
+    model, images = network(), labelled()[0]
+    speedup = None if config.profile == "faithful" else 1.5
+    words = f"the model is returned unchanged: .*measured at {measured:.2f} times the speed"
+    with pytest.warns(UnreachableSpeedWarning, match=words) as caught:
+        small = compress(model, speedup=speedup, config=config, verbose=0)
+    assert len(caught) == 1
+    assert ("speedup 1.5 was asked for, but" in str(caught[0].message)) == (speedup is not None)
+    made = small.espace_plan
+    assert small is not model and made.layers == {} and made.measured_speedup == 1.0
+    assert made.predicted_speedup == 1.0 and len(made.skipped) == 4
+    assert [type(layer) for layer in small.layers] == [type(layer) for layer in model.layers]
+    np.testing.assert_array_equal(small(images), model(images))
+
+
 def test_summary_names_every_layer_unless_silent(monkeypatch, capsys):
     monkeypatch.setattr(pipeline, "analyze", synthetic)
     monkeypatch.setattr(pipeline, "_measured_speedup", clock(1.0, []))

@@ -57,16 +57,20 @@ def test_config_round_trip(schedule):
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: schedules.ConstantSchedule(1.5), "value must be a number from 0 to 1.*1.5"),
-        (lambda: schedules.ConstantSchedule(begin_step=-1), "begin_step must be an integer >= 0"),
-        (lambda: schedules.PolynomialDecay(5, begin_step=5), "end_step must be an integer >= 6"),
-        (lambda: schedules.PolynomialDecay(5, power=0), "power must be a number > 0.*0"),
-        (lambda: schedules.PolynomialDecay(5, frequency=0), "frequency must be an integer >= 1"),
+        (lambda: schedules.ConstantSchedule(1.5), "value must be between 0.0 and 1.0.*1.5"),
+        (lambda: schedules.ConstantSchedule(begin_step=-1), "begin_step must be at least 0"),
+        (lambda: schedules.PolynomialDecay(5, begin_step=5), "end_step must be at least 6"),
+        (lambda: schedules.PolynomialDecay(5, power=0), "power must be at least.*Received: 0"),
+        (lambda: schedules.PolynomialDecay(5, frequency=0), "frequency must be at least 1"),
         (lambda: schedules.PolynomialDecay(5.5), "end_step must be an integer.*5.5"),
+        (lambda: schedules.PolynomialDecay("a"), "end_step must be an integer. Received: 'a'"),
+        (lambda: schedules.PolynomialDecay(5, power="a"), "power must be a finite number"),
+        (lambda: schedules.PolynomialDecay(5, power=float("inf")), "power must be a finite number"),
+        (lambda: schedules.ConstantSchedule("a"), "value must be a finite number. Received: 'a'"),
     ],
 )
 def test_arguments_are_checked(build, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((TypeError, ValueError), match=words):
         build()
 
 

@@ -154,3 +154,22 @@ def test_a_loss_that_cannot_be_inferred_is_asked_for():
         targets.resolve(model, None, (x, np.zeros((7, 2))), SEED)
     with pytest.raises(ValueError, match="loss must name the outputs"):
         targets.resolve(model, {"wrong": "mse"}, (x, np.zeros((7, 4))), SEED)
+
+
+@LIBRARIES
+def test_labels_that_the_loss_does_not_take_are_refused_in_words(library):
+    model, (x, y) = network(library), samples()
+    losses = library.losses
+    mistakes = [
+        ("mse", np.zeros((7, 9), np.float32), r"labels, of shapes \[\(7, 9\)\], do not go with"),
+        ("mse", np.full((7, 4), np.inf, np.float32), "of the first batch must be finite.*inf"),
+        (lambda y, p: p[0] / 0.0 * 0.0, y, "the loss .* of the first batch must be finite.*nan"),
+        (losses.SparseCategoricalCrossentropy(name="own"), y + 1, "from 0 to 3. Received: 1 to 4"),
+        (losses.SparseCategoricalCrossentropy(), np.eye(4)[y], r"class numbers, of shape \(B\)"),
+        (losses.CategoricalCrossentropy(), y, "labels must be one-hot"),
+        (None, y - 1, "from 0 to 3. Received: -1 to 2"),
+        (None, y + 0.5, r"loss must be given.*Received: labels \[\('float64', \(7,\)\)\]"),
+    ]
+    for loss, labels, words in mistakes:
+        with pytest.raises(ValueError, match=words):
+            targets.resolve(model, loss, (x, labels), SEED)

@@ -1,0 +1,160 @@
+"""Bad input of every kind to every public function: refused in words, before any work."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import espace_tf
+from espace_tf.benchmarking import Row
+from espace_tf.factors import plain_factors
+from espace_tf.plans import LayerPlan, Plan
+
+SEED = 14
+CONFIG = espace_tf.EspaceConfig(
+    keeps=(0.5,), mask_families=("grid",), calibration_images=24, damage_images=8
+)
+
+
+@functools.cache
+def network() -> keras.Model:
+    keras.utils.set_random_seed(SEED)
+    inputs = keras.Input((10, 10, 2))
+    x = keras.layers.Conv2D(4, 3, name="conv")(inputs)
+    return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalMaxPooling2D()(x)))
+
+
+def other() -> keras.Model:
+    return keras.Sequential([keras.Input((5,)), keras.layers.Dense(2)])
+
+
+X = np.random.default_rng(SEED).random((24, 10, 10, 2), np.float32)
+Y = np.random.default_rng(SEED).integers(0, 3, 24)
+LATE = np.where(np.arange(24) < 20, Y, 9)
+HUGE = (X * 3.4e38).astype(np.float32)
+RAGGED = tf.ragged.constant([[1.0], [2.0, 3.0]])
+ANALYSIS = espace_tf.Analysis(fingerprint="f", config=CONFIG, sites={})
+
+
+def analyze(data, **options):
+    return espace_tf.analyze(network(), data, **{"config": CONFIG, "verbose": 0, **options})
+
+
+def benchmark(*models, **options):
+    return espace_tf.benchmark(network(), *models, repeats=1, **options)
+
+
+def tune(data, **options):
+    return espace_tf.fine_tune(keras.models.clone_model(network()), data, verbose=0, **options)
+
+
+def applied(**layers):
+    return espace_tf.apply(network(), Plan(layers=layers))
+
+
+def one_plan(**options):
+    return espace_tf.plan(ANALYSIS, **{"speedup": 2, **options})
+
+
+CASES = {
+    "config": (lambda: analyze(X, config=3), "config must be an EspaceConfig or None. Received: 3"),
+    "verbose": (lambda: analyze(X, verbose="a"), "verbose must be one of 0, 1, 2"),
+    "loss": (lambda: analyze((X, Y), loss="zzz"), "loss must be as in compile.*Received: 'zzz'"),
+    "loss 3": (lambda: analyze((X, Y), loss=3), "loss must be as in compile.*Received: 3"),
+    "ragged": (lambda: analyze(RAGGED), "data must be dense"),
+    "sparse": (lambda: analyze(tf.sparse.from_dense(X)), "data must be dense"),
+    "ragged batches": (
+        lambda: analyze(tf.data.Dataset.from_tensors(RAGGED)),
+        "dataset of dense tensors",
+    ),
+    "late label": (
+        lambda: analyze(tf.data.Dataset.from_tensor_slices((X, LATE)).batch(5)),
+        r"labels do not go with .* in batch 2: Received a label value of 9 .*\[0, 3\)",
+    ),
+    "late NaN": (lambda: analyze(np.concatenate([X[:17], X[:7] * np.nan])), "NaN or infinite"),
+    "too large": (lambda: analyze((HUGE, Y)), "first batch must be finite.*inputs are such"),
+    "too large for float32": (lambda: analyze(X.astype(float) * 1e300), "too large for float32"),
+    "complex": (lambda: analyze(X.astype(complex)), "must be real numbers.*complex128"),
+    "dates": (lambda: analyze(np.zeros(X.shape, "datetime64[s]")), "real numbers.*datetime64"),
+    "uneven batches": (
+        lambda: analyze(
+            tf.data.Dataset.from_generator(
+                lambda: iter([X[:3], X[:3, :5]]),
+                output_signature=tf.TensorSpec((None, None, None, 2)),
+            )
+        ),
+        "batches must be alike",
+    ),
+    "speed": (lambda: one_plan(speedup=10**400), "speedup must be a finite number above 1"),
+    "previous": (lambda: one_plan(previous=3), "previous must be a Plan or None. Received: 3"),
+    "scales": (lambda: one_plan(time_scale=[1]), "time_scale must be a dictionary"),
+    "path 3": (lambda: applied(**{"a": 3}), r"layers\['a'\] must be a LayerPlan"),
+    "number as path": (lambda: Plan(layers={3: LayerPlan(rank=1)}), "a layer path must be a text"),
+    "rank": (lambda: applied(conv=LayerPlan(rank=99)), "the rank 99; the largest"),
+    "position": (lambda: applied(conv=LayerPlan(positions=[99])), "position 99 of 'conv'"),
+    "name": (lambda: applied(cnv=LayerPlan(rank=1)), "did you mean conv"),
+    "factors": (
+        lambda: applied(conv=LayerPlan(rank=2, factors=plain_factors(np.ones((5, 5, 7, 8)), 2))),
+        "weights of layer 'conv' must have the shapes",
+    ),
+    "strip": (lambda: espace_tf.strip(Plan()), "model must be a keras.Model"),
+    "inputs": (lambda: benchmark(inputs="abc"), "inputs: data must be"),
+    "inputs as lists": (lambda: benchmark(inputs=X[:1].tolist()), "inputs: data must be"),
+    "inputs of objects": (lambda: benchmark(inputs=X[:1].astype(object)), "inputs: .*dtype object"),
+    "inputs NaN": (lambda: benchmark(inputs=X[:1] * np.nan), "inputs: data holds NaN"),
+    "threads": (lambda: benchmark(threads=0), "threads must be at least 1"),
+    "threads a": (lambda: benchmark(threads="a"), "threads must be an integer. Received: 'a'"),
+    "names": (lambda: benchmark(names="a"), "names must be a list of texts. Received: 'a'"),
+    "models": (lambda: benchmark(other()), "models must take the same inputs"),
+    "not built": (
+        lambda: espace_tf.benchmark(keras.Sequential([keras.layers.Dense(2)])),
+        "has no known inputs",
+    ),
+    "accuracy": (lambda: espace_tf.report(Plan(), "a.html", accuracy=3), "accuracy must be"),
+    "accuracy x": (
+        lambda: espace_tf.report(Plan(), "a.html", accuracy={"after": "x"}),
+        "accuracy must be .*'x'",
+    ),
+    "rows": (lambda: espace_tf.report(Plan(), "a.html", rows=[1]), "rows must be what benchmark"),
+    "rows 3": (lambda: espace_tf.report(Plan(), "a.html", rows=3), "rows must be what benchmark"),
+    "analysis": (lambda: espace_tf.report(Plan(), "a.html", analysis="x"), "analysis must be an A"),
+    "weights NaN": (lambda: tune((X, Y, np.full(24, np.nan))), "weights must be finite and >= 0"),
+    "weights < 0": (lambda: tune((X, Y, np.full(24, -1.0))), "weights must be finite and >= 0"),
+    "weights count": (lambda: tune((X, Y, np.ones(5))), r"one for each of the 24 .*\(5,\)"),
+    "weights text": (lambda: tune((X, Y, np.full(24, "a"))), "sample weights must be real numbers"),
+    "batches": (
+        lambda: espace_tf.reestimate_batch_norm(network(), X, batches="a"),
+        "batches must be an integer",
+    ),
+    "folder": (lambda: espace_tf.Analysis.load("."), "there is no file .*an analysis is"),
+}
+
+
+@pytest.mark.parametrize(("call", "words"), CASES.values(), ids=list(CASES))
+def test_is_refused_in_words(call, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((TypeError, ValueError, OSError), match=words):
+        call()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_examples_that_overflow_make_no_file(tmp_path):
+    """They crashed or confused the converter, which takes a range for what it is."""
+    for examples in (HUGE, X.astype(float) * 1e300):
+        with pytest.raises(ValueError, match="finite outputs|too large"):
+            espace_tf.export_tflite(
+                network(), tmp_path / "a.tflite", quantize="int8", representative_data=examples
+            )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_good_input_in_other_forms_passes(tmp_path):
+    rows = [Row("a", 1.0, 1.0, 1, 1, 0.0), Row("b", 0.5, 0.5, 1, 1, 0.0)]
+    espace_tf.report(Plan(), tmp_path / "a.html", rows=tuple(rows), accuracy={"before": 1})
+    for inputs in ([X[:2]], X[:2].astype("float64"), (X[:2] * 255).astype("uint8")):
+        (row,) = benchmark(inputs=inputs, batch_size=2)
+        assert row.max_difference == 0
+    history = tune((X, Y, np.ones(24, int)), batch_size=24).history
+    assert np.isfinite(history["loss"]).all()
