@@ -2,6 +2,8 @@
 # make core-test: its C++ tests; core-test-sanitized: shorter, with AddressSanitizer and UBSan;
 # core-test-threads: with ThreadSanitizer; core-test-aarch64: for another processor, emulated.
 # make fuzz: a million random and hostile calls; fuzz-short: fewer. SEED= begins elsewhere.
+# make cuda: libespace_cuda.so, the operators on GPUs without TensorFlow; needs nvcc, no GPU.
+# make cuda-test: the GPU kernels on the CPU; cuda-test-races: a few calls, with ThreadSanitizer.
 # make demo: sets up and compresses the shipped network. make test: sets up and runs every test.
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +16,7 @@ SANITIZED := BUILD=../../build/core_sanitized \
 SEED ?= 0
 
 .PHONY: setup native core-test core-test-sanitized core-test-threads core-test-aarch64 \
-  fuzz fuzz-short demo test lint clean
+  fuzz fuzz-short cuda cuda-test cuda-test-races demo test lint clean
 
 setup: $(VENV)/.installed
 
@@ -46,6 +48,16 @@ fuzz:
 
 fuzz-short:
 	$(MAKE) -C kernels/core $(SANITIZED) fuzz ARGUMENTS="60000 $(SEED)"
+
+cuda:
+	$(MAKE) -C kernels/core -f cuda.mk library
+
+cuda-test:
+	$(MAKE) -C kernels/core -f cuda.mk
+
+cuda-test-races:
+	$(MAKE) -C kernels/core -f cuda.mk BUILD=../../build/cuda_races ARGUMENTS=races \
+	  EXTRA="-O1 -g -fsanitize=thread"
 
 demo: setup native
 	$(PY) demo/demo.py $(DEMO_FLAGS)

@@ -5,6 +5,7 @@ from typing import Any
 import tensorflow as tf
 
 from espace_tf import graph
+from espace_tf.labels import loss_kind
 
 TINY = 1e-7
 
@@ -105,10 +106,7 @@ def sums_to_one(outputs: tf.Tensor) -> bool:
 
 def is_classification(loss: Any) -> bool:
     """True if a loss (an object, a function or its name) compares distributions over classes."""
-    name = loss if isinstance(loss, str) else getattr(loss, "name", None)
-    name = name or getattr(loss, "__name__", "")
-    name = name.lower().replace("_", "")
-    return "categorical" in name and "crossentropy" in name
+    return loss_kind(loss) is not None
 
 
 class Teacher:
@@ -153,15 +151,16 @@ class Teacher:
 
     def _find_features(self, features, inputs) -> list[str]:
         theirs, ours = graph.layers(self.model), graph.layers(self.student)
-        if features == "auto":
+        if isinstance(features, str) and features == "auto":
             return [path for path in stage_ends(self.model, inputs) if path in ours]
-        missing = [path for path in features or () if path not in ours or path not in theirs]
+        asked = [features] if isinstance(features, str) else features or ()
+        missing = [path for path in asked if path not in ours or path not in theirs]
         if missing:
             raise ValueError(
                 'features must be "auto", None, or paths of layers that both the model and the '
                 f"teacher have. Received: {missing[0]!r}; the model's layers: {', '.join(ours)}"
             )
-        return list(features or ())
+        return list(asked)
 
     def targets(self, inputs: Any) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """The teacher's outputs and features, flat lists."""
