@@ -2,6 +2,7 @@
 # make core-test: its C++ tests; core-test-sanitized: shorter, with AddressSanitizer and UBSan;
 # core-test-threads: with ThreadSanitizer; core-test-aarch64: for another processor, emulated.
 # make fuzz: a million random and hostile calls; fuzz-short: fewer. SEED= begins elsewhere.
+# make bazel: the operator and the C++ tests with Bazel 4 as Debian packages it.
 # make cuda: libespace_cuda.so, the operators on GPUs without TensorFlow; needs nvcc, no GPU.
 # make cuda-test: the GPU kernels on the CPU; cuda-test-races: a few calls, with ThreadSanitizer.
 # make demo: sets up and compresses the shipped network. make test: sets up and runs every test.
@@ -14,9 +15,11 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 SANITIZED := BUILD=../../build/core_sanitized \
   EXTRA="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
 SEED ?= 0
+AARCH64 := aarch64-linux-gnu
+BAZEL := bazel --bazelrc=bazel/debian.bazelrc
 
 .PHONY: setup native core-test core-test-sanitized core-test-threads core-test-aarch64 \
-  fuzz fuzz-short cuda cuda-test cuda-test-races demo test lint clean
+  fuzz fuzz-short bazel cuda cuda-test cuda-test-races demo test lint clean
 
 setup: $(VENV)/.installed
 
@@ -40,14 +43,25 @@ core-test-sanitized:
 core-test-threads:
 	$(MAKE) -C kernels/core BUILD=../../build/core_threads ARGUMENTS=threads EXTRA="-O1 -g -fsanitize=thread"
 
+# ARGUMENTS=all runs all of it.
 core-test-aarch64:
-	.ci/aarch64 $(ARGUMENTS)
+	@if command -v $(AARCH64)-g++ && command -v qemu-aarch64; then \
+	  $(MAKE) -C kernels/core CXX=$(AARCH64)-g++ BUILD=../../build/core_aarch64 \
+	    RUN="qemu-aarch64 -L /usr/$(AARCH64)" ARGUMENTS=$(or $(ARGUMENTS),short); \
+	else \
+	  echo "core-test-aarch64 is skipped: it needs $(AARCH64)-g++ and qemu-aarch64" \
+	    "(Debian: apt-get install g++-aarch64-linux-gnu qemu-user)"; \
+	fi
 
 fuzz:
 	$(MAKE) -C kernels/core $(SANITIZED) fuzz ARGUMENTS="1000000 $(SEED)"
 
 fuzz-short:
 	$(MAKE) -C kernels/core $(SANITIZED) fuzz ARGUMENTS="60000 $(SEED)"
+
+bazel: setup
+	PYTHON_BIN_PATH=$(abspath $(PY)) $(BAZEL) test :channels_test :core_test :fuzz_test
+	PYTHON_BIN_PATH=$(abspath $(PY)) $(BAZEL) build :native
 
 cuda:
 	$(MAKE) -C kernels/core -f cuda.mk library
@@ -70,4 +84,4 @@ lint: setup
 	$(PY) -m ruff format --check .
 
 clean:
-	rm -rf build dist out *.egg-info kernels/*.so
+	rm -rf build dist out *.egg-info kernels/*.so bazel-*

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from espace_tf.kernels import packed_native, packed_reference
 from espace_tf.kernels.arguments import ROWS, TABLE, Argument, check_activation, check_indices_of
-from espace_tf.kernels.masked_conv2d import operations_now
+from espace_tf.kernels.masked_conv2d import cpu_operations_now
 from espace_tf.kernels.reference import size_of
 
 FILTER = Argument("filter", ("taps", "C", "multiplier"))
@@ -60,7 +60,7 @@ def masked_depthwise_conv2d(
     checks += TABLE.must_agree(table, 1, size_of(filter, 0), "filter")
     if bias is not None:
         checks += BIAS.must_agree(bias, 0, size_of(filter, 1) * size_of(filter, 2), "filter")
-    operations = operations_now()
+    operations = cpu_operations_now()
     with tf.control_dependencies(checks):
         call = (rows, filter, bias, table, spread)
         if operations is None:

@@ -70,6 +70,11 @@ def operations_now() -> ModuleType | None:
     return None if operations is None or library.plain_wanted() else operations
 
 
+def cpu_operations_now() -> ModuleType | None:
+    """As `operations_now`, of operations that exist on CPUs only: None where there is a GPU."""
+    return None if tf.config.list_physical_devices("GPU") else operations_now()
+
+
 def _operator() -> Callable[..., tf.Tensor]:
     """The operator for the call that is being made now."""
     return reference.masked_conv2d if operations_now() is None else backend().masked_conv2d

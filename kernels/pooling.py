@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from espace_tf.kernels import packed_native, packed_reference
 from espace_tf.kernels.arguments import ROWS, check_indices_of
-from espace_tf.kernels.masked_conv2d import operations_now
+from espace_tf.kernels.masked_conv2d import cpu_operations_now
 
 
 @tf.autograph.experimental.do_not_convert
@@ -40,7 +40,7 @@ def max_pool(
     """
     rows = ROWS.tensor(rows)
     table, spread, checks = check_indices_of(rows, table, spread)
-    operations = operations_now()
+    operations = cpu_operations_now()
     with tf.control_dependencies(checks):
         if operations is None:
             return packed_reference.max_pool(rows, table, spread)
@@ -65,7 +65,7 @@ def avg_pool(
     """
     rows = ROWS.tensor(rows)
     table, spread, checks = check_indices_of(rows, table, spread)
-    operations = operations_now()
+    operations = cpu_operations_now()
     with tf.control_dependencies(checks):
         if operations is None:
             return packed_reference.avg_pool(rows, table, spread)

@@ -171,6 +171,10 @@ void RandomShapes(int count) {
                     0,
                     0};
     if (seed % 50 == 0) shape.computed = 1200;  // several partial sums
+    if (seed % 50 == 1) {                       // and of taps
+      shape.rows_in = 2;
+      shape.taps = 4096;
+    }
     shape.rows_out = spread ? random.Integer(1, 70) : shape.computed;
     CheckAll(shape, random.Integer(1, 3), spread, seed);
   }

@@ -276,10 +276,13 @@ bool One(long long seed, Counts& counts) {
     ++counts.sizes_refused;
     return Validate(operands, &shape) == error;  // no index is looked at
   }
-  const double largest = std::max(
-      {Elements(operands.rows), Elements(operands.table.sizes), static_cast<double>(shape.rows_out),
-       static_cast<double>(shape.batch * shape.rows_out) * static_cast<double>(shape.filters),
-       operands.filter ? Elements(*operands.filter) : 0.0});
+  // An empty batch hides sizes that arrays of one image would have.
+  const double images = static_cast<double>(std::max<int64_t>(shape.batch, 1));
+  const double filters = static_cast<double>(shape.filters);
+  const double largest =
+      std::max({images * static_cast<double>(shape.rows_in) * static_cast<double>(shape.channels),
+                images * static_cast<double>(shape.rows_out) * filters,
+                operands.filter ? Elements(*operands.filter) : 0.0});
   if (largest > 4 * kMostMade || Elements(operands.table.sizes) > kMostMade ||
       static_cast<double>(shape.rows_out) > kMostMade) {
     ++counts.too_large_to_make;
