@@ -38,7 +38,7 @@ ORDER = [
     *("low_rank", "options", "analysis", "offers", "whatif", "stages", "plan_files", "plans"),
     *("allocation", "choices", "faithful", "planning", "rewriting", "analyzing", "schedules"),
     *("callbacks", "distillation", "checkpoints", "trainer", "finetuning", "export", "pipeline"),
-    *("benchmarking", "reporting", "bin"),
+    *("benchmarking", "reporting", "zoo", "bin"),
 ]
 
 
