@@ -107,6 +107,8 @@ class Plan:
         dense_ms, predicted_ms: milliseconds of one call of the whole model before and after.
         measured_speedup: time of the whole model before over after, as `compress` measured it.
         times: path -> (before, after), predicted milliseconds of the layer, all calls together.
+        packed: whether `apply` makes packed regions, in which masked convolutions hand on only the
+            rows that they compute.
 
     Example:
         >>> plan = Plan(layers={"conv2": LayerPlan(rank=8)}, skipped={"conv1": "kernel too small"})
@@ -123,6 +125,7 @@ class Plan:
     predicted_ms: float | None = None
     measured_speedup: float | None = None
     times: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    packed: bool = False
 
     def __post_init__(self):
         for path, layer in self.layers.items():
@@ -226,7 +229,7 @@ class Plan:
                 "positions": layer.positions is not None,
                 "factors": [part for part in _FACTORS if part in stored],
             }
-        body = {key: getattr(self, key) for key in _PLAN_FIELDS}
+        body = {key: getattr(self, key) for key in (*_PLAN_FIELDS, "packed")}
         plan_files.write(Path(path), {**body, "layers": layers}, arrays)
 
     @classmethod
@@ -246,6 +249,7 @@ class Plan:
             }
             times = {name: tuple(pair) for name, pair in body["times"].items()}
             fields = {key: body[key] for key in _PLAN_FIELDS}
+            fields["packed"] = bool(body.get("packed", False))  # older plans do not say
             return cls(**{**fields, "layers": layers, "times": times})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path} is corrupt: {error!r}") from error

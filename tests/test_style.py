@@ -36,7 +36,8 @@ ORDER = [
         "factors",
     ),
     *("low_rank", "options", "analysis", "offers", "whatif", "stages", "plan_files", "plans"),
-    *("allocation", "choices", "faithful", "planning", "rewriting", "analyzing", "schedules"),
+    *("allocation", "choices", "faithful", "planning", "regions", "topology", "packing"),
+    *("rewriting", "analyzing", "schedules"),
     *("callbacks", "distillation", "checkpoints", "trainer", "finetuning", "export", "pipeline"),
     *("benchmarking", "reporting", "zoo", "bin"),
 ]
