@@ -234,7 +234,7 @@ class _Forward:
 
     def _moved(self, node: Node) -> None:
         (tensor,), (output,) = node.inputs, node.outputs
-        if tensor not in self.shown or output not in self.useful:
+        if tensor not in self.shown or output in self.outputs:
             self._opaque(node)
             return
         self._step(node, moved=True)
@@ -249,14 +249,14 @@ class _Forward:
             return
         rows = np.flatnonzero(wanted)
         self._step(node, gathers=(self._gather(tensor, rows, None),))
-        self._shows(output, np.arange(len(rows)), len(rows))
+        self._note(output, np.arange(len(rows)), len(rows))
 
     def _pointwise(self, node: Node) -> None:
         (output,) = node.outputs
         size, wanted = self.sizes[output], self.read[output]
         maps = [tensor for tensor in node.inputs if self.sizes[tensor] == size]
         packed = [tensor for tensor in maps if tensor in self.shown]
-        if not packed or output not in self.useful:
+        if not packed or output in self.outputs:
             self._opaque(node)
             return
         everywhere = np.flatnonzero(wanted)
@@ -272,21 +272,27 @@ class _Forward:
         rows = dict(zip(maps, reads[:, lines], strict=True))
         gathers = [self._rows(t, rows[t]) if t in rows else None for t in node.inputs]
         self._step(node, gathers=tuple(gathers))
-        self._shows(output, slots, len(lines))
+        self._note(output, slots, len(lines))
 
     def _shows(self, output: int, slots: np.ndarray, rows: int) -> np.ndarray | None:
-        """Notes an output of this many packed rows; returns what it shows if it is a map instead.
+        """Notes an output of this many packed rows; returns what it shows if a map is better.
 
         Args:
             slots: the row behind each position that is read.
         """
+        shown = self._note(output, slots, rows)
+        if rows <= LARGEST_SHARE * len(shown) and output in self.useful:
+            return None
+        del self.shown[output]
+        return shown
+
+    def _note(self, output: int, slots: np.ndarray, rows: int) -> np.ndarray:
+        """Notes that an output is this many packed rows; returns what it shows."""
         wanted = self.read[output]
         shown = np.full(len(wanted), UNREAD, np.int32)
         shown[wanted] = slots
-        if rows > LARGEST_SHARE * len(wanted) or output not in self.useful:
-            return shown
         self.shown[output], self.count[output] = shown, rows
-        return None
+        return shown
 
     def _rows(self, tensor: int, rows: np.ndarray) -> Gather | None:
         """The gathering of these rows, or None where the tensor is just these rows."""
