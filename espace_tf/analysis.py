@@ -15,7 +15,7 @@ import numpy as np
 
 from espace_tf import low_rank, masks
 from espace_tf.config import EspaceConfig
-from espace_tf.files import atomic_write
+from espace_tf.files import atomic_write, checked_path, output_path
 from espace_tf.options import Option
 from espace_tf.sites import Site
 
@@ -155,9 +155,10 @@ class Analysis:
         """Writes JSON at `path` and the arrays beside it, at `path` + ".npz".
 
         Raises:
-            OSError: the folder cannot be written.
+            TypeError, ValueError: path is no path, or empty.
+            OSError: the folder does not exist or cannot be written; nothing is left there.
         """
-        path, buffer = Path(path), io.BytesIO()
+        path, buffer = output_path(path), io.BytesIO()
         np.savez(buffer, **_pack_arrays(self.sites))
         content = buffer.getvalue()
         body = {
@@ -168,14 +169,19 @@ class Analysis:
             **{name: getattr(self, name) for name in _SCALARS},
             "arrays_sha256": hashlib.sha256(content).hexdigest(),
         }
-        with atomic_write(_arrays_path(path)) as temporary:
-            Path(temporary).write_bytes(content)
-        with atomic_write(path) as temporary:
-            Path(temporary).write_text(
-                json.dumps(
-                    {"format": FORMAT, "version": VERSION, "sha256": _digest(body), "body": body}
-                )
-            )
+        document = {"format": FORMAT, "version": VERSION, "sha256": _digest(body), "body": body}
+        beside = _arrays_path(path)
+        existed = beside.exists()
+        try:
+            # Both are whole on the disk before the first of them takes its place.
+            with atomic_write(path) as temporary:
+                temporary.write_text(json.dumps(document))
+                with atomic_write(beside) as arrays:
+                    arrays.write_bytes(content)
+        except BaseException:
+            if not existed:
+                beside.unlink(missing_ok=True)
+            raise
 
     @classmethod
     def load(cls, path: str | Path, *, model: Any = None) -> "Analysis":
@@ -190,7 +196,7 @@ class Analysis:
             ValueError: corrupt or truncated, of another format or a newer version, or of another
                 model; the message says which.
         """
-        path = Path(path)
+        path = checked_path(path)
         body = _read_body(path)
         content = _arrays_path(path).read_bytes()
         if hashlib.sha256(content).hexdigest() != body["arrays_sha256"]:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from espace_tf import graph
 from espace_tf.feed import Feed
+from espace_tf.tracing import traced
 
 
 class _Callback(keras.callbacks.Callback):
@@ -186,7 +187,7 @@ def reestimate_from(model, inputs: Iterator[Any]) -> int:
         found.append((path, mean, variance, count))
         return outputs
 
-    @tf.function(reduce_retracing=True)
+    @traced
     def statistics(batch):
         found.clear()
         model(batch, training=False)

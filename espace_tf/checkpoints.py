@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from espace_tf.files import atomic_write
+from espace_tf.files import atomic_write, output_folder
 
 VERSION = 1
 
@@ -20,6 +20,10 @@ class Checkpoint:
         folder: made if it is missing.
         run: what the run is, JSON-able: only a run that is equal in all of it may continue.
 
+    Raises:
+        TypeError, ValueError: folder is no path.
+        OSError: the folder cannot be written; the message calls it checkpoint_dir.
+
     Example:
         >>> checkpoint = Checkpoint("run1", {"epochs": 3})
         >>> checkpoint.save([np.zeros(2)], {"epoch": 1})
@@ -27,9 +31,8 @@ class Checkpoint:
     """
 
     def __init__(self, folder: str | Path, run: dict[str, Any]):
-        self.path = Path(folder) / "fine_tune.npz"
+        self.path = output_folder(folder, "checkpoint_dir") / "fine_tune.npz"
         self.run = json.loads(json.dumps(run))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def save(self, arrays: Sequence[np.ndarray], progress: dict[str, Any]) -> None:
         """Writes the state; a crash at any moment leaves the former file or this one."""
@@ -37,7 +40,7 @@ class Checkpoint:
         named = {f"array{index}": array for index, array in enumerate(arrays)}
         text = json.dumps(body, default=float)
         named["body"] = np.frombuffer(text.encode(), np.uint8)
-        with atomic_write(self.path) as temporary, open(temporary, "wb") as file:
+        with atomic_write(self.path, "checkpoint_dir") as temporary, open(temporary, "wb") as file:
             np.savez(file, **named)
 
     def load(self) -> tuple[list[np.ndarray], dict[str, Any]] | None:

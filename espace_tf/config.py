@@ -38,11 +38,25 @@ def check_count(value: Any, name: str, least: int = 1) -> None:
 
 def check_number(value: Any, name: str, low: float, high: float = math.inf) -> None:
     """Raises ValueError unless `value` is a finite number in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+    if not _is_finite(value):
         raise ValueError(f"{name} must be a finite number. Received: {value!r}")
     if not low <= value <= high:
         bounds = f"at least {low}" if high == math.inf else f"between {low} and {high}"
         raise ValueError(f"{name} must be {bounds}. Received: {value}")
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value is a number, no truth value, that a float can hold."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
+
+
+def check_text(value: Any, name: str) -> None:
+    """Raises TypeError unless `value` is a text."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a text. Received: {value!r}")
 
 
 def require(extra: str, *modules: str) -> None:
@@ -56,7 +70,7 @@ def require(extra: str, *modules: str) -> None:
 
 def check_speedup(value: Any) -> None:
     """Raises ValueError unless `value` is a finite number above 1."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 1 < value < math.inf:
+    if not _is_finite(value) or value <= 1:
         raise ValueError(
             "speedup must be a finite number above 1, such as 2.0 for half the time. "
             f"Received: {value!r}"

@@ -1,5 +1,6 @@
 """User data, in any of its usual forms, as batches of NumPy arrays."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,9 +27,9 @@ def batches(
         (x, y): structures of NumPy arrays as they came, y None if there are no labels.
 
     Raises:
-        TypeError: data of another kind.
+        TypeError: data of another kind, or of something else than real numbers.
         ValueError: empty data, arrays of unequal length, a shape that the model does not take, or
-            NaN or infinite inputs.
+            inputs that are NaN, infinite or too large for float32.
 
     Example:
         >>> images, labels = np.zeros((5, 8, 8, 1), "float32"), np.arange(5)
@@ -40,6 +41,7 @@ def batches(
             raise ValueError(f"{name} must be at least 1. Received: {value}")
     empty = True
     for x, y in _rebatch(_elements(data), limit, batch):
+        _check_numbers(y, "labels", "encode classes as the integers 0, 1, ...")
         _check_inputs(x, inputs)
         empty = False
         yield x, y
@@ -163,11 +165,16 @@ def _join(parts: list[Batch]) -> Batch:
 
 def _check_inputs(x: Any, inputs: Sequence[Any] | None) -> None:
     arrays = tf.nest.flatten(x)
+    if any(tf.as_dtype(tensor.dtype) == tf.string for tensor in inputs or ()):
+        return  # a model that begins with a lookup: no number to check
+    _check_numbers(x, "inputs", "convert them to float32")
     for array in arrays:
-        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+        with np.errstate(over="ignore"):  # what is too large becomes infinite: the models' float32
+            finite = np.isfinite(np.asarray(array, np.float32)).all()
+        if not finite:
             raise ValueError(
-                "data holds NaN or infinite inputs: remove those samples, nothing can be learned "
-                "from them"
+                "data holds NaN or infinite inputs, or such that are too large for float32: remove "
+                "those samples, nothing can be learned from them"
             )
     if inputs is None:
         return
@@ -189,6 +196,15 @@ def _check_inputs(x: Any, inputs: Sequence[Any] | None) -> None:
                 f"input {_name(tensor)!r} takes shape {expected} (batch first). Received: "
                 f"{array.shape}"
             )
+
+
+def _check_numbers(values: Any, what: str, remedy: str) -> None:
+    """Raises TypeError unless all arrays hold real numbers or truth values."""
+    for array in tf.nest.flatten(values):
+        kind = getattr(np.asarray(array).dtype, "name", "")
+        # ml_dtypes' kinds, such as bfloat16, are no subtypes of NumPy's own.
+        if array is not None and not re.match(r"(u?int|b?float|bool)\d*", kind):
+            raise TypeError(f"data's {what} must be real numbers: {remedy}. Received: dtype {kind}")
 
 
 def _name(tensor: Any) -> str:

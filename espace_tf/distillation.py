@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from espace_tf import graph
+from espace_tf.labels import loss_kind
 
 TINY = 1e-7
 
@@ -106,10 +107,7 @@ def sums_to_one(outputs: tf.Tensor) -> bool:
 
 def is_classification(loss: Any) -> bool:
     """True if a loss (an object, a function or its name) compares distributions over classes."""
-    name = loss if isinstance(loss, str) else getattr(loss, "name", None)
-    name = name or getattr(loss, "__name__", "")
-    name = name.lower().replace("_", "")
-    return "categorical" in name and "crossentropy" in name
+    return loss_kind(loss) is not None
 
 
 class Teacher:
@@ -155,24 +153,25 @@ class Teacher:
 
     def _find_features(self, features, inputs) -> list[str]:
         theirs, ours = graph.layers(self.model), graph.layers(self.student)
-        if features == "auto":
+        if isinstance(features, str) and features == "auto":
             ends = [path for path in stage_ends(self.model, inputs) if path in ours]
             alike = self._alike(ends, inputs)
             return [path for path in ends if alike[path]]
-        missing = [path for path in features or () if path not in ours or path not in theirs]
+        asked = [features] if isinstance(features, str) else list(features or ())
+        missing = [path for path in asked if path not in ours or path not in theirs]
         if missing:
             raise ValueError(
                 'features must be "auto", None, or paths of layers that both the model and the '
                 f"teacher have. Received: {missing[0]!r}; the model's layers: {', '.join(ours)}"
             )
-        odd = [path for path, alike in self._alike(features or (), inputs).items() if not alike]
+        odd = [path for path, alike in self._alike(asked, inputs).items() if not alike]
         if odd:
             raise ValueError(
                 "features must be layers whose outputs have one shape in the model and the "
                 f"teacher. Received: {odd[0]!r}, which lies in a packed region of the model: its "
                 "output is rows. Leave it out, or train the network of the plan with packed=False"
             )
-        return list(features or ())
+        return asked
 
     def _alike(self, paths: Sequence[str], inputs: Any) -> dict[str, bool]:
         """Whether a layer has outputs of the same shapes in both models, by path."""

@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from espace_tf import graph, tflite
 from espace_tf.data import batches
-from espace_tf.files import atomic_write
+from espace_tf.files import atomic_write, in_words, output_path
 from espace_tf.rewriting import strip
 
 QUANTIZATIONS = (None, "float16", "dynamic", "int8")
@@ -84,8 +84,9 @@ def export_tflite(
         for "dynamic" and "int8".
 
     Raises:
-        ValueError: an argument makes no sense, the path cannot be written, or the model holds
-            something that has no built-in operator.
+        ValueError: an argument makes no sense, or the model holds something that has no built-in
+            operator.
+        OSError: the path cannot be written; what was there before stays.
         RuntimeError: the float file does not compute what the model computes.
 
     Example:
@@ -93,13 +94,13 @@ def export_tflite(
         >>> print(result)
         model.tflite: float16, 73,744 bytes, outputs within 0.0003 of the model's
     """
-    path = _checked_path(path, ".tflite")
+    path = output_path(path, suffix=".tflite")
     _check_options(quantize, representative_data, kernel)
     examples = _examples(model, representative_data)
     stripped = inference_copy(model)
     content = tflite.convert(stripped, quantize=quantize, examples=examples)
-    with _in_words(path), atomic_write(path) as temporary:
-        Path(temporary).write_bytes(content)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
         found = tflite.operators(content)
         _refuse_foreign(found)
         difference = _difference(model, tflite.run_function(stripped, temporary), examples)
@@ -122,14 +123,15 @@ def export_saved_model(model: Any, path: str | os.PathLike) -> ExportResult:
         What was written.
 
     Raises:
-        ValueError: the path cannot be written, or holds something else than a SavedModel.
+        ValueError: the path holds something else than a SavedModel.
+        OSError: the path cannot be written; what was there before stays.
         RuntimeError: the SavedModel does not compute what the model computes.
 
     Example:
         >>> export_saved_model(model, "served").max_difference < 1e-5
         True
     """
-    path = _checked_path(path, "")
+    path = output_path(path, allow_folder=True)
     if path.exists() and not (path / "saved_model.pb").is_file() and not _is_empty_folder(path):
         raise ValueError(
             f"path must be a new folder or a SavedModel to replace. Received: {str(path)!r}, which "
@@ -137,7 +139,7 @@ def export_saved_model(model: Any, path: str | os.PathLike) -> ExportResult:
         )
     _check_model(model)
     stripped = strip(model)
-    with _in_words(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=".saved") as aside:
+    with in_words(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=".saved") as aside:
         fresh = Path(aside) / "new"
         options = {"format": "tf_saved_model", "verbose": False} if _is_keras_3(model) else {}
         with contextlib.redirect_stdout(io.StringIO()):
@@ -276,36 +278,8 @@ def _is_keras_3(model: Any) -> bool:
     return graph.library(model).__name__.split(".")[0] == "keras"
 
 
-def _checked_path(path: str | os.PathLike, suffix: str) -> Path:
-    path = Path(path)
-    if suffix and path.suffix != suffix:
-        raise ValueError(f"path must end in {suffix!r}. Received: {str(path)!r}.")
-    if not path.parent.is_dir():
-        raise ValueError(
-            f"path must lie in an existing folder. Received: {str(path)!r}; make "
-            f"{str(path.parent)!r} first."
-        )
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(
-            f"path must lie in a folder that can be written. Received: {str(path)!r}; "
-            f"{str(path.parent)!r} is read-only."
-        )
-    return path
-
-
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
-
-
-@contextlib.contextmanager
-def _in_words(path: Path) -> Iterator[None]:
-    """Turns a full disk or a refused write into an error that names the argument."""
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(
-            f"path {str(path)!r} cannot be written: {error.strerror or error}."
-        ) from error
 
 
 def _refuse_foreign(found: tuple[str, ...]) -> None:

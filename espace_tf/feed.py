@@ -22,6 +22,8 @@ class Feed:
             keeps their order and every sample.
         inputs: the model's inputs, to check shapes against; None: not checked.
 
+        name: the argument that the data was given by, for errors.
+
     Attributes:
         steps: the number of batches in a pass.
 
@@ -35,13 +37,36 @@ class Feed:
         (2, [2, 2])
     """
 
-    def __init__(self, data: Any, batch_size: int, *, seed: int | None = None, inputs: Any = None):
-        next(user_data.batches(data, batch_size, batch_size, inputs=inputs))  # checks the data
+    def __init__(
+        self,
+        data: Any,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        inputs: Any = None,
+        name: str = "data",
+    ):
+        try:
+            next(user_data.batches(data, batch_size, batch_size, inputs=inputs))  # checks the data
+        except (TypeError, ValueError) as error:
+            if name == "data":
+                raise
+            raise type(error)(f"{name}: {error}") from error
         self.data, self.batch_size, self.seed = data, batch_size, seed
         self.steps = self._count()
 
+    @property
+    def is_dataset(self) -> bool:
+        """Whether the data come as batches, not as whole arrays."""
+        return isinstance(self.data, tf.data.Dataset)
+
+    @property
+    def whole(self) -> Batch:
+        """The arrays (x, y, sample_weight) of all samples; not of a dataset."""
+        return _triple(self.data)
+
     def _count(self) -> int:
-        if not isinstance(self.data, tf.data.Dataset):
+        if not self.is_dataset:
             samples = user_data.count(self.data)
             if self.seed is None or samples < self.batch_size:
                 return -(-samples // self.batch_size)
@@ -58,11 +83,11 @@ class Feed:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches (x, y, sample_weight) of a pass, from batch `start` on; None where absent."""
-        if isinstance(self.data, tf.data.Dataset):
+        if self.is_dataset:
             for element in self.data.skip(start):
                 yield _triple(element)
             return
-        whole = _triple(self.data)
+        whole = self.whole
         order = np.arange(user_data.count(self.data))
         if self.seed is not None:
             order = np.random.default_rng([self.seed, epoch]).permutation(order)

@@ -1,9 +1,8 @@
 """Training that brings a compressed model's accuracy back, with the uncompressed one as teacher."""
 
 import hashlib
-import itertools
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,18 @@ import numpy as np
 
 from espace_tf import data as user_data
 from espace_tf import graph
-from espace_tf.callbacks import Fade, reestimate_batch_norm, reestimate_from
+from espace_tf.callbacks import reestimate_batch_norm
 from espace_tf.checkpoints import Checkpoint
+from espace_tf.config import check_choice, check_count, check_number
 from espace_tf.distillation import Teacher
 from espace_tf.feed import Feed
+from espace_tf.schedules import PolynomialDecay
+from espace_tf.session import Session
 from espace_tf.trainer import Task, Trainer
 
 __all__ = ["fine_tune", "reestimate_batch_norm"]
 LEARNING_RATE = 1e-3
+GRADUAL = "gradual"
 
 
 def fine_tune(
@@ -37,7 +40,7 @@ def fine_tune(
     feature_weight: float = 1.0,
     features: str | Sequence[str] | None = "auto",
     batch_norm_batches: int = 200,
-    schedule: Callable[[Any], float] | None = None,
+    schedule: Callable[[Any], float] | str | None = GRADUAL,
     checkpoint_dir: str | Path | None = None,
     checkpoint_every: int = 100,
     callbacks: Sequence[Any] = (),
@@ -78,7 +81,9 @@ def fine_tune(
         feature_weight: weight of the teacher's features, >= 0.
         features: "auto" for stage ends, None for none, or paths of layers that both models have.
         batch_norm_batches: batches to re-estimate batch-norm statistics with; 0 for never.
-        schedule: fade of the masks at each step, see `espace_tf.schedules`; None: masked at once.
+        schedule: fade of the masks at each step, see `espace_tf.schedules`; "gradual": from dense
+            to masked over the first half of all steps, whose steps take longer for that; None:
+            masked at once. Inference, and so validation, always uses the masks.
         checkpoint_dir: folder to resume from. A run that was killed continues when the same call is
             repeated with the model as it was, and ends with the weights of an uninterrupted run. A
             dataset must give the same batches in every pass for that. The states of callbacks and
@@ -93,8 +98,11 @@ def fine_tune(
         The library's History: loss, task_loss, distillation_loss, feature_loss, metrics, val_...
 
     Raises:
-        ValueError: an argument outside its range, empty data, labels without a known loss, no
-            labels and no teacher, a teacher with other outputs, a checkpoint of another run.
+        TypeError: an argument of another kind.
+        ValueError: an argument outside its range, empty data, labels without a known loss or that
+            are not the model's classes, no labels and no teacher, a teacher with other outputs, a
+            checkpoint of another run.
+        OSError: checkpoint_dir cannot be written.
         FloatingPointError: the loss became NaN or infinite; the model has its last good weights.
 
     The published recipe of LRDKT (Lin et al., 2018), on which the profile "faithful" rests:
@@ -107,13 +115,23 @@ def fine_tune(
         >>> compressed = espace_tf.compress(model, (x, y), speedup=4)
         >>> history = fine_tune(compressed, (x, y), teacher=model, epochs=2)
     """
-    _check_arguments(epochs, temperature, batch_norm_batches, checkpoint_every)
+    _check_arguments(
+        counts={"epochs": epochs, "batch_size": batch_size, "checkpoint_every": checkpoint_every},
+        counts_from_0={"batch_norm_batches": batch_norm_batches, "seed": seed},
+        numbers={"distillation_weight": distillation_weight, "feature_weight": feature_weight},
+        temperature=temperature,
+        features=features,
+        schedule=schedule,
+        callbacks=callbacks,
+        verbose=verbose,
+    )
     library = graph.library(model)
+    optimizer = _checked_optimizer(library, optimizer)
     inputs = getattr(model, "inputs", None)
     feed = Feed(data, batch_size, seed=seed, inputs=inputs)
     validation = None
     if validation_data is not None:
-        validation = Feed(validation_data, batch_size, inputs=inputs)
+        validation = Feed(validation_data, batch_size, inputs=inputs, name="validation_data")
     batch = next(feed.epoch(0))
     if batch[1] is None and teacher is None:
         raise ValueError(
@@ -122,9 +140,14 @@ def fine_tune(
         )
     weights = {"distillation_loss": distillation_weight, "feature_loss": feature_weight}
     task = Task(model, batch, loss=loss, metrics=metrics)
+    for each in (feed, validation):
+        if each is not None and not each.is_dataset:
+            task.check_labels(each.whole[1])
     if teacher is not None:
         teacher = _teacher(model, teacher, batch, task, temperature, features, weights)
-    optimizer = _optimizer(library, optimizer, epochs * feed.steps)
+    steps = epochs * feed.steps
+    optimizer = _optimizer(library, optimizer, steps)
+    schedule = _schedule(model, schedule, steps)
     run = {
         "model": graph.fingerprint(model),
         "model weights": _weights_hash(model),
@@ -144,13 +167,12 @@ def fine_tune(
         **{"epochs": epochs, "batch_size": batch_size, "temperature": temperature, "seed": seed},
         "batch_norm_batches": batch_norm_batches,
     }
-    session = _Session(
+    session = Session(
         Trainer(model, task, teacher, optimizer, weights, seed=seed),
         feed,
         validation,
         epochs=epochs,
         batch_norm_batches=batch_norm_batches,
-        fade=None if schedule is None else Fade(model),
         schedule=schedule,
         checkpoint=None if checkpoint_dir is None else Checkpoint(checkpoint_dir, run),
         checkpoint_every=checkpoint_every,
@@ -158,142 +180,47 @@ def fine_tune(
     return session.run(list(callbacks), verbose)
 
 
-class _Session:
-    """The loop over epochs and batches around a trainer."""
-
-    def __init__(self, trainer: Trainer, feed: Feed, validation: Feed | None, **options: Any):
-        self.trainer, self.feed, self.validation = trainer, feed, validation
-        self.model = trainer.model
-        self.epochs = options["epochs"]
-        self.batch_norm_batches = options["batch_norm_batches"]
-        self.fade, self.schedule = options["fade"], options["schedule"]
-        self.checkpoint, self.every = options["checkpoint"], options["checkpoint_every"]
-        self.good = trainer.state()
-
-    def run(self, callbacks: list[Any], verbose: int):
-        """Trains to the end and returns the library's History."""
-        library = graph.library(self.model)
-        callbacks = library.callbacks.CallbackList(
-            callbacks,
-            add_history=True,
-            add_progbar=verbose != 0,
-            model=self.model,
-            verbose=verbose,
-            epochs=self.epochs,
-            steps=self.feed.steps,
+def _check_arguments(
+    *, counts, counts_from_0, numbers, temperature, features, schedule, callbacks, verbose
+) -> None:
+    """Everything that can be refused without the model or the data."""
+    for name, value in counts.items():
+        check_count(value, name)
+    for name, value in counts_from_0.items():
+        check_count(value, name, 0)
+    for name, value in numbers.items():
+        check_number(value, name, 0.0)
+    check_number(temperature, "temperature", 1e-3, 1e3)
+    check_choice(verbose, "verbose", (0, 1, 2))
+    if features is not None and not isinstance(features, str):
+        if not isinstance(features, Sequence) or not all(isinstance(f, str) for f in features):
+            raise TypeError(
+                f'features must be "auto", None or a list of layer paths. Received: {features!r}'
+            )
+    if not callable(schedule) and schedule not in (GRADUAL, None):
+        raise ValueError(
+            f"schedule must be {GRADUAL!r}, None, or a function of the step, such as "
+            f"espace_tf.schedules.PolynomialDecay(end_step=1000). Received: {schedule!r}"
         )
-        self.model.stop_training = False
-        callbacks.on_train_begin()
-        history, logs = self.model.history, None
-        first, start = self._resume(history)
-        for epoch in range(first, self.epochs):
-            callbacks.on_epoch_begin(epoch)
-            self._train_epoch(epoch, start, callbacks)
-            start = 0
-            logs = self._end_epoch(epoch)
-            callbacks.on_epoch_end(epoch, logs)
-            self._save(epoch + 1, 0, history)
-            if self.model.stop_training:
-                break
-        callbacks.on_train_end(logs)
-        return history
-
-    def _resume(self, history) -> tuple[int, int]:
-        """Puts the last checkpoint in place; the epoch and batch to go on with."""
-        stored = None if self.checkpoint is None else self.checkpoint.load()
-        if stored is None:
-            return 0, 0
-        arrays, progress = stored
-        self.trainer.restore(arrays)
-        self.good = arrays
-        history.history.update(progress["history"])
-        history.epoch.extend(range(progress["epoch"]))
-        return progress["epoch"], progress["batch"]
-
-    def _train_epoch(self, epoch: int, start: int, callbacks) -> None:
-        trainer = self.trainer
-        if start == 0:
-            trainer.reset()
-        for index, batch in enumerate(self.feed.epoch(epoch, start), start):
-            callbacks.on_train_batch_begin(index)
-            if self.fade is not None:
-                self.fade.assign(self.schedule(trainer.optimizer.iterations))
-            with self.fade or nullcontext():
-                loss = float(trainer.step(*batch))
-            if not np.isfinite(loss):
-                self._stop(epoch, index, f"the loss is {loss}")
-            callbacks.on_train_batch_end(index, {"loss": loss})
-            if (index + 1) % self.every == 0 and index + 1 < self.feed.steps:
-                self._keep(epoch, index)
-                self._save(epoch, index + 1, self.model.history)
-            if self.model.stop_training:
-                break
-
-    def _end_epoch(self, epoch: int) -> dict[str, float]:
-        """Batch-norm statistics and validation after an epoch; its logs."""
-        trainer, before = self.trainer, self.good
-        self._keep(epoch, self.feed.steps - 1)
-        logs = trainer.results()
-        if self.fade is not None:
-            logs["fade"] = float(self.fade.variable.numpy())
-        last = epoch + 1 == self.epochs or self.model.stop_training
-        if last:
-            trainer.optimizer.finalize_variable_values(trainer.trained)
-        if self.batch_norm_batches and (last or self.validation is not None):
-            batches = itertools.islice(self.feed.epoch(epoch), self.batch_norm_batches)
-            reestimate_from(self.model, (x for x, *_ in batches))
-            if not self._is_finite():
-                self.good = before
-                self._stop(epoch, self.feed.steps - 1, "the batch-norm statistics are not finite")
-        if self.validation is not None:
-            trainer.reset()
-            for batch in self.validation.epoch(0):
-                trainer.evaluate(*batch)
-            logs.update({f"val_{name}": value for name, value in trainer.results().items()})
-        return logs
-
-    def _keep(self, epoch: int, index: int) -> None:
-        """Remembers the state, to fall back on; stops if it is not finite."""
-        if not self._is_finite():
-            self._stop(epoch, index, "a weight is not finite")
-        self.good = self.trainer.state()
-
-    def _is_finite(self) -> bool:
-        return all(np.isfinite(weight.numpy()).all() for weight in _floating(self.model))
-
-    def _stop(self, epoch: int, index: int, what: str) -> None:
-        self.trainer.restore(self.good)
-        raise FloatingPointError(
-            f"Training stopped at epoch {epoch + 1}, batch {index + 1}: {what}. The model has the "
-            f"last good weights, at most {self.every} batches old. Give a smaller learning rate "
-            "(optimizer=keras.optimizers.Adam(1e-4)) or gradient clipping (clipnorm=1.0), and "
-            "check that data and labels are finite"
-        )
-
-    def _save(self, epoch: int, batch: int, history) -> None:
-        if self.checkpoint is not None:
-            progress = {"epoch": epoch, "batch": batch, "history": history.history}
-            self.checkpoint.save(self.trainer.state(), progress)
+    known = isinstance(callbacks, Sequence) and not isinstance(callbacks, str)
+    if not known or not all(hasattr(each, "on_train_begin") for each in callbacks):
+        raise TypeError(f"callbacks must be a list of Keras callbacks. Received: {callbacks!r}")
 
 
-def _check_arguments(epochs, temperature, batch_norm_batches, checkpoint_every) -> None:
-    counts = {"epochs": (epochs, 1), "checkpoint_every": (checkpoint_every, 1)}
-    counts["batch_norm_batches"] = (batch_norm_batches, 0)
-    for name, (value, least) in counts.items():
-        if isinstance(value, bool) or int(value) != value or value < least:
-            raise ValueError(f"{name} must be an integer >= {least}. Received: {value!r}")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be a number > 0. Received: {temperature!r}")
+def _schedule(model, schedule, steps: int) -> Callable[[Any], float] | None:
+    """The schedule of the masks: the default fades them in over the first half of the steps."""
+    if not (isinstance(schedule, str) and schedule == GRADUAL):
+        return schedule
+    masked = any(
+        getattr(layer, "positions", None) is not None for layer in graph.layers(model).values()
+    )
+    return PolynomialDecay(end_step=steps // 2) if masked and steps > 1 else None
 
 
 def _teacher(model, teacher, batch, task, temperature, features, weights) -> Teacher:
     graph.library(teacher)
     if teacher is model:
         raise ValueError("teacher must be another model than the one that is trained, not itself")
-    for name, weight in weights.items():
-        if not 0 <= weight < float("inf"):
-            name = name.replace("loss", "weight")
-            raise ValueError(f"{name} must be a finite number >= 0. Received: {weight!r}")
     if not weights["feature_loss"]:
         features = None
     return Teacher(
@@ -301,23 +228,32 @@ def _teacher(model, teacher, batch, task, temperature, features, weights) -> Tea
     )
 
 
+def _checked_optimizer(library, optimizer):
+    """The optimizer as an object, None for the default."""
+    if optimizer is None:
+        return None
+    try:
+        found = library.optimizers.get(optimizer)
+    except (ValueError, TypeError):
+        found = None
+    if not isinstance(found, library.optimizers.Optimizer):
+        raise ValueError(
+            f"optimizer must be one of {library.__name__}.optimizers or its name, as the model is "
+            f"of {library.__name__}. Received: {optimizer!r}"
+        )
+    found = getattr(found, "inner_optimizer", found)  # the trainer scales the loss
+    rate = found.get_config()["learning_rate"]
+    if isinstance(rate, Real):  # a schedule is described by a dictionary
+        check_number(float(rate), "optimizer's learning_rate", 0.0)
+    return found
+
+
 def _optimizer(library, optimizer, steps: int):
     """A fresh optimizer like the given one, or the default for so many steps."""
     if optimizer is None:
         decay = library.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
         return library.optimizers.Adam(decay)
-    optimizer = library.optimizers.get(optimizer)
-    if not isinstance(optimizer, library.optimizers.Optimizer):
-        raise ValueError(
-            f"optimizer must be one of {library.__name__}.optimizers, as the model is of "
-            f"{library.__name__}. Received: {optimizer!r}"
-        )
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # the trainer scales the loss
     return type(optimizer).from_config(optimizer.get_config())
-
-
-def _floating(model) -> list[Any]:
-    return [weight for weight in model.weights if "float" in np.dtype(weight.numpy().dtype).name]
 
 
 def _weights_hash(model) -> str:

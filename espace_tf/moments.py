@@ -12,6 +12,7 @@ from espace_tf.kernels.index_map import conv_table
 from espace_tf.masks import OFFSETS
 from espace_tf.sites import Site
 from espace_tf.targets import Target
+from espace_tf.tracing import traced
 
 Batches = Iterable[tuple[Any, Any]]
 # Patches per dimension of a patch: METHOD (a)4 asks for ten at least.
@@ -49,7 +50,7 @@ def input_moments(
     sums: dict[str, list[np.ndarray]] = {}
     counts: dict[str, int] = {}
 
-    @tf.function(reduce_retracing=True)
+    @traced
     def batch_sums(x, positions):
         with graph.record(model, by_path) as calls:
             model(x, training=False)
@@ -109,7 +110,7 @@ def output_statistics(
     samples, in_tables = 0, 0
     table_images = _table_images([site for site in sites if masked(site)])
 
-    @tf.function(reduce_retracing=True)
+    @traced
     def batch_sums(x, labels, step, with_tables):
         responses: list[tuple[str, tf.Tensor]] = []
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -140,7 +141,14 @@ def output_statistics(
         samples += size
         in_tables += size if with_tables else 0
         labels = None if labels is None else _tensors(labels)
-        for path, partial in batch_sums(_tensors(x), labels, np.int32(step), with_tables).items():
+        try:
+            found = batch_sums(_tensors(x), labels, np.int32(step), with_tables)
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(
+                f"data's labels do not go with the loss and the outputs in batch {step + 1}: "
+                f"{error.message.splitlines()[-1]}"
+            ) from error
+        for path, partial in found.items():
             total = totals.setdefault(path, {})
             for name, value in partial.items():
                 total[name] = total.get(name, 0.0) + value.numpy().astype(np.float64)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -15,8 +14,9 @@ from espace_tf.config import EspaceConfig, check_choice, check_count, check_spee
 from espace_tf.data import batches
 from espace_tf.export import inference_copy
 from espace_tf.finetuning import fine_tune
-from espace_tf.planning import Plan, SummaryRow, UnreachableSpeedWarning, plan
+from espace_tf.planning import Plan, UnreachableSpeedWarning, plan
 from espace_tf.rewriting import apply, densify
+from espace_tf.summaries import COLUMNS
 
 _SCALES = (0.25, 4.0)  # how much one measurement may correct the predicted times at most
 
@@ -283,12 +283,13 @@ def summary_table(made: Plan, analysis: Analysis | None = None) -> Any:
     from rich.table import Table
 
     table = Table(title=_title(made), caption=analysis and _caption(analysis))
-    table.add_column("layer", overflow="fold")
-    for name in ("before ms", "after ms", "rank", "mask", "computed"):
+    first, *middle, last = COLUMNS
+    table.add_column(first, overflow="fold")
+    for name in middle:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("remarks", overflow="fold")
+    table.add_column(last, overflow="fold")
     for row in made.summary():
-        table.add_row(row.path, *_cells(row))
+        table.add_row(*row.cells())
     if made.dense_ms and made.predicted_ms:
         table.add_section()
         table.add_row("whole model", f"{made.dense_ms:.3f}", f"{made.predicted_ms:.3f}")
@@ -309,13 +310,3 @@ def _caption(analysis: Analysis) -> str:
     if analysis.target == "no data":
         return f"{where}; no data: factors from the weights alone, masks without impact"
     return f"{where}; {analysis.images} images, gradients of {analysis.target}"
-
-
-def _cells(row: SummaryRow) -> list[str]:
-    def number(value: float | None, form: str) -> str:
-        return "" if value is None or math.isnan(value) else format(value, form)
-
-    rank = f"{row.rank} {row.order}" if row.rank else ""
-    keep = "" if row.keep == 1 else number(row.keep, ".0%")
-    times = (number(row.before_ms, ".3f"), number(row.after_ms, ".3f"))
-    return [*times, rank, row.family or "", keep, row.reason or ""]

@@ -5,7 +5,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,30 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             return document, dict(stored)
     except (ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{beside} is no array file of a plan: {error}") from error
+
+
+def entries(value: Any, name: str) -> dict[str, Any]:
+    """The value, if it is a JSON object.
+
+    Raises:
+        TypeError: it is none; the message names it.
+    """
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} must be a JSON object {{...}}. Received: {value!r}")
+    return value
+
+
+def fields(value: Any, names: Sequence[str]) -> dict[str, Any]:
+    """These fields of a JSON object.
+
+    Raises:
+        TypeError: no JSON object.
+        ValueError: a field is missing; the message names it.
+    """
+    missing = [name for name in names if name not in entries(value, "what holds the fields")]
+    if missing:
+        raise ValueError(f"the field {missing[0]!r} is missing")
+    return {name: value[name] for name in names}
 
 
 def _parse(path: Path) -> dict[str, Any]:

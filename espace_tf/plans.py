@@ -4,97 +4,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
-import numpy as np
+from espace_tf import masks, plan_files, summaries
+from espace_tf.config import MASK_FAMILIES, EspaceConfig, check_choice, check_number, check_text
+from espace_tf.files import checked_path, output_path
+from espace_tf.layer_plans import LayerPlan
+from espace_tf.sites import Site
+from espace_tf.summaries import SummaryRow
 
-from espace_tf import masks, plan_files
-from espace_tf.config import MASK_FAMILIES, EspaceConfig, check_choice, check_count, check_number
-from espace_tf.kernels.index_map import check_positions
-from espace_tf.low_rank import Factors
-from espace_tf.sites import ORDERS, Site
-
-_LARGEST = np.iinfo(np.int32).max
-_FACTORS = ("first", "second", "bias")
-
-
-@dataclass(frozen=True, eq=False)
-class LayerPlan:
-    """What becomes of one convolution; valid once built.
-
-    Args:
-        rank: of the separable pair, per group; None: not decomposed.
-        order: "vertical" (kh x 1 first) or "horizontal" (1 x kw first).
-        positions: kept output positions y * OW + x, sorted int32; None: all are computed.
-        interpolation: how a position that is not kept gets its value: "nearest".
-        factors: the pair's weights and bias; None with a rank: the plain SVD of the layer's own.
-        family: the mask family that the positions come from, if any.
-        output_size: (OH, OW) of the map that the positions lie on; `keep` needs it.
-        damage: predicted increase of the loss per sample, if known.
-        note: why only a part was done, such as no mask on a small map.
-
-    Raises:
-        TypeError, ValueError: a field that makes no sense; the message names it.
-
-    Example:
-        >>> LayerPlan(rank=8, positions=[0, 2, 5, 7], output_size=(4, 2)).keep
-        0.5
-    """
-
-    rank: int | None = None
-    order: str = "vertical"
-    positions: np.ndarray | None = None
-    interpolation: str = "nearest"
-    factors: Factors | None = None
-    family: str | None = field(default=None, kw_only=True)
-    output_size: tuple[int, int] | None = field(default=None, kw_only=True)
-    damage: float | None = field(default=None, kw_only=True)
-    note: str | None = field(default=None, kw_only=True)
-
-    def __post_init__(self):
-        if self.rank is not None:
-            check_count(self.rank, "rank")
-            object.__setattr__(self, "rank", int(self.rank))
-        check_choice(self.order, "order", ORDERS)
-        check_choice(self.interpolation, "interpolation", ("nearest",))
-        if self.output_size is not None:
-            object.__setattr__(self, "output_size", tuple(map(int, self.output_size)))
-        if self.positions is not None:
-            size = _LARGEST if self.output_size is None else math.prod(self.output_size)
-            object.__setattr__(self, "positions", check_positions(self.positions, size))
-        if self.factors is not None:
-            _check_factors(self.factors, self.rank)
-
-    @property
-    def keep(self) -> float | None:
-        """Share of the output positions computed; None if the map's size is not known."""
-        if self.positions is None:
-            return 1.0
-        return len(self.positions) / math.prod(self.output_size) if self.output_size else None
+__all__ = ["LayerPlan", "Plan", "SummaryRow", "no_mask"]
+_NUMBERS = ("speedup", "dense_ms", "predicted_ms", "measured_speedup")
 
 
-@dataclass(frozen=True, kw_only=True)
-class SummaryRow:
-    """One convolution of a plan, for tables; None is not known.
-
-    Args:
-        before_ms, after_ms: predicted milliseconds of the layer, all calls together.
-        keep: share of the output positions computed.
-        reason: why it was left alone, or why only a part was done.
-    """
-
-    path: str
-    before_ms: float | None = None
-    after_ms: float | None = None
-    rank: int | None = None
-    order: str | None = None
-    family: str | None = None
-    keep: float | None = 1.0
-    reason: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Plan:
     """What becomes of every convolution of a model: what `plan` chooses and `apply` does.
 
@@ -128,12 +51,51 @@ class Plan:
     packed: bool = False
 
     def __post_init__(self):
+        if not isinstance(self.packed, bool):
+            raise TypeError(f"packed must be True or False. Received: {self.packed!r}")
+        for name in ("layers", "skipped", "times"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise TypeError(
+                    f"{name} must be a dictionary by layer path. Received: {getattr(self, name)!r}"
+                )
         for path, layer in self.layers.items():
             if not isinstance(layer, LayerPlan):
                 raise TypeError(f"layers[{path!r}] must be a LayerPlan. Received: {layer!r}")
+        for path, reason in self.skipped.items():
+            check_text(reason, f"skipped[{path!r}]")
         both = sorted(set(self.layers) & set(self.skipped))
         if both:
             raise ValueError(f"a layer is either planned or skipped. Received both for: {both}")
+        check_text(self.profile, "profile")
+        if self.fingerprint is not None:
+            check_text(self.fingerprint, "fingerprint")
+        for name in _NUMBERS:
+            if getattr(self, name) is not None:
+                check_number(getattr(self, name), name, 0.0)
+                object.__setattr__(self, name, float(getattr(self, name)))
+        times = {path: _checked_pair(path, pair) for path, pair in self.times.items()}
+        object.__setattr__(self, "times", times)
+
+    def __repr__(self) -> str:
+        return f"Plan({self._headline()})"
+
+    def __str__(self) -> str:
+        rows = [row.cells() for row in self.summary()]
+        if self.dense_ms and self.predicted_ms:
+            rows.append(["whole model", f"{self.dense_ms:.3f}", f"{self.predicted_ms:.3f}"])
+        return summaries.text(f"Plan: {self._headline()}", rows)
+
+    def _headline(self) -> str:
+        """Speed and times as far as they are known, and how many layers get what."""
+        layers = self.layers.values()
+        known = {"asked": self.speedup, "measured": self.measured_speedup}
+        parts = [f"speedup {name} {value:.4g}" for name, value in known.items() if value]
+        if self.predicted_ms is not None:
+            before = "" if self.dense_ms is None else f" instead of {self.dense_ms:.4g}"
+            parts.append(f"{self.predicted_ms:.4g} ms predicted{before}")
+        parts.append(f"{sum(layer.rank is not None for layer in layers)} decomposed")
+        parts.append(f"{sum(layer.positions is not None for layer in layers)} masked")
+        return ", ".join([*parts, f"{len(self.skipped)} left"])
 
     @property
     def predicted_speedup(self) -> float | None:
@@ -214,23 +176,15 @@ class Plan:
         to [] then, for the plain factors of that rank).
 
         Raises:
+            TypeError, ValueError: path is no path, or empty.
             OSError: the folder does not exist or cannot be written; nothing is left there.
         """
-        arrays, layers = {}, {}
+        path, arrays, layers = output_path(path), {}, {}
         for index, (name, layer) in enumerate(self.layers.items()):
-            stored = {} if layer.positions is None else {"positions": layer.positions}
-            for part in _FACTORS if layer.factors is not None else ():
-                if getattr(layer.factors, part) is not None:
-                    stored[part] = getattr(layer.factors, part)
-            arrays.update({f"{index}/{part}": array for part, array in stored.items()})
-            layers[name] = {
-                **{key: getattr(layer, key) for key in _LAYER_FIELDS},
-                "index": index,
-                "positions": layer.positions is not None,
-                "factors": [part for part in _FACTORS if part in stored],
-            }
+            layers[name], stored = layer.to_json(index)
+            arrays.update(stored)
         body = {key: getattr(self, key) for key in (*_PLAN_FIELDS, "packed")}
-        plan_files.write(Path(path), {**body, "layers": layers}, arrays)
+        plan_files.write(path, {**body, "layers": layers}, arrays)
 
     @classmethod
     def load(cls, path: str | PathLike) -> "Plan":
@@ -238,21 +192,35 @@ class Plan:
 
         Raises:
             FileNotFoundError: one of the two files is missing; the message says which.
-            ValueError: corrupt or truncated, no plan, or of a newer version; the message says
-                which.
+            ValueError: corrupt or truncated, edited into something that makes no sense, no plan,
+                or of a newer version; the message says which, and names the layer and field.
         """
-        path = Path(path)
-        body, arrays = plan_files.read(path)
+        path = checked_path(path)
+        document, arrays = plan_files.read(path)
         try:
-            layers = {
-                name: _layer_from_json(entry, arrays) for name, entry in body["layers"].items()
-            }
-            times = {name: tuple(pair) for name, pair in body["times"].items()}
-            fields = {key: body[key] for key in _PLAN_FIELDS}
-            fields["packed"] = bool(body.get("packed", False))  # older plans do not say
-            return cls(**{**fields, "layers": layers, "times": times})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"{path} is corrupt: {error!r}") from error
+            body = plan_files.fields(document, ("layers", *_PLAN_FIELDS))
+            body["packed"] = document.get("packed", False)  # older plans do not say
+            entries = plan_files.entries(body.pop("layers"), "layers")
+            layers = {name: _layer(name, entry, arrays) for name, entry in entries.items()}
+            return cls(layers=layers, **body)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is corrupt, or was edited wrongly: {error}") from error
+
+
+def _layer(path: str, entry: Any, arrays: Mapping[str, Any]) -> LayerPlan:
+    try:
+        return LayerPlan.from_json(entry, arrays)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"layer {path!r}: {error}") from error
+
+
+def _checked_pair(path: str, pair: Any) -> tuple[float, float]:
+    """(before, after) milliseconds of a layer."""
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        raise ValueError(f"times[{path!r}] must be (before, after). Received: {pair!r}")
+    for value in pair:
+        check_number(value, f"times[{path!r}]", 0.0)
+    return float(pair[0]), float(pair[1])
 
 
 _DATA_FREE = tuple(name for name in MASK_FAMILIES if name not in ("impact", "pooling"))
@@ -260,7 +228,6 @@ _PLAN_FIELDS = (
     *("skipped", "fingerprint", "profile", "speedup", "dense_ms", "predicted_ms"),
     *("measured_speedup", "times"),
 )
-_LAYER_FIELDS = ("rank", "order", "interpolation", "family", "output_size", "damage", "note")
 
 
 def no_mask(site: Site, least: int) -> str | None:
@@ -302,24 +269,3 @@ def _uniform_layer(site: Site, rank_ratio: float | None, keep: float, mask: str)
         output_size=None if positions is None else site.output_sizes[0],
         note=note,
     )
-
-
-def _layer_from_json(entry: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> LayerPlan:
-    factors = None
-    if entry["factors"]:
-        parts = {part: arrays[f"{entry['index']}/{part}"] for part in entry["factors"]}
-        factors = Factors(**{"bias": None, **parts})
-    positions = arrays[f"{entry['index']}/positions"] if entry["positions"] else None
-    fields = {key: entry[key] for key in _LAYER_FIELDS}
-    return LayerPlan(**fields, positions=positions, factors=factors)
-
-
-def _check_factors(factors: Factors, rank: int | None) -> None:
-    if rank is None:
-        raise ValueError("factors were given without a rank: pass their rank too")
-    first, second = np.shape(factors.first), np.shape(factors.second)
-    if len(first) != 4 or len(second) != 4 or second[2] != rank or first[3] % rank:
-        raise ValueError(
-            f"factors must be [., ., channels, rank * groups] and [., ., rank, filters] of rank "
-            f"{rank}. Received: shapes {first} and {second}"
-        )

@@ -12,7 +12,7 @@ import numpy as np
 
 from espace_tf.benchmarking import Row
 from espace_tf.config import require
-from espace_tf.files import atomic_write
+from espace_tf.files import atomic_write, output_path
 from espace_tf.plans import LayerPlan, Plan, SummaryRow
 
 # About the side of a drawn map in pixels; whole pixels per position keep the dots round.
@@ -66,14 +66,15 @@ def report(
 
     Raises:
         TypeError: model_or_plan is neither a compressed model nor a Plan.
-        ValueError: accuracy holds something else, or the path cannot be written.
+        ValueError: accuracy holds something else, or the path is empty.
+        OSError: the path cannot be written; nothing is left there.
 
     Example:
         >>> small = compress(model, data, speedup=2)
         >>> report(small, "report.html", accuracy={"before": 0.92, "after": 0.915})
         PosixPath('report.html')
     """
-    path, plan = Path(path), _plan_of(model_or_plan)
+    plan, path = _plan_of(model_or_plan), output_path(path)
     _check_accuracy(accuracy)
     require("report", "jinja2", "matplotlib")
     if analysis is None:
@@ -97,11 +98,8 @@ def report(
         ),
         scale=", ".join(f"rgb{colour}" for colour in IMPACT_COLOURS),
     )
-    try:
-        with atomic_write(path) as temporary:
-            Path(temporary).write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"path {str(path)!r} cannot be written: {error}.") from error
+    with atomic_write(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     return path
 
 

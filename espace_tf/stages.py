@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from espace_tf.files import atomic_write
+from espace_tf.files import atomic_write, output_folder
 
 Arrays = dict[str, np.ndarray]
 
@@ -19,13 +19,17 @@ class Stages:
     Args:
         folder: where they are kept, made if it is not there; None: nowhere.
         key: a text that tells this computation from any other.
+
+    Raises:
+        TypeError, ValueError: folder is no path.
+        OSError: the folder cannot be written; the message calls it cache_dir.
     """
 
     def __init__(self, folder: str | Path | None, key: str):
         self._folder = None
         if folder is not None:
-            self._folder = Path(folder) / hashlib.sha256(key.encode()).hexdigest()[:16]
-            self._folder.mkdir(parents=True, exist_ok=True)
+            own = hashlib.sha256(key.encode()).hexdigest()[:16]
+            self._folder = output_folder(output_folder(folder, "cache_dir") / own, "cache_dir")
 
     def get(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
         """The stage's arrays: read if the stage was finished before, else computed and kept.
@@ -44,6 +48,6 @@ class Stages:
             except Exception:  # zipfile and NumPy raise many kinds for a damaged file.
                 path.unlink()
         found = compute()
-        with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        with atomic_write(path, "cache_dir") as temporary, open(temporary, "wb") as file:
             np.savez(file, **found)
         return found

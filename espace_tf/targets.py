@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from espace_tf import graph
+from espace_tf import graph, labels
 
 Target = Callable[[Any, Any, int], tf.Tensor]
 
@@ -51,11 +51,10 @@ def resolve(model: Any, loss: Any, example: tuple[Any, Any], seed: int) -> Resol
     losses = known_losses(model, loss, names)
     if y is not None:
         losses = losses or [_inferred(model, outputs, y)]
-        _in_order(y, names, "labels")
+        labels.check(losses, outputs, _in_order(y, names, "labels"))
 
-        def label_loss(values, labels, step):
-            labels = _in_order(labels, names, "labels")
-            return _loss_sum(losses, tf.nest.flatten(values), labels)
+        def label_loss(values, y, step):
+            return _loss_sum(losses, tf.nest.flatten(values), _in_order(y, names, "labels"))
 
         _check_loss(label_loss, structure, y, losses)
         return Resolved("labels", label_loss, is_classifier(outputs, losses))
@@ -85,7 +84,7 @@ def _check_loss(label_loss: Target, outputs: Any, y: Any, losses: Sequence[Any])
     if not np.isfinite(value):
         raise ValueError(
             f"the loss {', '.join(names)} of the first batch must be finite. Received: {value}; "
-            "check that the labels are classes of the model and finite"
+            "check that labels and inputs are such as the model was trained with, and finite"
         )
 
 
@@ -154,24 +153,24 @@ def _in_order(values: Any, names: Sequence[str], what: str) -> list[Any]:
 
 
 def _inferred(model: Any, outputs: list[tf.Tensor], y: Any) -> Any:
-    labels = [np.asarray(label) for label in tf.nest.flatten(y)]
+    found = [np.asarray(label) for label in tf.nest.flatten(y)]
     losses = graph.library(model).losses
-    if is_classifier(outputs) and len(labels) == 1:
+    if is_classifier(outputs) and len(found) == 1:
         logits = not sums_to_one(outputs[0])
-        if np.issubdtype(labels[0].dtype, np.integer) and labels[0].size == len(outputs[0]):
+        if np.issubdtype(found[0].dtype, np.integer) and found[0].size == len(outputs[0]):
             return losses.SparseCategoricalCrossentropy(from_logits=logits)
-        if labels[0].shape == tuple(outputs[0].shape):
+        if found[0].shape == tuple(outputs[0].shape):
             return losses.CategoricalCrossentropy(from_logits=logits)
     raise ValueError(
         "loss must be given: it is only inferred for one output of class scores with integer or "
-        f"one-hot labels. Received: labels of shapes {[label.shape for label in labels]}, outputs "
-        f"of shapes {[tuple(output.shape) for output in outputs]}"
+        f"one-hot labels. Received: labels {[(each.dtype.name, each.shape) for each in found]}, "
+        f"outputs of shapes {[tuple(output.shape) for output in outputs]}"
     )
 
 
-def _loss_sum(losses: list[Any], outputs: list[Any], labels: list[Any]) -> tf.Tensor:
+def _loss_sum(losses: list[Any], outputs: list[Any], y: list[Any]) -> tf.Tensor:
     total = tf.constant(0.0)
-    for loss, output, label in zip(losses, outputs, labels, strict=True):
+    for loss, output, label in zip(losses, outputs, y, strict=True):
         value = tf.cast(loss(label, output), tf.float32)
         samples = tf.cast(tf.shape(output)[0], tf.float32)
         if value.shape.rank:  # a function: one value a sample, or a map of them

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from espace_tf import graph
+from espace_tf import graph, labels
 from espace_tf.distillation import Teacher, is_classification, sums_to_one
+from espace_tf.tracing import traced
 
 GROWTH_STEPS = 2000
 
@@ -30,7 +31,7 @@ class Task:
         losses: the loss of each output in the order of tf.nest.flatten, None where unknown.
 
     Raises:
-        ValueError: no loss is known for the labels.
+        ValueError: no loss is known for the labels, or loss, metrics and labels do not go together.
     """
 
     def __init__(self, model, batch, *, loss: Any = None, metrics: Any = None):
@@ -40,16 +41,42 @@ class Task:
         compiled = getattr(model, "loss", None)
         if loss is None and compiled is None and y is not None:
             loss = _inferred_loss(graph.library(model), y, outputs)
+        elif loss is None and metrics is not None and y is not None:
+            raise ValueError(
+                "metrics must be given together with loss: the model is compiled and judges with "
+                f"its own. Received: metrics={metrics!r}"
+            )
         self.losses = _per_output(loss if loss is not None else compiled, outputs, model)
+        self._outputs = [tf.TensorSpec(each.shape) for each in tf.nest.flatten(outputs)]
+        self._names = sorted(outputs) if isinstance(outputs, dict) else _output_names(model)
         self.judge = None
         if y is not None:
+            self.check_labels(y)
             own = loss is None
-            self.judge = model if own else _judge(model, loss, metrics, self.losses)
-            y = tf.nest.map_structure(tf.convert_to_tensor, y)
-            weight = None if weight is None else tf.nest.map_structure(tf.convert_to_tensor, weight)
-            self.judge.compute_loss(x, y, outputs, weight)  # makes the metrics' variables
-            self.judge.compute_metrics(x, y, outputs, weight)
-            self.judge.reset_metrics()
+            try:
+                self.judge = model if own else _judge(model, loss, metrics, self.losses)
+                self._try(x, y, outputs, weight)
+            except Exception as error:  # Each library raises its own kinds.
+                raise ValueError(_words(loss, metrics, y, outputs, error)) from error
+
+    def _try(self, x, y, outputs, weight) -> None:
+        """Judges one batch, which makes the metrics' variables, and forgets it."""
+        y = tf.nest.map_structure(tf.convert_to_tensor, y)
+        weight = None if weight is None else tf.nest.map_structure(tf.convert_to_tensor, weight)
+        self.judge.compute_loss(x, y, outputs, weight)
+        self.judge.compute_metrics(x, y, outputs, weight)
+        self.judge.reset_metrics()
+
+    def check_labels(self, y: Any) -> None:
+        """Raises ValueError if labels of a categorical cross-entropy are no classes.
+
+        Args:
+            y: labels of a batch or of all the data; None: nothing to check.
+        """
+        by_name = isinstance(y, dict) and set(y) == set(self._names)
+        flat = [y[name] for name in self._names] if by_name else tf.nest.flatten(y)
+        if len(flat) == len(self._outputs) and y is not None:
+            labels.check(self.losses, self._outputs, flat)
 
     def loss(self, x, y, outputs, weight) -> tf.Tensor:
         """The task loss with the model's regularisation, a float32 scalar."""
@@ -92,18 +119,40 @@ def _judge(model, loss, metrics, losses):
     return judge
 
 
+def _output_names(model) -> list[str]:
+    return list(getattr(model, "output_names", None) or [])
+
+
+def _words(loss, metrics, y, outputs, error: Exception) -> str:
+    """Why a first batch could not be judged."""
+    given = {"loss": loss, "metrics": metrics}
+    plain = {
+        name: value if isinstance(value, str | list | tuple | dict) else type(value).__name__
+        for name, value in given.items()
+        if value is not None
+    }
+    received = [f"{name}={value!r}" for name, value in plain.items()]
+    shapes = [[tuple(v.shape) for v in tf.nest.flatten(each)] for each in (y, outputs)]
+    return (
+        "loss, metrics and labels must go with the model's outputs, as in compile. Received: "
+        f"{', '.join([*received, f'labels of shapes {shapes[0]}'])}, outputs of shapes "
+        f"{shapes[1]}: {error}"
+    )
+
+
 def _inferred_loss(library, y, outputs):
-    flat, labels = tf.nest.flatten(outputs), tf.nest.flatten(y)
-    if len(flat) == len(labels) == 1 and flat[0].shape.rank > 1 and flat[0].shape[-1] > 1:
+    flat, found = tf.nest.flatten(outputs), tf.nest.flatten(y)
+    if len(flat) == len(found) == 1 and flat[0].shape.rank > 1 and flat[0].shape[-1] > 1:
         shapes = (flat[0].shape[:-1], [*flat[0].shape[:-1], 1])
-        label = tf.convert_to_tensor(labels[0])
+        label, from_logits = tf.convert_to_tensor(found[0]), not sums_to_one(flat[0])
         if label.dtype.is_integer and any(label.shape == shape for shape in shapes):
-            from_logits = not sums_to_one(flat[0])
             return library.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+        if label.shape == flat[0].shape and sums_to_one(label):
+            return library.losses.CategoricalCrossentropy(from_logits=from_logits)
     raise ValueError(
-        "loss must be given, or the model be compiled with one: it is only inferred for integer "
-        "labels and one output of class scores. Received: labels "
-        f"{[(np.asarray(label).dtype.name, np.shape(label)) for label in labels]}, outputs "
+        "loss must be given, or the model be compiled with one: it is only inferred for integer or "
+        "one-hot labels and one output of class scores. Received: labels "
+        f"{[(np.asarray(label).dtype.name, np.shape(label)) for label in found]}, outputs "
         f"{[tuple(output.shape) for output in flat]}"
     )
 
@@ -196,8 +245,9 @@ class Trainer:
         self._seeds = _seed_states(model)
         for index, state in enumerate(self._seeds):
             state.assign(np.array([seed, index]).astype(state.dtype))
-        self.step = tf.function(self._step, reduce_retracing=True)
-        self.evaluate = tf.function(self._evaluate, reduce_retracing=True)
+        self.step = traced(self._step)
+        self.faded_step = traced(self._step)  # with layers that read a fade
+        self.evaluate = traced(self._evaluate)
 
     def _losses(self, x, y, weight, targets, training: bool) -> tuple[Any, tf.Tensor]:
         """The outputs and the total loss of a batch; its terms go into the means."""

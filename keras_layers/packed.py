@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from espace_tf import kernels
 from espace_tf.keras_layers.chain import check_option
 from espace_tf.keras_layers.packing import ZEROS, as_rows, encode_rows
 from espace_tf.kernels.index_map import PADDED, check_range
@@ -135,7 +136,7 @@ class PackedPooling2D(_Rows):
 
     def call(self, inputs):
         """The pooled rows, or the map that they are spread over."""
-        pool = _max_pool if self.pooling == "max" else _average_pool
+        pool = kernels.max_pool if self.pooling == "max" else kernels.avg_pool
         rows = pool(self._flat(inputs), self._read, self._spread)
         return tf.reshape(rows, [-1, *self.output_size, inputs.shape[3]])
 
@@ -194,25 +195,3 @@ class PackedGlobalAveragePooling2D(_Rows):
         """Everything that the constructor takes."""
         own = {"shown": encode_rows(self._read), "keepdims": self.keepdims}
         return {**super().get_config(), **own}
-
-
-def _max_pool(rows: tf.Tensor, table: np.ndarray, spread: np.ndarray | None = None) -> tf.Tensor:
-    """The largest of the rows [B, M, C] in each line of a table [Q, taps]: [B, R or Q, C]."""
-    if table.min() < 0:
-        rows = tf.pad(rows, [[0, 0], [1, 0], [0, 0]], constant_values=rows.dtype.min)
-        table = table + 1
-    found = tf.gather(rows, table[:, 0], axis=1)
-    for tap in table.T[1:]:
-        found = tf.maximum(found, tf.gather(rows, tap, axis=1))
-    return found if spread is None else tf.gather(found, spread, axis=1)
-
-
-def _average_pool(
-    rows: tf.Tensor, table: np.ndarray, spread: np.ndarray | None = None
-) -> tf.Tensor:
-    """The mean of the rows [B, M, C] in each line of a table [Q, taps]: [B, R or Q, C]."""
-    shares = tf.constant(1 / (table >= 0).sum(1, keepdims=True), rows.dtype)
-    if table.min() < 0:
-        rows, table = tf.pad(rows, [[0, 0], [1, 0], [0, 0]]), table + 1
-    found = tf.add_n([tf.gather(rows, tap, axis=1) for tap in table.T]) * shares
-    return found if spread is None else tf.gather(found, spread, axis=1)

@@ -21,14 +21,14 @@ says so. The data is one of
     summary.json        the numbers of the table printed at the end
 
 Every file appears whole or not at all. Flags may stand in a file, one a line, named by --flagfile.
-Exit status: 0 done; 1 a flag, a file or the model is not usable, said in one line (--verbosity=1
-adds where). Prints progress to the standard output.
+Exit status: 0 done; 1 a flag, a file or the model is not usable, said in one line. --verbosity=1
+adds where, and what TensorFlow tells of its own. Prints progress to the standard output.
 """
 
+import contextlib
 import json
 import math
 import sys
-import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -39,7 +39,9 @@ from absl import app, flags, logging
 
 from espace_tf.bin import data as bin_data
 from espace_tf.bin import models
+from espace_tf.bin.quiet import without_chatter
 from espace_tf.config import require
+from espace_tf.files import checked_path, output_folder
 
 _QUANTIZATIONS = {"float32": None, "float16": "float16", "dynamic": "dynamic", "int8": "int8"}
 
@@ -82,16 +84,27 @@ def run() -> None:
 
 def main(argv: list[str]) -> int:
     """Does what the module says; returns the exit status."""
+    chatty = flags.FLAGS["verbosity"].present
     try:
         if len(argv) > 1:
             raise ValueError(f"arguments must be flags. Received: {' '.join(argv[1:])}")
         _check_flags()
-        _compress(_output_folder(Path(_OUTPUT.value)))
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError) as error:
+        output = _output_folder(_OUTPUT.value)
+        with contextlib.nullcontext() if chatty else without_chatter():
+            _compress(output)
+    except _errors() as error:
         logging.debug("The error came from here:", exc_info=True)
         print(f"espace-compress: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What flags, files, data and models that are not usable raise."""
+    import tensorflow as tf
+
+    own = (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError, MemoryError)
+    return (*own, tf.errors.OpError)
 
 
 def _check_flags() -> None:
@@ -111,27 +124,18 @@ def _check_flags() -> None:
         require("litert", "ai_edge_litert")
     if _REPORT.value:
         require("report", "jinja2", "matplotlib")
-    models.check(_MODEL.value)
+    models.check(_MODEL.value, "--model")
 
 
-def _output_folder(path: Path) -> Path:
+def _output_folder(given: str) -> Path:
     """The folder for the results, made and tried."""
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"--output_dir must be a folder. Received: {str(path)!r}, a file")
+    path = checked_path(given, "--output_dir")
     if path.is_dir() and any(path.iterdir()) and not _OVERWRITE.value:
         raise ValueError(
             f"--output_dir must be new or empty. Received: {str(path)!r}, which holds files; name "
             "another one, or say --overwrite"
         )
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"--output_dir {str(path)!r} cannot be written: {error.strerror}"
-        ) from error
-    return path
+    return output_folder(path, "--output_dir")
 
 
 def _compress(output: Path) -> None:
@@ -141,7 +145,7 @@ def _compress(output: Path) -> None:
     console, started = Console(), time.monotonic()
     data = None if _DATA.value is None else bin_data.load(_DATA.value, limit=_LIMIT.value)
     _prepare_runtime()
-    model = models.load(_MODEL.value)
+    model = models.load(_MODEL.value, "--model")
 
     from espace_tf import benchmarking, reporting
     from espace_tf.config import EspaceWarning
@@ -161,7 +165,7 @@ def _compress(output: Path) -> None:
         fine_tune(small, data.train, teacher=model, epochs=_EPOCHS.value, seed=_SEED.value)
 
     console.rule("Write and measure")
-    with atomic_write(output / "compressed.keras") as temporary:
+    with atomic_write(output / "compressed.keras", "--output_dir") as temporary:
         small.save(temporary)
     small.espace_plan.save(output / "plan.json")
     # What is judged is what was written.
@@ -180,7 +184,7 @@ def _compress(output: Path) -> None:
         reporting.report(small, output / "report.html", accuracy=accuracy, rows=rows)
     summary = _summary(rows, accuracy, exports, {"before": model, "after": written})
     summary["seconds"] = round(time.monotonic() - started, 1)
-    with atomic_write(output / "summary.json") as temporary:
+    with atomic_write(output / "summary.json", "--output_dir") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
     console.print(_table(summary))
     console.print(f"Results in {output} after {summary['seconds']:.0f} s.")
@@ -193,7 +197,7 @@ def _prepare_runtime() -> None:
 
     from espace_tf.timing import set_threads
 
-    if flags.FLAGS["verbosity"].using_default_value:
+    if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
         tf.get_logger().setLevel("WARNING")
     set_threads(_THREADS.value)

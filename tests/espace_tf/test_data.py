@@ -60,6 +60,8 @@ def test_description_tells_data_apart():
 
 
 class _Tensor:
+    dtype = "float32"
+
     def __init__(self, shape, name="image"):
         self.shape, self.name = shape, name
 

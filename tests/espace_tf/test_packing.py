@@ -1,6 +1,7 @@
 """Whole models with packed regions against the same models without."""
 
 import dataclasses
+import json
 
 import keras
 import numpy as np
@@ -112,6 +113,18 @@ def random_plan(model, keep, seed):
 def packed_and_not(model, plan):
     plan = dataclasses.replace(plan, packed=True)
     return apply(model, plan), apply(model, dataclasses.replace(plan, packed=False))
+
+
+def test_a_plan_remembers_and_older_files_are_not_packed(tmp_path):
+    path = tmp_path / "plan.json"
+    Plan(packed=True).save(path)
+    assert Plan.load(path).packed
+    document = json.loads(path.read_text())
+    del document["packed"]
+    path.write_text(json.dumps(document))
+    assert not Plan.load(path).packed
+    with pytest.raises(TypeError, match="packed"):
+        Plan(packed="yes")
 
 
 @EVERY

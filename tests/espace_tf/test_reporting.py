@@ -153,6 +153,6 @@ def test_arguments_that_make_no_sense(tmp_path):
         report(object(), tmp_path / "a.html")
     with pytest.raises(ValueError, match="accuracy must be"):
         report(PLAN, tmp_path / "a.html", accuracy={"before": 92.3})
-    with pytest.raises(ValueError, match="cannot be written"):
+    with pytest.raises(OSError, match="path must lie in an existing folder"):
         report(PLAN, tmp_path / "missing" / "a.html")
     assert os.listdir(tmp_path) == []

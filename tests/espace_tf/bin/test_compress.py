@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 from absl import flags
 from absl.testing import flagsaver
@@ -112,7 +113,8 @@ def test_flags_from_a_file_and_no_data(files, tmp_path, capsys):
     ("arguments", "words"),
     [
         (["--speedup=1"], "--speedup must be a number above 1. Received: 1.0"),
-        (["--model=missing.keras"], "existing .keras or .h5 file. Received: 'missing.keras'"),
+        (["--model=missing.keras"], "--model must be an existing .keras or .h5 file. Received: 'm"),
+        (["--output_dir="], "--output_dir must be a path that is not empty"),
         (["--data=missing.npz"], "none of these"),
         (["--export=int4"], "Received: 'int4'"),
         (["--export=int8"], "--export=int8 needs --data"),
@@ -130,6 +132,35 @@ def test_mistakes_are_one_line(arguments, words, files, tmp_path, capsys):
     assert error.startswith("espace-compress: error: ")
     assert error.count("\n") == 1
     assert not output.is_dir() or os.listdir(output) == []
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.h5"])
+def test_a_truncated_model_is_named(name, files, tmp_path, capsys):
+    whole = (files / "model.keras").read_bytes()
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    assert call(f"--model={tmp_path / name}", f"--output_dir={tmp_path / 'out'}") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"espace-compress: error: --model '{tmp_path / name}' cannot be read:")
+    assert ("it is truncated" in error) == (name == "model.keras")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", [tf.errors.ResourceExhaustedError, tf.errors.InternalError])
+def test_errors_of_tensorflow_are_one_line(kind, files, tmp_path, capsys, monkeypatch):
+    def fail(*_):
+        raise kind(None, None, "OOM when allocating\na tensor")
+
+    monkeypatch.setattr(compress, "_compress", fail)
+    assert call(f"--model={files / 'model.keras'}", f"--output_dir={tmp_path / 'out'}") == 1
+    assert capsys.readouterr().err == "espace-compress: error: OOM when allocating a tensor\n"
+
+
+def test_nothing_is_told_of_the_exporter(files, tmp_path, capfd):
+    output = tmp_path / "out"
+    arguments = (f"--model={files / 'model.keras'}", f"--output_dir={output}", "--noreport")
+    assert call(*arguments) == 0
+    error = capfd.readouterr().err
+    assert not [line for line in error.splitlines() if not line.startswith("espace-compress: ")]
 
 
 def test_a_folder_with_files_needs_overwrite(files, tmp_path, capsys):
