@@ -179,7 +179,10 @@ setup(
         "espace_tf.keras_layers": "keras_layers",
         "espace_tf.kernels": "kernels",
     },
-    packages=["espace_tf", "espace_tf.bin", "espace_tf.keras_layers", "espace_tf.kernels"],
+    packages=[
+        *("espace_tf", "espace_tf.bin", "espace_tf.zoo"),
+        *("espace_tf.keras_layers", "espace_tf.kernels"),
+    ],
     package_data={"espace_tf": ["templates/*.html", "py.typed"]},
     ext_modules=[NativeExtension(), *([GpuExtension()] if gpu_wanted else [])],
     cmdclass={"build_ext": BuildNative, "bdist_wheel": Wheel},
