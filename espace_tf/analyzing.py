@@ -204,7 +204,7 @@ def _time(
     config: EspaceConfig,
     progress: Progress,
 ) -> float:
-    """Fills dense_ms and options; returns the whole model's milliseconds (LiteRT: as exported)."""
+    """Fills dense_ms and options; returns the stripped model's milliseconds."""
     known: dict[str, float] = {}
     with progress("times of layers", len(sites)) as advance:
         for path, site in sites.items():
@@ -217,7 +217,7 @@ def _time(
     if any(None in tensor.shape[1:] for tensor in model.inputs):
         return sum(site.dense_ms for site in sites.values())
     options = {"batch_size": config.batch_size, "runtime": config.runtime}
-    measured = strip(model) if config.runtime == "litert" else model
+    measured = strip(model)
     compute = lambda: {  # noqa: E731
         "ms": np.array(timing.time_models([measured], threads=config.threads, **options))
     }

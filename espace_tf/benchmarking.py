@@ -47,6 +47,8 @@ def benchmark(
 ) -> list[Row]:
     """Times models in turn, call by call, so that whatever else the machine does hits all alike.
 
+    What is timed is what would be deployed: every model in the form that `strip` gives it.
+
     Args:
         model: a Keras 3 or tf_keras model, what the others are compared with.
         *baselines: further models that take the same inputs.
@@ -81,8 +83,7 @@ def benchmark(
     if threads is not None:
         check_count(threads, "threads")
     arrays = _batch(model, batch_size, inputs)
-    # LiteRT runs what would be exported.
-    ran = [export.inference_copy(each) for each in models] if runtime == "litert" else models
+    ran = [export.inference_copy(each, runtime) for each in models]
     runs = [timing.runner(each, arrays, runtime, threads) for each in ran]
     outputs = [read() for _, read in runs]
     medians = timing.alternate([run for run, _ in runs], repeats=repeats)

@@ -158,8 +158,8 @@ def export_saved_model(model: Any, path: str | os.PathLike) -> ExportResult:
     return ExportResult(path, size, None, difference)
 
 
-def inference_copy(model: Any) -> Any:
-    """A copy of a model as LiteRT runs it best: batch norms folded, computing in float32.
+def inference_copy(model: Any, runtime: str = "litert") -> Any:
+    """A copy of a model as a runtime runs it best: batch norms folded, for LiteRT in float32.
 
     Raises:
         TypeError: model is not a Keras model.
@@ -167,7 +167,7 @@ def inference_copy(model: Any) -> Any:
     """
     _check_model(model)
     stripped = strip(model)
-    if _is_keras_3(model):
+    if runtime == "litert" and _is_keras_3(model):
         for layer in _half_layers(stripped):
             # LiteRT's built-in convolutions have no float16 or bfloat16 arithmetic.
             layer.dtype_policy = "float32"

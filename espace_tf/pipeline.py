@@ -32,8 +32,9 @@ def compress(
 ) -> Any:
     """A copy of a trained model that runs `speedup` times faster at the least predicted loss.
 
-    Analyses the model, plans, applies the plan and measures both whole networks in turns. If the
-    speed is off, the predicted times are corrected by what was measured and the plan is made anew,
+    Analyses the model, plans, applies the plan and measures both whole networks in turns, each as
+    `strip` makes it for deployment: batch norms that are not folded take their time in both, and
+    would hide what was gained. If the speed is off, the predicted times are corrected by what was measured and the plan is made anew,
     up to config.rounds times; the model nearest to the asked speed is returned, unchanged if that
     is no faster than the given one. It is not trained: `fine_tune` brings most of the lost accuracy
     back.
@@ -42,7 +43,7 @@ def compress(
         model: a trained Keras 3 or tf_keras model; it is not changed.
         data: a tf.data.Dataset of batches, (x, y) or x; or arrays; a few hundred training images
             are enough. None: the weights alone decide, which is worse, and the summary says so.
-        speedup: time before over time after on config.runtime, above 1. Must be given, except in
+        speedup: time before over time after, stripped, on config.runtime, above 1. Must be given, except in
             the faithful profile, where None means ranks by energy and no masks.
         config: every other knob; None: EspaceConfig().
         loss: what the model was trained with; None: the compiled loss, else inferred.
@@ -179,10 +180,8 @@ def _unchanged(model: Any, slower: Plan) -> Any:
 
 
 def _measured_speedup(model: Any, small: Any, config: EspaceConfig) -> float:
-    """Time of a model over that of its compressed form, both called in turns."""
-    models = [model, small]
-    if config.runtime == "litert":
-        models = [inference_copy(each) for each in models]  # as export_tflite writes them
+    """Time of a model over that of its compressed form, both stripped and called in turns."""
+    models = [inference_copy(each, config.runtime) for each in (model, small)]
     before, after = timing.time_models(
         models, batch_size=config.batch_size, runtime=config.runtime, threads=config.threads
     )
