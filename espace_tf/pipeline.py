@@ -34,17 +34,17 @@ def compress(
 
     Analyses the model, plans, applies the plan and measures both whole networks in turns, each as
     `strip` makes it for deployment: batch norms that are not folded take their time in both, and
-    would hide what was gained. If the speed is off, the predicted times are corrected by what was measured and the plan is made anew,
-    up to config.rounds times; the model nearest to the asked speed is returned, unchanged if that
-    is no faster than the given one. It is not trained: `fine_tune` brings most of the lost accuracy
-    back.
+    would hide what was gained. If the speed is off, the predicted times are corrected by what was
+    measured and the plan is made anew, up to config.rounds times; the model nearest to the asked
+    speed is returned, unchanged if that is no faster than the given one. It is not trained:
+    `fine_tune` brings most of the lost accuracy back.
 
     Args:
         model: a trained Keras 3 or tf_keras model; it is not changed.
         data: a tf.data.Dataset of batches, (x, y) or x; or arrays; a few hundred training images
             are enough. None: the weights alone decide, which is worse, and the summary says so.
-        speedup: time before over time after, stripped, on config.runtime, above 1. Must be given, except in
-            the faithful profile, where None means ranks by energy and no masks.
+        speedup: time before over time after, stripped, on config.runtime, above 1. Must be given,
+            except in the faithful profile, where None means ranks by energy and no masks.
         config: every other knob; None: EspaceConfig().
         loss: what the model was trained with; None: the compiled loss, else inferred.
         verbose: 0 silent; 1 progress and a table of all layers.
