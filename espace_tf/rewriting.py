@@ -74,7 +74,8 @@ def strip(model: Any) -> Any:
 
     Both become identities of the same name. A batch norm is folded where it alone reads a
     convolution or dense layer without activation; others stay, and so does what the graph calls
-    with training=True.
+    with training=True. A ReLU that alone reads a masked or decomposed convolution becomes that
+    layer's own activation, which saves a pass over its output.
 
     Returns:
         The new model; the same outputs at inference, to float rounding. `espace_plan` is kept.
@@ -89,16 +90,20 @@ def strip(model: Any) -> Any:
         if _folds(known[path], known[norm])
     }
     folded, training = {id(norm) for norm in pairs.values()}, graph.trained(model)
+    activations = _activations(model, folded)
+    folded |= {id(known[after]) for after, _ in activations.values()}
 
     def replace(path: str, layer: Any) -> Any:
         noise = type(layer).__name__ in _NOISE and path not in training
         if id(layer) in folded or noise:
             return library.layers.Identity(name=layer.name, dtype=layer.get_config()["dtype"])
-        if path in pairs:
-            return type(layer).from_config({**layer.get_config(), "use_bias": True})
-        return None
+        changes = {"use_bias": True} if path in pairs else {}
+        if path in activations:
+            changes["activation"] = activations[path][1]
+        return type(layer).from_config({**layer.get_config(), **changes}) if changes else None
 
-    weights = {path: _fold(known[path], norm) for path, norm in pairs.items()}
+    weights = {path: known[path].get_weights() for path in activations}
+    weights |= {path: _fold(known[path], norm) for path, norm in pairs.items()}
     stripped = _rebuilt(model, replace, weights)
     if hasattr(model, "espace_plan"):
         stripped.espace_plan = model.espace_plan
@@ -199,6 +204,36 @@ def _folds(layer: Any, norm: Any) -> bool:
     last = list(np.atleast_1d(norm.axis))[0] in (-1, len(layer.output.shape) - 1)
     linear = getattr(layer.activation, "__name__", "") == "linear" if kind in _FOLDED else False
     return kind in _FOLDED and linear and last
+
+
+def _activations(model: Any, folded: set[int]) -> dict[str, tuple[str, str]]:
+    """(path of the activation layer, its name) by layer of ours that it alone reads.
+
+    A batch norm between them counts as gone when it is folded.
+    """
+    known, consumers = graph.layers(model), dict(graph.single_consumers(model))
+    found = {}
+    for path, after in consumers.items():
+        layer = known[path]
+        if id(known[after]) in folded:
+            after = consumers.get(after)
+        if type(layer).__name__ not in _OURS or layer.activation.__name__ != "linear" or not after:
+            continue
+        if name := _relu(known[after]):
+            found[path] = (after, name)
+    return found
+
+
+def _relu(layer: Any) -> str | None:
+    """ "relu" or "relu6" if a layer is just that, else None."""
+    config = layer.get_config()
+    if type(layer).__name__ == "Activation":
+        name = config["activation"]
+        return name if name in ("relu", "relu6") else None
+    if type(layer).__name__ != "ReLU" or config["negative_slope"] or config["threshold"]:
+        return None
+    most = config["max_value"]  # tf_keras gives arrays of no dimension
+    return "relu" if most is None else "relu6" if most == 6 else None
 
 
 def _fold(layer: Any, norm: Any) -> list[np.ndarray]:

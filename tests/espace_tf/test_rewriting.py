@@ -118,6 +118,35 @@ def test_strip_folds_what_it_may_and_keeps_the_outputs(library):
 
 
 @LIBRARIES
+@pytest.mark.parametrize(
+    "options, fused",
+    [
+        ({}, "relu"),
+        ({"max_value": 6.0}, "relu6"),
+        ({"max_value": 4.0}, None),
+        ({"negative_slope": 0.1}, None),
+        ({"threshold": 0.5}, None),
+    ],
+)
+def test_strip_makes_a_relu_the_activation_of_what_it_reads(library, options, fused):
+    layers, x = library.layers, library.Input((12, 12, 3))
+    y = layers.Conv2D(8, 3, name="conv")(x)
+    y = layers.BatchNormalization(name="norm")(y)
+    y = layers.ReLU(**options, name="relu")(y)
+    y = layers.Conv2D(8, 3, name="shown")(y)
+    model = library.Model(x, [y, layers.Activation("relu", name="last")(y)])
+    randomise(model, 0)
+    small = apply(model, Plan.uniform(model, rank_ratio=0.5, keep=0.5))
+    stripped = strip(small)
+    known = graph.layers(stripped)
+    assert known["conv"].activation.__name__ == (fused or "linear")
+    assert type(known["relu"]).__name__ == ("Identity" if fused else "ReLU")
+    assert known["shown"].activation.__name__ == "linear"  # an output of the model, too
+    for ours, theirs in zip(stripped(images()), small(images()), strict=True):
+        same(ours, theirs)
+
+
+@LIBRARIES
 def test_strip_heeds_what_the_graph_says_of_training(library):
     def built(training):
         layers, x = library.layers, library.Input((12, 12, 3))
