@@ -1,5 +1,10 @@
 # make native: builds the fast operator for the TensorFlow in the environment.
-# make core-test: its C++ tests; core-test-sanitized: shorter, with AddressSanitizer and UBSan.
+# make core-test: its C++ tests; core-test-sanitized: shorter, with AddressSanitizer and UBSan;
+# core-test-threads: with ThreadSanitizer; core-test-aarch64: for another processor, emulated.
+# make fuzz: a million random and hostile calls; fuzz-short: fewer. SEED= begins elsewhere.
+# make bazel: the operator and the C++ tests with Bazel 4 as Debian packages it.
+# make cuda: libespace_cuda.so, the operators on GPUs without TensorFlow; needs nvcc, no GPU.
+# make cuda-test: the GPU kernels on the CPU; cuda-test-races: a few calls, with ThreadSanitizer.
 # make demo: sets up and compresses the shipped network. make test: sets up and runs every test.
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +12,14 @@ PY := $(VENV)/bin/python
 DEMO_FLAGS ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: setup native core-test core-test-sanitized demo test lint clean
+SANITIZED := BUILD=../../build/core_sanitized \
+  EXTRA="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+SEED ?= 0
+AARCH64 := aarch64-linux-gnu
+BAZEL := bazel --bazelrc=bazel/debian.bazelrc
+
+.PHONY: setup native core-test core-test-sanitized core-test-threads core-test-aarch64 \
+  fuzz fuzz-short bazel cuda cuda-test cuda-test-races demo test lint clean
 
 setup: $(VENV)/.installed
 
@@ -26,8 +38,40 @@ core-test:
 	$(MAKE) -C kernels/core
 
 core-test-sanitized:
-	$(MAKE) -C kernels/core BUILD=../../build/core_sanitized ARGUMENTS=short \
-	  EXTRA="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+	$(MAKE) -C kernels/core $(SANITIZED) ARGUMENTS=short
+
+core-test-threads:
+	$(MAKE) -C kernels/core BUILD=../../build/core_threads ARGUMENTS=threads EXTRA="-O1 -g -fsanitize=thread"
+
+# ARGUMENTS=all runs all of it.
+core-test-aarch64:
+	@if command -v $(AARCH64)-g++ && command -v qemu-aarch64; then \
+	  $(MAKE) -C kernels/core CXX=$(AARCH64)-g++ BUILD=../../build/core_aarch64 \
+	    RUN="qemu-aarch64 -L /usr/$(AARCH64)" ARGUMENTS=$(or $(ARGUMENTS),short); \
+	else \
+	  echo "core-test-aarch64 is skipped: it needs $(AARCH64)-g++ and qemu-aarch64" \
+	    "(Debian: apt-get install g++-aarch64-linux-gnu qemu-user)"; \
+	fi
+
+fuzz:
+	$(MAKE) -C kernels/core $(SANITIZED) fuzz ARGUMENTS="1000000 $(SEED)"
+
+fuzz-short:
+	$(MAKE) -C kernels/core $(SANITIZED) fuzz ARGUMENTS="60000 $(SEED)"
+
+bazel: setup
+	PYTHON_BIN_PATH=$(abspath $(PY)) $(BAZEL) test :channels_test :core_test :fuzz_test
+	PYTHON_BIN_PATH=$(abspath $(PY)) $(BAZEL) build :native
+
+cuda:
+	$(MAKE) -C kernels/core -f cuda.mk library
+
+cuda-test:
+	$(MAKE) -C kernels/core -f cuda.mk
+
+cuda-test-races:
+	$(MAKE) -C kernels/core -f cuda.mk BUILD=../../build/cuda_races ARGUMENTS=races \
+	  EXTRA="-O1 -g -fsanitize=thread"
 
 demo: setup native
 	$(PY) demo/demo.py $(DEMO_FLAGS)
@@ -40,4 +84,4 @@ lint: setup
 	$(PY) -m ruff format --check .
 
 clean:
-	rm -rf build dist out *.egg-info kernels/*.so
+	rm -rf build dist out *.egg-info kernels/*.so bazel-*

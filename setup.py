@@ -3,16 +3,21 @@
 keras_layers/ and kernels/ install inside espace_tf. The operator's binary is compiled against the
 TensorFlow that is installed where this runs; without it, or without a compiler, the package is pure
 Python and runs plain TensorFlow. `pip install --no-build-isolation .` lets pip see the TensorFlow.
+Where nvcc is found as well, and that TensorFlow is built with CUDA, a second binary for GPUs is
+compiled for the compute capabilities in ESPACE_TF_CUDA_ARCHITECTURES ("" for none; where it is not
+set, "80 90" on a machine with a GPU).
 """
 
+import os
 import platform
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import CCompilerError, CompileError, SetupError
+from setuptools.errors import BaseError, CCompilerError, CompileError, SetupError
 from setuptools.modified import newer_group
 
 try:
@@ -25,12 +30,30 @@ REMEDY = (
     "operator have TensorFlow and a C++17 compiler (g++ or clang++) installed, then run "
     "`make native` in a checkout, or `pip install --no-build-isolation .`"
 )
-CORE = ("masked_conv2d", "gradients", "reference", "variants", "variant_portable")
+CORE = (
+    *("masked_conv2d", "gradients", "depthwise", "pooling", "channels", "variants", "validate"),
+    *("variant_portable", "channels_portable"),
+)
+OPERATIONS = ("masked_conv2d_op", "packed_ops")
 # One file per instruction set, compiled for it; the rest runs on every processor of the family.
+AVX2, AVX512 = ["-mavx2", "-mfma"], ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mfma"]
 INSTRUCTION_SETS = {
-    "variant_avx2": ["-mavx2", "-mfma"],
-    "variant_avx512": ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mfma"],
+    "variant_avx2": AVX2,
+    "variant_avx512": AVX512,
+    "channels_avx2": AVX2,
+    "channels_avx512": AVX512,
 }
+# The operator on GPUs: the kernels, by element type, and the TensorFlow operation.
+GPU_SOURCES = [
+    *(f"kernels/core/cuda_run_{name}.cu.cc" for name in ("float32", "float16", "bfloat16")),
+    "kernels/core/masked_conv2d_cuda.cu.cc",
+    "kernels/tf/masked_conv2d_gpu_op.cc",
+]
+# Minutes of compiling that are of no use without a GPU, unless they are asked for.
+HAS_GPU = Path("/dev/nvidiactl").exists()
+CUDA_ARCHITECTURES = os.environ.get(
+    "ESPACE_TF_CUDA_ARCHITECTURES", "80 90" if HAS_GPU else ""
+).split()
 
 
 class NativeExtension(Extension):
@@ -39,10 +62,22 @@ class NativeExtension(Extension):
     def __init__(self):
         intel = platform.machine() in ("x86_64", "AMD64")
         core = [*CORE, *(INSTRUCTION_SETS if intel else ())]
-        sources = [*(f"kernels/core/{name}.cc" for name in core), "kernels/tf/masked_conv2d_op.cc"]
-        headers = [str(path) for path in Path("kernels/core").glob("*.[hi]*")]
+        sources = [f"kernels/core/{name}.cc" for name in core]
+        sources += [f"kernels/tf/{name}.cc" for name in OPERATIONS]
+        headers = [str(path) for path in Path("kernels").glob("*/*.[hi]*")]
         super().__init__(
             "espace_tf.kernels._masked_conv2d", sources, depends=headers, optional=True
+        )
+
+
+class GpuExtension(Extension):
+    """The same operation for GPUs, loaded only where there is one; optional, too."""
+
+    def __init__(self):
+        headers = [*Path("kernels/core").glob("*cuda*.h"), Path("kernels/core/params.h")]
+        depends = [str(path) for path in headers]
+        super().__init__(
+            "espace_tf.kernels._masked_conv2d_gpu", GPU_SOURCES, depends=depends, optional=True
         )
 
 
@@ -62,6 +97,11 @@ class BuildNative(build_ext):
             import tensorflow as tf
         except ImportError as error:
             raise SetupError(f"TensorFlow cannot be imported ({error}). {REMEDY}") from error
+
+        if isinstance(extension, GpuExtension):
+            if tf.test.is_built_with_cuda():
+                self.build_gpu(extension, target, tf.sysconfig)
+            return
 
         def compile_one(source: str) -> list[str]:
             extra = INSTRUCTION_SETS.get(Path(source).stem, [])
@@ -84,6 +124,33 @@ class BuildNative(build_ext):
         except CCompilerError as error:
             raise CompileError(f"the C++ compiler failed ({error}). {REMEDY}") from error
 
+    def build_gpu(self, extension, target, sysconfig):
+        """With nvcc. The CUDA runtime is linked in, so that the library loads without it."""
+        flags = ["-x", "cu", "-std=c++17", "-O3", "--expt-relaxed-constexpr", "-w", "-DGOOGLE_CUDA"]
+        flags += ["-Xcompiler", "-fPIC", "-Ikernels"]
+        for number in CUDA_ARCHITECTURES:
+            flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        last = CUDA_ARCHITECTURES[-1]  # its PTX is for GPUs yet to come
+        flags.append(f"-gencode=arch=compute_{last},code=compute_{last}")
+        Path(self.build_temp).mkdir(parents=True, exist_ok=True)
+
+        def compile_one(source: str) -> str:
+            output = str(Path(self.build_temp, Path(source).name + ".o"))
+            extra = sysconfig.get_compile_flags() if "/tf/" in source else []
+            self.spawn(["nvcc", *flags, *extra, "-c", source, "-o", output])
+            return output
+
+        try:
+            with ThreadPoolExecutor() as pool:
+                objects = list(pool.map(compile_one, extension.sources))
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            linked = ["-shared", "-cudart", "static", *objects, *sysconfig.get_link_flags()]
+            self.spawn(["nvcc", *linked, "-o", target])
+        except BaseError as error:
+            raise CompileError(
+                f"nvcc failed ({error}). espace_tf will not have its operator on GPUs"
+            ) from error
+
 
 class Wheel(bdist_wheel):
     """Tags a wheel with a binary for its platform and any Python 3, another one as pure."""
@@ -105,14 +172,18 @@ def tensorflow_minor() -> str:
     return "none"
 
 
+gpu_wanted = bool(CUDA_ARCHITECTURES and shutil.which("nvcc"))
 setup(
     package_dir={
         "espace_tf": "espace_tf",
         "espace_tf.keras_layers": "keras_layers",
         "espace_tf.kernels": "kernels",
     },
-    packages=["espace_tf", "espace_tf.bin", "espace_tf.keras_layers", "espace_tf.kernels"],
+    packages=[
+        *("espace_tf", "espace_tf.bin", "espace_tf.zoo"),
+        *("espace_tf.keras_layers", "espace_tf.kernels"),
+    ],
     package_data={"espace_tf": ["templates/*.html", "py.typed"]},
-    ext_modules=[NativeExtension()],
+    ext_modules=[NativeExtension(), *([GpuExtension()] if gpu_wanted else [])],
     cmdclass={"build_ext": BuildNative, "bdist_wheel": Wheel},
 )

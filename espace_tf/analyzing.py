@@ -25,9 +25,9 @@ _BATCH = 16  # images per batch of statistics: bounds the memory of the backward
 # A scale found from a loss increase near zero says little: none is taken below this share of the
 # median.
 _LEAST_SCALE = 0.1
-# The one-at-a-time losses take no more multiply-accumulates than this (one to two minutes on two
+# The one-at-a-time losses take no more multiply-accumulates than this (about a minute on two
 # cores): of a large network fewer than config.damage_images images are used, but 8 at least.
-_PROBE_MACS = 5e12
+_PROBE_MACS = 3e12
 _PROBE_IMAGES = 8
 
 Progress = Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None]]]

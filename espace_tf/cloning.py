@@ -1,7 +1,7 @@
 """Copies of Keras models with some layers replaced; the original is never touched."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -10,9 +10,10 @@ from espace_tf import graph
 from espace_tf.config import EspaceWarning
 
 Replace = Callable[[str, Any], Any | None]
+Insert = Callable[[str], Sequence[Any | None] | None]
 
 
-def clone(model: Any, replace: Replace) -> Any:
+def clone(model: Any, replace: Replace, insert: Insert | None = None) -> Any:
     """A copy of a model, weights and compile state included, with some layers replaced.
 
     Names, nesting, sharing, trainable flags and dtype policies stay. A layer used in several places
@@ -22,6 +23,10 @@ def clone(model: Any, replace: Replace) -> Any:
         model: a Functional or Sequential model of Keras 3 or tf_keras.
         replace: called as replace(path, layer) for every layer of `graph.layers(model)`; returns
             a new layer to stand in its place, whose weights the caller sets, or None.
+        insert: Keras 3 only: called as insert(path) for every call in the graph, of models inside
+            the model and of operations too; returns for each of the call's inputs a layer to put
+            before it, or None; or None for no layer at all. A layer put before one tensor several
+            times is called once.
 
     Returns:
         The new model, of the same library.
@@ -46,7 +51,7 @@ def clone(model: Any, replace: Replace) -> Any:
             return new
         return _rebuild(layer)
 
-    copy = _clone(library, model, make, {})
+    copy = _clone(library, model, make, insert or (lambda path: None), {})
     _copy_state(model, copy, replaced)
     if getattr(model, "_compile_config", None) is not None:
         _copy_compilation(model, copy)
@@ -78,34 +83,48 @@ def _rebuild(layer: Any) -> Any:
     ) from cause
 
 
-def _clone(library: Any, model: Any, make: Callable, cache: dict[int, Any]) -> Any:
+def _clone(
+    library: Any,
+    model: Any,
+    make: Callable,
+    insert: Insert,
+    cache: dict[int, Any],
+    prefix: str = "",
+) -> Any:
     """Clones a container; `cache` keeps what stands in several places shared."""
 
     def clone_function(layer: Any) -> Any:
         if id(layer) not in cache:
+            inside = f"{prefix}{layer.name}/"
             nested = graph.is_container(layer)
-            cache[id(layer)] = _clone(library, layer, make, cache) if nested else make(layer)
+            cache[id(layer)] = (
+                _clone(library, layer, make, insert, cache, inside) if nested else make(layer)
+            )
         return cache[id(layer)]
 
     if library.__name__ == "keras":
-        return _clone_keras(library, model, clone_function)
+        return _clone_keras(library, model, clone_function, lambda name: insert(prefix + name))
     copy = library.models.clone_model(model, clone_function=clone_function)
     if getattr(model, "inputs", None) and not copy.built:
         copy.build(model.input_shape)
     return copy
 
 
-def _clone_keras(library: Any, model: Any, clone_function: Callable) -> Any:
+def _clone_keras(library: Any, model: Any, clone_function: Callable, insert: Insert) -> Any:
     """Keras 3's clone_model but for two things: it would rename unnamed inputs, and it would
     compile the copy from a serialized config, which no unregistered loss survives.
     """
     if isinstance(model, library.Sequential):
         inputs = [_input(library, tensor) for tensor in getattr(model, "inputs", None) or ()]
-        inside = [clone_function(layer) for layer in model.layers]
+        inside = []
+        for layer in model.layers:
+            before = [each for each in insert(layer.name) or () if each is not None]
+            inside += [*before, clone_function(layer)]
         made = _class(model, "Sequential")([*inputs, *inside], name=model.name)
     else:
         inputs = library.tree.map_structure(lambda tensor: _input(library, tensor), model.input)
-        outputs = model._run_through_graph(inputs, operation_fn=clone_function, call_fn=_call)
+        call = _caller(library, insert)
+        outputs = model._run_through_graph(inputs, operation_fn=clone_function, call_fn=call)
         made = _class(model, "Functional")(inputs, outputs, name=model.name)
     return made
 
@@ -128,9 +147,34 @@ def _input(library: Any, tensor: Any) -> Any:
     )
 
 
-def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-    """An identity in the place of another layer takes none of that layer's further arguments."""
-    return layer(args[0]) if type(layer).__name__ == "Identity" else layer(*args, **kwargs)
+def _caller(library: Any, insert: Insert) -> Callable:
+    """What calls the new layers on the new tensors, those put before their inputs first."""
+    made: dict[tuple[int, int], Any] = {}
+
+    def through(layer: Any | None, tensor: Any) -> Any:
+        key = id(layer), id(tensor)
+        if layer is not None and key not in made:
+            made[key] = layer(tensor)
+        return tensor if layer is None else made[key]
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        before = insert(layer.name)
+        if before is not None:
+            layers = iter(before)
+            args, kwargs = library.tree.map_structure(
+                lambda each: (
+                    through(next(layers, None), each)
+                    if library.utils.is_keras_tensor(each)
+                    else each
+                ),
+                (args, kwargs),
+            )
+        # An identity in the place of another layer takes none of its further arguments.
+        if type(layer).__name__ == "Identity":
+            return layer(args[0])
+        return layer(*args, **kwargs)
+
+    return call
 
 
 def _copy_state(model: Any, copy: Any, replaced: set[str]) -> None:

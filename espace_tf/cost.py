@@ -71,6 +71,8 @@ def macs(model: Any) -> int:
 
 
 def _site_macs(site: Site, layer: Any) -> int:
+    if getattr(layer, "packing", None) is not None:
+        return layer.packed_macs()  # its tensors are rows, not the maps of its geometry
     return site.macs(
         rank=getattr(layer, "rank", None) if site.kind == "decomposed" else None,
         order=getattr(layer, "order", "vertical"),

@@ -1,5 +1,6 @@
 """The loss of fine-tuning: the teacher's outputs and stage ends, beside the loss of the task."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -122,7 +123,8 @@ class Teacher:
         inputs: one small batch, to compare the two models' outputs and find the stage ends.
         losses: the task's loss of every output, in the order of tf.nest.flatten; None = unknown.
         temperature: T of the classification outputs, > 0.
-        features: "auto" for the stage ends, None for none, or paths of layers of both models.
+        features: "auto" for the stage ends that are maps in both models, None for none, or paths of
+            layers of both models.
 
     Raises:
         ValueError: outputs or features of the two models do not match.
@@ -152,15 +154,35 @@ class Teacher:
     def _find_features(self, features, inputs) -> list[str]:
         theirs, ours = graph.layers(self.model), graph.layers(self.student)
         if isinstance(features, str) and features == "auto":
-            return [path for path in stage_ends(self.model, inputs) if path in ours]
-        asked = [features] if isinstance(features, str) else features or ()
+            ends = [path for path in stage_ends(self.model, inputs) if path in ours]
+            alike = self._alike(ends, inputs)
+            return [path for path in ends if alike[path]]
+        asked = [features] if isinstance(features, str) else list(features or ())
         missing = [path for path in asked if path not in ours or path not in theirs]
         if missing:
             raise ValueError(
                 'features must be "auto", None, or paths of layers that both the model and the '
                 f"teacher have. Received: {missing[0]!r}; the model's layers: {', '.join(ours)}"
             )
-        return list(asked)
+        odd = [path for path, alike in self._alike(asked, inputs).items() if not alike]
+        if odd:
+            raise ValueError(
+                "features must be layers whose outputs have one shape in the model and the "
+                f"teacher. Received: {odd[0]!r}, which lies in a packed region of the model: its "
+                "output is rows. Leave it out, or train the network of the plan with packed=False"
+            )
+        return asked
+
+    def _alike(self, paths: Sequence[str], inputs: Any) -> dict[str, bool]:
+        """Whether a layer has outputs of the same shapes in both models, by path."""
+        shapes = []
+        for model in (self.model, self.student):
+            with graph.record(model, paths) as calls:
+                model(inputs, training=False)
+            shapes.append(
+                {path: [tuple(v.shape) for v in _by_path(calls, [path])] for path in paths}
+            )
+        return {path: shapes[0][path] == shapes[1][path] for path in paths}
 
     def targets(self, inputs: Any) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """The teacher's outputs and features, flat lists."""

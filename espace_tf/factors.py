@@ -122,10 +122,26 @@ def plain_factors(
     """
     matrix = kernel_matrix(kernel, order, groups)
     check_rank(rank, min(matrix.shape[1:]))
-    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    left, values, right = _singular(matrix)
     half = np.sqrt(values[:, :rank])
     first, second = left[:, :, :rank] * half[:, None, :], half[:, :, None] * right[:, :rank]
     return pack(first, second, np.shape(kernel)[:2], order)
+
+
+def _singular(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """U [g, m, k], S [g, k] and V^T [g, k, n] of matrices [g, m, n]; S is 0 where U's column is.
+
+    From the eigenvectors of the smaller Gram matrix, several times faster than LAPACK's svd. They
+    are orthonormal, so that U S V^T = A V V^T = A to rounding, whatever the small values are.
+    """
+    if matrix.shape[1] < matrix.shape[2]:
+        right, values, left = _singular(matrix.swapaxes(1, 2))
+        return left.swapaxes(1, 2), values, right.swapaxes(1, 2)
+    vectors = np.linalg.eigh(matrix.swapaxes(1, 2) @ matrix)[1][:, :, ::-1]
+    projected = matrix @ vectors
+    values = np.linalg.norm(projected, axis=1)
+    left = projected / np.maximum(values, np.finfo(values.dtype).tiny)[:, None]
+    return left, values, vectors.swapaxes(1, 2)
 
 
 def energy_rank(singular_values: np.ndarray, energy: float) -> int:

@@ -323,14 +323,14 @@ def single_consumers(model: Any) -> list[tuple[str, str]]:
     times: dict[int, int] = {}
     pairs = []
     for container in containers(model):
-        nodes = _nodes(container)
+        found = nodes(container)
         readers: dict[int, list[Any]] = {}
-        for layer, inputs, _, _ in nodes:
+        for layer, inputs, _, _ in found:
             times[id(layer)] = times.get(id(layer), 0) + 1
             for tensor in inputs:
                 readers.setdefault(id(tensor), []).append(layer)
         outside = {id(tensor) for tensor in container.outputs}
-        for layer, _, outputs, _ in nodes:
+        for layer, _, outputs, _ in found:
             if len(outputs) == 1 and id(outputs[0]) not in outside:
                 reading = readers.get(id(outputs[0]), [])
                 if len(reading) == 1:
@@ -362,7 +362,7 @@ def trained(model: Any) -> set[str]:
     paths = {id(layer): path for path, layer in layers(model).items()}
     found: set[str] = set()
     for container in containers(model):
-        for layer, _, _, training in _nodes(container):
+        for layer, _, _, training in nodes(container):
             if training:
                 inside = layers(layer).values() if is_container(layer) else [layer]
                 found |= {paths[id(each)] for each in inside if id(each) in paths}
@@ -385,12 +385,13 @@ def containers(model: Any) -> list[Any]:
     return list(found.values())
 
 
-def _nodes(container: Any) -> list[tuple[Any, list[Any], list[Any], bool]]:
-    """(layer, inputs, outputs, called with training=True) of every call in a container's graph."""
+def nodes(container: Any) -> list[tuple[Any, list[Any], list[Any], bool]]:
+    """(layer, inputs, outputs, called with training=True) of every call, in order of execution."""
     functional = getattr(container, "_functional", None) or container
     by_depth = getattr(functional, "_nodes_by_depth", None) or {}
     found = []
-    for node in (node for nodes in by_depth.values() for node in nodes if not node.is_input):
+    depths = sorted(by_depth, reverse=True)
+    for node in (node for depth in depths for node in by_depth[depth] if not node.is_input):
         if hasattr(node, "operation"):
             layer, kwargs = node.operation, node.arguments.kwargs
             inputs, outputs = node.input_tensors, node.output_tensors

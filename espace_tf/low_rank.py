@@ -358,7 +358,8 @@ def _basis(
     if output_root is not None:
         weights = weights @ output_root
     flat = weights.swapaxes(0, 1).reshape(weights.shape[1], -1)
-    left = np.linalg.svd(flat, full_matrices=False)[0]
+    # Left singular vectors as eigenvectors of the Gram matrix: several times faster than an svd.
+    left = np.linalg.eigh(flat @ flat.T)[1][:, ::-1][:, : min(flat.shape)]
     return left if inverse is None else inverse @ left
 
 

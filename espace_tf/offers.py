@@ -153,11 +153,10 @@ def _runner(analysis: SiteAnalysis, size: tuple[int, int], option: Option) -> Ca
     positions = None
     if option.family is not None:
         positions = analysis.positions(option.family, option.keep)
-    model = timing.single_layer_model(
-        analysis.site, size, rank=option.rank, order=option.order, positions=positions
-    )
-    arrays = timing.noise(model, config.batch_size)
-    return timing.runner(model, arrays, config.runtime, config.threads)[0]
+    site = analysis.site
+    layer = timing.single_layer(site, rank=option.rank, order=option.order, positions=positions)
+    shape = (config.batch_size, *size, site.in_channels)
+    return timing.layer_runner(layer, shape, config.runtime, config.threads)
 
 
 def _signature(site: Site, size: tuple[int, int], option: Option, config: EspaceConfig) -> str:

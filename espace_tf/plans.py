@@ -30,6 +30,8 @@ class Plan:
         dense_ms, predicted_ms: milliseconds of one call of the whole model before and after.
         measured_speedup: time of the whole model before over after, as `compress` measured it.
         times: path -> (before, after), predicted milliseconds of the layer, all calls together.
+        packed: whether `apply` makes packed regions, in which masked convolutions hand on only the
+            rows that they compute.
 
     Example:
         >>> plan = Plan(layers={"conv2": LayerPlan(rank=8)}, skipped={"conv1": "kernel too small"})
@@ -46,8 +48,11 @@ class Plan:
     predicted_ms: float | None = None
     measured_speedup: float | None = None
     times: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    packed: bool = False
 
     def __post_init__(self):
+        if not isinstance(self.packed, bool):
+            raise TypeError(f"packed must be True or False. Received: {self.packed!r}")
         for name in ("layers", "skipped", "times"):
             if not isinstance(getattr(self, name), Mapping):
                 raise TypeError(
@@ -180,7 +185,7 @@ class Plan:
         for index, (name, layer) in enumerate(self.layers.items()):
             layers[name], stored = layer.to_json(index)
             arrays.update(stored)
-        body = {key: getattr(self, key) for key in _PLAN_FIELDS}
+        body = {key: getattr(self, key) for key in (*_PLAN_FIELDS, "packed")}
         plan_files.write(path, {**body, "layers": layers}, arrays)
 
     @classmethod
@@ -196,6 +201,7 @@ class Plan:
         document, arrays = plan_files.read(path)
         try:
             body = plan_files.fields(document, ("layers", *_PLAN_FIELDS))
+            body["packed"] = document.get("packed", False)  # older plans do not say
             entries = plan_files.entries(body.pop("layers"), "layers")
             layers = {name: _layer(name, entry, arrays) for name, entry in entries.items()}
             return cls(layers=layers, **body)

@@ -12,11 +12,13 @@ import numpy as np
 from espace_tf import cloning, graph
 from espace_tf.factors import Factors, plain_factors, reconstruct
 from espace_tf.keras_layers import for_library
+from espace_tf.packing import pack
 from espace_tf.plans import LayerPlan, Plan
 from espace_tf.sites import Site
 
 _NOISE = ("Dropout", "SpatialDropout2D", "AlphaDropout", "GaussianDropout", "GaussianNoise")
-_FOLDED = ("Conv2D", "DepthwiseConv2D", "Dense", "MaskedConv2D", "DecomposedConv2D")
+_OURS = ("MaskedConv2D", "DecomposedConv2D")
+_FOLDED = ("Conv2D", "DepthwiseConv2D", "Dense", *_OURS)
 
 
 def apply(model: Any, plan: Plan) -> Any:
@@ -28,7 +30,8 @@ def apply(model: Any, plan: Plan) -> Any:
             ones, from its own weights (Tai et al. 2016, closed form).
 
     Returns:
-        The new model, of the same library, with `espace_plan` set to the plan.
+        The new model, of the same library, with `espace_plan` set to the plan. With plan.packed it
+        has packed regions (see packing.pack); models of tf_keras never have.
 
     Raises:
         ValueError: the plan is of another model, or names a layer, a rank or positions that the
@@ -63,7 +66,7 @@ def apply(model: Any, plan: Plan) -> Any:
 
     compressed = _rebuilt(model, replace, {path: weights for path, (weights, _) in parts.items()})
     compressed.espace_plan = plan
-    return compressed
+    return pack(compressed) if plan.packed else compressed
 
 
 def strip(model: Any) -> Any:
@@ -116,18 +119,15 @@ def densify(model: Any, compressed: Any) -> Any:
         ValueError: the two do not belong together.
     """
     small = graph.layers(compressed)
-    if list(small) != list(graph.layers(model)):
+    if set(graph.layers(model)) != {p for p in small if type(small[p]).__name__ != "GatherRows"}:
         raise ValueError(
             "compressed must be what apply(model, plan) returned for this model. Received: a model"
             f" with other layers ({compressed.name!r})"
         )
-    weights = {
-        path: _dense_weights(small[path]) if _is_ours(small[path]) else small[path].get_weights()
-        for path in small
-    }
+    weights = {path: _dense_weights(small[path]) for path in graph.layers(model)}
 
     def replace(path: str, layer: Any) -> Any:
-        if not _is_ours(small[path]):
+        if type(small[path]).__name__ not in _OURS:
             return None
         return type(layer).from_config({**layer.get_config(), "use_bias": small[path].use_bias})
 
@@ -184,10 +184,6 @@ def _parts(layer: Any, layer_plan: LayerPlan, site: Site) -> tuple[list[Any], bo
         factors = plain_factors(weights[0], layer_plan.rank, layer_plan.order, site.groups)
     bias = bias if factors.bias is None else factors.bias
     return [factors.first, factors.second, bias], bias is not None
-
-
-def _is_ours(layer: Any) -> bool:
-    return any("espace_tf" in base.__module__ for base in type(layer).__mro__)
 
 
 def _dense_weights(layer: Any) -> list[np.ndarray]:

@@ -64,16 +64,22 @@ def runner(
         return tflite.prepare(model, content, list(arrays), threads=threads)
     set_threads(threads)
     tensors = [tf.constant(array) for array in arrays]
-    function = tf.function(
-        lambda *inputs: tflite.call(model, inputs), autograph=False
-    ).get_concrete_function(*tensors)
+    run, function = _synchronous(lambda *inputs: tflite.call(model, inputs), tensors)
+    return run, lambda: [output.numpy() for output in function(*tensors)]
+
+
+def _synchronous(
+    call: Callable[..., Any], tensors: list[tf.Tensor]
+) -> tuple[Callable[[], None], Callable]:
+    """Traces a call; a run of it on these tensors that ends when the work does, and the trace."""
+    function = tf.function(call, autograph=False).get_concrete_function(*tensors)
 
     def run() -> None:
         function(*tensors)
         if tf.config.list_logical_devices("GPU"):  # On a CPU the call returns when all is done.
             tf.test.experimental.sync_devices()
 
-    return run, lambda: [output.numpy() for output in function(*tensors)]
+    return run, function
 
 
 def nothing(arrays: Sequence[np.ndarray]) -> Callable[[], Any]:
@@ -135,19 +141,17 @@ def time_models(
     return alternate(calls, repeats=repeats, seconds=seconds)
 
 
-def single_layer_model(
+def single_layer(
     site: Site,
-    size: tuple[int, int],
     *,
     rank: int | None = None,
     order: str = "vertical",
     positions: np.ndarray | None = None,
-) -> keras.Model:
-    """A model of one convolution like a site's, with random weights, to be timed.
+) -> keras.layers.Layer:
+    """A convolution like a site's, with random weights, to be timed.
 
     Args:
         site: the convolution.
-        size: (H, W) of its input.
         rank, order, positions: as in a LayerPlan; rank None and positions None: the layer as it is.
     """
     options = {
@@ -160,9 +164,21 @@ def single_layer_model(
         "activation": "relu",
     }
     if rank is not None:
-        layer = DecomposedConv2D(rank=rank, order=order, positions=positions, **options)
-    elif positions is not None:
-        layer = MaskedConv2D(positions=positions, **options)
-    else:
-        layer = keras.layers.Conv2D(**options)
-    return keras.Sequential([keras.Input((*size, site.in_channels)), layer])
+        return DecomposedConv2D(rank=rank, order=order, positions=positions, **options)
+    if positions is not None:
+        return MaskedConv2D(positions=positions, **options)
+    return keras.layers.Conv2D(**options)
+
+
+def layer_runner(
+    layer: keras.layers.Layer, shape: tuple[int, ...], runtime: str, threads: int | None = None
+) -> Callable[[], Any]:
+    """A call of one new layer on a batch of noise of this shape, to be timed; else as `runner`."""
+    if runtime == "litert":
+        model = keras.Sequential([keras.Input(shape[1:]), layer])
+        return runner(model, noise(model, shape[0]), runtime, threads)[0]
+    # Without a model around the layer, which would take longer to build than all calls of it.
+    set_threads(threads)
+    layer.build(shape)
+    x = tf.constant(np.random.default_rng(0).random(shape), tf.float32)
+    return _synchronous(lambda x: layer(x, training=False), [x])[0]

@@ -4,8 +4,20 @@ from types import ModuleType, SimpleNamespace
 
 from espace_tf.keras_layers.decomposed_conv2d import DecomposedConv2D
 from espace_tf.keras_layers.masked_conv2d import MaskedConv2D
+from espace_tf.keras_layers.packed import (
+    GatherRows,
+    PackedGlobalAveragePooling2D,
+    PackedPooling2D,
+)
 
-__all__ = ["DecomposedConv2D", "MaskedConv2D", "for_library"]
+__all__ = [
+    "DecomposedConv2D",
+    "GatherRows",
+    "MaskedConv2D",
+    "PackedGlobalAveragePooling2D",
+    "PackedPooling2D",
+    "for_library",
+]
 
 
 def for_library(library: ModuleType) -> SimpleNamespace:

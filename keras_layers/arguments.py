@@ -8,6 +8,7 @@ from espace_tf.keras_layers.chain import (
     read_positions,
     write_positions,
 )
+from espace_tf.keras_layers.packing import Packing
 from espace_tf.kernels.index_map import Geometry
 
 SERIALIZED = {  # constructor argument -> the Keras family that serializes it
@@ -27,7 +28,8 @@ PLAIN = (
 
 
 class ArgumentsMixin:
-    """The arguments of `keras.layers.Conv2D`, in its order, then `positions` and `interpolation`.
+    """The arguments of `keras.layers.Conv2D`, in its order, then `positions`,
+    `interpolation` and `packing`.
 
     `_keras` is the library (keras or tf_keras) of the Layer class that this is mixed into.
     """
@@ -53,6 +55,7 @@ class ArgumentsMixin:
         *,
         positions: Sequence[int] | dict | None = None,
         interpolation: str = "nearest",
+        packing: Packing | dict | None = None,
         **kwargs,
     ):
         keras = self._keras
@@ -82,6 +85,7 @@ class ArgumentsMixin:
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.positions, self._map_size = read_positions(positions)
         self.interpolation = check_option(interpolation, "interpolation", ("nearest",))
+        self.packing = Packing.from_config(packing)
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def _set_steps(self, kernel_size, strides, dilation_rate):
@@ -106,5 +110,6 @@ class ArgumentsMixin:
         config = {name: getattr(self, name) for name in PLAIN}
         for name, family in SERIALIZED.items():
             config[name] = getattr(self._keras, family).serialize(getattr(self, name))
+        config["packing"] = None if self.packing is None else self.packing.to_config()
         config["positions"] = write_positions(self.positions, self._map_size)
         return {**super().get_config(), **config}

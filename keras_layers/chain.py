@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from espace_tf.keras_layers.packing import Packing
 from espace_tf.kernels.index_map import (
     Geometry,
     IndexMap,
     check_positions,
+    compose,
     conv_table,
     decode_positions,
     encode_positions,
@@ -87,25 +89,76 @@ def chain_maps(
     Raises:
         ValueError: positions outside the last map, or a kernel that does not fit.
     """
-    geometries, size = [], input_size
-    for link in links:
-        geometries.append(link.geometry(size))
-        size = geometries[-1].output_size
-    rows_out = geometries[-1].rows_out
+    geometries = _geometries(links, input_size)
+    size, rows_out = geometries[-1].output_size, geometries[-1].rows_out
     wanted = None if positions is None else check_positions(positions, rows_out)
     if wanted is None or len(wanted) == rows_out:
         maps = tuple(IndexMap.conv(geometry) for geometry in geometries)
         return ChainMaps(input_size, size, maps, None)
     spread = nearest_spread(size, wanted)
     shown, shows, maps = wanted[spread], spread, []
-    for geometry in geometries[:0:-1]:
-        table = conv_table(geometry, wanted)
-        # An even, widely dilated kernel can read nothing but padding; a map needs one row anyhow.
-        rows = rows_read(table) if table.max() >= 0 else np.zeros(1, np.int32)
-        maps.insert(0, IndexMap(repack(table, rows), shows, len(rows)))
+    for table, rows in _later_tables(geometries, wanted):
+        maps.insert(0, IndexMap(table, shows, len(rows)))
         shows, wanted = None, rows
     first = IndexMap.conv(geometries[0], wanted, spread=not maps)
     return ChainMaps(input_size, size, (first, *maps), shown)
+
+
+def packed_maps(links: Sequence[Link], packing: Packing, rows_in: int) -> ChainMaps:
+    """The index maps of a chain in a packed region.
+
+    As `chain_maps`, but the first table reads the rows that the input's positions show. Rows of it
+    that read the same are computed once.
+
+    Args:
+        links: the convolutions, first to last.
+        packing: what is read, computed and shown.
+        rows_in: rows of the input.
+
+    Returns:
+        Maps whose sizes are those of the tensors: (rows, 1) where they are packed.
+
+    Raises:
+        ValueError: rows outside the input, positions outside the last map, a kernel that does not
+            fit.
+    """
+    geometries = _geometries(links, packing.input_size)
+    computed = check_positions(packing.computed, geometries[-1].rows_out, "computed")
+    later, wanted = [], computed
+    for table, rows in _later_tables(geometries, computed):
+        later.insert(0, (table, len(rows)))
+        wanted = rows
+    first, size = conv_table(geometries[0], wanted), packing.input_size
+    if packing.source is not None:
+        first, size = compose(first, packing.source), (rows_in, 1)
+        if later:
+            first, again = np.unique(first, axis=0, return_inverse=True)
+            later[0] = compose(later[0][0], again.reshape(-1)), len(first)
+    tables = [(first, rows_in), *later]
+    maps = [IndexMap(table, None, rows) for table, rows in tables[:-1]]
+    maps.append(IndexMap(tables[-1][0], packing.spread, tables[-1][1]))
+    shown = geometries[-1].output_size if packing.spread is not None else (len(computed), 1)
+    return ChainMaps(size, shown, tuple(maps), packing.spread)
+
+
+def _geometries(links: Sequence[Link], size: tuple[int, int]) -> list[Geometry]:
+    """Of every convolution of a chain, the first one on an input of this size."""
+    found = []
+    for link in links:
+        found.append(link.geometry(size))
+        size = found[-1].output_size
+    return found
+
+
+def _later_tables(geometries, wanted: np.ndarray):
+    """From the last convolution to the second: its table at the wanted positions, over the rows
+    that it reads, and those rows: what is wanted of the one before.
+    """
+    for geometry in geometries[:0:-1]:
+        table = conv_table(geometry, wanted)
+        # An even, widely dilated kernel can read nothing but padding; a map needs one row anyhow.
+        wanted = rows_read(table) if table.max() >= 0 else np.zeros(1, np.int32)
+        yield repack(table, wanted), wanted
 
 
 def write_positions(positions: np.ndarray | None, map_size) -> dict | list | None:

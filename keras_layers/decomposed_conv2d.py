@@ -69,6 +69,7 @@ class DecomposedConv2D(DecomposedConv2DMixin, keras.layers.Layer):
         order: "vertical" or "horizontal", the first one's axis.
         positions: kept output positions y * OW + x; None keeps all.
         interpolation: "nearest", how a position that is not kept gets its value.
+        packing: how it runs in a packed region; `espace_tf.apply` sets it.
         **kwargs: `name`, `dtype`, `trainable` of a Keras layer.
 
     Raises:

@@ -1,19 +1,29 @@
-"""The masked convolution and the index maps that drive it.
+"""The masked convolution, its companions, and the index maps that drive them.
 
-Loads lazily: `espace_tf.kernels.index_map` needs NumPy only, the operator brings TensorFlow.
+Loads lazily: `espace_tf.kernels.index_map` needs NumPy only, the operators bring TensorFlow.
 """
 
 import importlib
 import sys
 import types
 
-__all__ = ["apply_map", "backend", "conv2d", "masked_conv2d", "plain"]
+_HOMES = {
+    "apply_map": "masked_conv2d",
+    "avg_pool": "pooling",
+    "backend": "masked_conv2d",
+    "conv2d": "masked_conv2d",
+    "masked_conv2d": "masked_conv2d",
+    "masked_depthwise_conv2d": "depthwise",
+    "max_pool": "pooling",
+    "plain": "masked_conv2d",
+}
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str):
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("espace_tf.kernels.masked_conv2d"), name)
+    return getattr(importlib.import_module(f"espace_tf.kernels.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

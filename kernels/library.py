@@ -1,8 +1,9 @@
-"""Finds, gates and loads the one binary of the native operator, and says why when it does not run.
+"""Finds, gates and loads the binary of the native operator, and says why when it does not run.
 
 The binary lies beside this file and carries the minor version of the TensorFlow that it was built
 against in its name. It is loaded at the first use of the operator, by this path only: a second copy
-of it in one process would register every operation twice.
+of it in one process would register every operation twice. Where there is a GPU, a second binary
+adds the operator on GPUs to it; where that one is missing, the reference runs, which knows GPUs.
 """
 
 import contextlib
@@ -14,11 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import tensorflow as tf
+
+from espace_tf.kernels import selftest
 
 VARIABLE = "ESPACE_TF_BACKEND"
 STEM = "_masked_conv2d.tf"
+GPU_STEM = "_masked_conv2d_gpu.tf"
 REMEDY = (
     "To build the native one: `make native` in a checkout, or `pip install --no-build-isolation "
     f"<the sources>`. To silence this: set the environment variable {VARIABLE}=reference."
@@ -39,7 +42,8 @@ def load() -> tuple[ModuleType | None, str]:
     """The native operations, or None, and the reason.
 
     Warns once per call when the binary is missing, of another TensorFlow, or broken; not when the
-    environment variable ESPACE_TF_BACKEND asks for the reference, or a GPU is there to run on.
+    environment variable ESPACE_TF_BACKEND asks for the reference, or a GPU is there and the binary
+    for GPUs is not.
 
     Raises:
         ValueError: the environment variable is neither "reference" nor "native".
@@ -49,10 +53,13 @@ def load() -> tuple[ModuleType | None, str]:
         raise ValueError(f"{VARIABLE} must be 'native' or 'reference'. Received: {wanted!r}")
     if wanted == "reference":
         return None, f"{VARIABLE}=reference"
-    if tf.config.list_physical_devices("GPU"):
-        return None, "the native operator runs on CPUs only, and there is a GPU"
-    path = Path(__file__).with_name(f"{STEM}{_minor(tf.__version__)}.so")
-    module, reason = _open(path)
+    minor = _minor(tf.__version__)
+    gpu = Path(__file__).with_name(f"{GPU_STEM}{minor}.so")
+    devices = tf.config.list_physical_devices("GPU")
+    if devices and not gpu.is_file():
+        return None, "there is a GPU, and no native binary for GPUs"
+    path = Path(__file__).with_name(f"{STEM}{minor}.so")
+    module, reason = _open(path, gpu if devices else None)
     if module is None:
         warnings.warn(
             f"espace_tf runs its reference operator, which is slower: {reason}. {REMEDY}",
@@ -102,7 +109,8 @@ def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-def _open(path: Path) -> tuple[ModuleType | None, str]:
+def _open(path: Path, gpu: Path | None) -> tuple[ModuleType | None, str]:
+    """The operations of `path`, with those for GPUs of `gpu`, once a small call has worked."""
     if not path.is_file():
         others = sorted(
             other.name[len(STEM) : -len(".so")] for other in path.parent.glob(f"{STEM}*.so")
@@ -115,24 +123,12 @@ def _open(path: Path) -> tuple[ModuleType | None, str]:
         return None, "there is no native binary"
     try:
         module = tf.load_op_library(str(path))
-        with tf.init_scope():
-            _test(module)
+        if gpu is not None:
+            tf.load_library(str(gpu))
+        with tf.init_scope():  # on the GPU where there is one
+            selftest.check_small(module)
+            if gpu is not None:
+                selftest.check_all(module)
     except (tf.errors.OpError, OSError, AttributeError, ValueError) as error:
-        return None, f"the native binary {path.name} does not work ({str(error)[:200]})"
-    return module, f"{path.name}"
-
-
-def _test(module: ModuleType) -> None:
-    """Raises ValueError unless a small call gives what it must."""
-    shown = module.espace_masked_conv2d(
-        tf.constant([[[1.0, 2.0], [3.0, 4.0]]]),
-        tf.constant([[[1.0], [1.0]], [[10.0], [10.0]]]),
-        tf.constant([[0, 1], [-1, 0]]),
-        tf.constant([1, 0, 0]),
-        tf.constant([-31.0]),
-        activation="relu",
-        use_spread=True,
-        use_bias=True,
-    ).numpy()
-    if not np.array_equal(shown.ravel(), [0.0, 42.0, 42.0]):
-        raise ValueError(f"its self-test gave {shown.ravel().tolist()}, not [0, 42, 42]")
+        return None, f"the native binary {(gpu or path).name} does not work ({str(error)[:200]})"
+    return module, path.name if gpu is None else f"{path.name}, {gpu.name}"

@@ -6,26 +6,25 @@ All backends agree to float rounding: `native` in C++ for CPUs, and `reference` 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import tensorflow as tf
 
 from espace_tf.kernels import library, native, reference
-from espace_tf.kernels.index_map import PADDED, IndexMap, check_indices, check_range
+from espace_tf.kernels.arguments import (
+    BIAS,
+    FILTER,
+    ROWS,
+    TABLE,
+    check_activation,
+    check_indices_of,
+)
+from espace_tf.kernels.index_map import IndexMap
 from espace_tf.kernels.library import plain
 from espace_tf.kernels.reference import ACTIVATIONS, conv2d, size_of
 
 __all__ = ["ACTIVATIONS", "Backend", "apply_map", "backend", "conv2d", "masked_conv2d", "plain"]
-
-FLOATS = (tf.float32, tf.float16, tf.bfloat16, tf.float64)
-# What the axes of an argument are; a letter is one size in all arguments.
-LAYOUTS = {
-    "rows": ("B", "M", "C"),
-    "filter": ("taps", "C", "N"),
-    "bias": ("N",),
-    "table": ("Q", "taps"),
-    "spread": ("R",),
-}
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,13 @@ class Backend:
         name: short name.
         reason: why this backend was chosen.
         masked_conv2d: the operator, with the signature of `reference.masked_conv2d`.
+        operations: the loaded native operations, or None.
     """
 
     name: str
     reason: str
     masked_conv2d: Callable[..., tf.Tensor]
+    operations: ModuleType | None = None
 
     def __str__(self) -> str:
         return f"{self.name} ({self.reason})"
@@ -59,15 +60,24 @@ def backend() -> Backend:
     operations, reason = library.load()
     if operations is None:
         return Backend("reference", reason, reference.masked_conv2d)
-    return Backend("native", reason, functools.partial(native.masked_conv2d, operations))
+    operator = functools.partial(native.masked_conv2d, operations)
+    return Backend("native", reason, operator, operations)
+
+
+def operations_now() -> ModuleType | None:
+    """The native operations, if the call that is being made now is to use them."""
+    operations = backend().operations
+    return None if operations is None or library.plain_wanted() else operations
+
+
+def cpu_operations_now() -> ModuleType | None:
+    """As `operations_now`, of operations that exist on CPUs only: None where there is a GPU."""
+    return None if tf.config.list_physical_devices("GPU") else operations_now()
 
 
 def _operator() -> Callable[..., tf.Tensor]:
     """The operator for the call that is being made now."""
-    chosen = backend()
-    if chosen.name == "native" and library.plain_wanted():
-        return reference.masked_conv2d
-    return chosen.masked_conv2d
+    return reference.masked_conv2d if operations_now() is None else backend().masked_conv2d
 
 
 @tf.autograph.experimental.do_not_convert
@@ -112,22 +122,15 @@ def masked_conv2d(
         >>> masked_conv2d(rows, tf.ones([2, 1, 1]), None, table, [0, 0, 1]).numpy().ravel().tolist()
         [3.0, 3.0, 4.0]
     """
-    _check_activation(activation)
-    rows = _as_tensor("rows", rows, None)
-    if rows.dtype not in FLOATS:
-        allowed = ", ".join(dtype.name for dtype in FLOATS)
-        raise TypeError(f"rows must be one of {allowed}. Received: dtype {rows.dtype.name}")
-    filter = _as_tensor("filter", filter, rows.dtype)
-    bias = None if bias is None else _as_tensor("bias", bias, rows.dtype)
-    table = _as_indices("table", table)
-    spread = None if spread is None else _as_indices("spread", spread)
-    checks = _agreement("filter", filter, 1, "rows", rows, 2)
-    checks += _agreement("table", table, 1, "filter", filter, 0)
-    checks += _range("table", table, PADDED, size_of(rows, 1))
+    check_activation(activation)
+    rows = ROWS.tensor(rows)
+    filter = FILTER.tensor(filter, rows.dtype)
+    bias = None if bias is None else BIAS.tensor(bias, rows.dtype)
+    table, spread, checks = check_indices_of(rows, table, spread)
+    checks += FILTER.must_agree(filter, 1, size_of(rows, 2), "rows")
+    checks += TABLE.must_agree(table, 1, size_of(filter, 0), "filter")
     if bias is not None:
-        checks += _agreement("bias", bias, 0, "filter", filter, 2)
-    if spread is not None:
-        checks += _range("spread", spread, 0, size_of(table, 0))
+        checks += BIAS.must_agree(bias, 0, size_of(filter, 2), "filter")
     with tf.control_dependencies(checks):
         return _operator()(rows, filter, bias, table, spread, activation=activation)
 
@@ -160,7 +163,7 @@ def apply_map(
     Raises:
         ValueError: inputs are not of the map's size, or an unknown activation.
     """
-    _check_activation(activation)
+    check_activation(activation)
     inputs, filter = tf.convert_to_tensor(inputs), tf.convert_to_tensor(filter)
     if inputs.shape[1:-1].num_elements() != index_map.rows_in:
         raise ValueError(
@@ -190,73 +193,3 @@ def apply_map(
         activation=activation,
         groups=groups,
     )
-
-
-def _check_activation(activation: str) -> None:
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {list(ACTIVATIONS)}. Received: {activation!r}")
-
-
-def _layout(name: str) -> str:
-    return f"{name} must be [{', '.join(LAYOUTS[name])}]"
-
-
-def _as_tensor(name: str, value: object, dtype: tf.DType | None) -> tf.Tensor:
-    """A tensor of this type and of the argument's rank."""
-    try:
-        hint = None if hasattr(value, "dtype") else dtype  # a hint would cast an array
-        tensor = tf.convert_to_tensor(value, dtype_hint=hint)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be a tensor or an array. Received: {value!r:.80}") from error
-    if dtype is not None and tensor.dtype != dtype:
-        raise TypeError(f"{name} must be {dtype.name}. Received: dtype {tensor.dtype.name}")
-    rank = len(LAYOUTS[name])
-    if tensor.shape.rank is None:
-        # Graph optimisation would fold tf.debugging.assert_rank away: a shape is known below it.
-        return tf.ensure_shape(tensor, [None] * rank, name=f"{name}_must_have_rank_{rank}")
-    if tensor.shape.rank != rank:
-        raise ValueError(f"{_layout(name)}. Received: shape {tensor.shape}")
-    return tensor
-
-
-def _as_indices(name: str, value: object) -> np.ndarray | tf.Tensor:
-    """The values if they are known now, else the tensor."""
-    if not isinstance(value, np.ndarray):
-        tensor = _as_tensor(name, value, tf.int32)
-        value = tf.get_static_value(tensor)
-        if value is None:
-            return tensor
-    check_indices(value, name, len(LAYOUTS[name]))
-    return value
-
-
-def _agreement(
-    name: str, value: tf.Tensor, axis: int, other: str, expected: tf.Tensor, other_axis: int
-) -> list[tf.Operation]:
-    """Raises, or returns the check to run, unless two arguments share one size."""
-    size, wanted = size_of(value, axis), size_of(expected, other_axis)
-    if isinstance(size, int) and isinstance(wanted, int):
-        if size != wanted:
-            raise ValueError(
-                f"{_layout(name)} with {LAYOUTS[name][axis]} = {wanted} as in {other}. "
-                f"Received: shape {tuple(value.shape)}"
-            )
-        return []
-    message = f"{_layout(name)} with {LAYOUTS[name][axis]} as in {other}"
-    return [tf.debugging.assert_equal(size, wanted, message=message)]
-
-
-def _range(
-    name: str, indices: np.ndarray | tf.Tensor, low: int, size: int | tf.Tensor
-) -> list[tf.Operation]:
-    """Raises, or returns the checks to run, unless all indices lie in [low, size)."""
-    if isinstance(indices, np.ndarray) and isinstance(size, int):
-        check_range(indices, name, low, size)
-        return []
-    return [
-        tf.debugging.assert_positive(tf.size(indices), message=f"{name} must not be empty"),
-        tf.debugging.assert_greater_equal(indices, low, message=f"{name} must be at least {low}"),
-        tf.debugging.assert_less(
-            indices, size, message=f"{name} must lie below the number of rows"
-        ),
-    ]

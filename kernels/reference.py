@@ -49,13 +49,9 @@ def masked_conv2d(
     Returns:
         [B, R or Q, N].
     """
-    cells = _gather_cells(rows, table)
+    cells = gather_cells(rows, table)
     computed = _by_group(_correlate, cells, filter, groups)
-    computed = _finish(computed, bias, activation)
-    shown = tf.reshape(computed, [-1, size_of(table, 0), size_of(filter, 2)])
-    return (
-        shown if spread is None or _is_range(spread, size_of(table, 0)) else _gather(shown, spread)
-    )
+    return show(finish(computed, bias, activation), table, spread)
 
 
 @tf.autograph.experimental.do_not_convert
@@ -94,10 +90,10 @@ def conv2d(
     def convolve(part: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         return tf.nn.convolution(part, weights, strides, padding.upper(), dilations=dilation_rate)
 
-    return _finish(_by_group(convolve, inputs, filter, groups), bias, activation)
+    return finish(_by_group(convolve, inputs, filter, groups), bias, activation)
 
 
-def _gather_cells(rows: tf.Tensor, table: np.ndarray | tf.Tensor) -> tf.Tensor:
+def gather_cells(rows: tf.Tensor, table: np.ndarray | tf.Tensor) -> tf.Tensor:
     """What every tap of every computed position reads: [B * Q, taps, C]."""
     taps, channels = size_of(table, 1), size_of(rows, 2)
     if not _is_range(table, rows.shape[1]):
@@ -130,8 +126,17 @@ def _by_group(
     return tf.concat([operation(part, weights) for part, weights in pairs], -1)
 
 
-def _finish(values: tf.Tensor, bias: tf.Tensor | None, activation: str) -> tf.Tensor:
+def finish(values: tf.Tensor, bias: tf.Tensor | None, activation: str) -> tf.Tensor:
+    """Bias (None: none) and activation (a key of ACTIVATIONS) of values [..., N]."""
     return ACTIVATIONS[activation](values if bias is None else tf.nn.bias_add(values, bias))
+
+
+def show(
+    computed: tf.Tensor, table: np.ndarray | tf.Tensor, spread: np.ndarray | tf.Tensor | None
+) -> tf.Tensor:
+    """The computed positions [B * Q, N] as output rows: [B, R or Q, N]."""
+    rows = tf.reshape(computed, [-1, size_of(table, 0), size_of(computed, 1)])
+    return rows if spread is None or _is_range(spread, size_of(table, 0)) else _gather(rows, spread)
 
 
 def _gather(rows: tf.Tensor, indices: np.ndarray | tf.Tensor) -> tf.Tensor:

@@ -39,7 +39,8 @@ ORDER = [
     ),
     *("low_rank", "options", "analysis", "offers", "whatif", "stages", "plan_files"),
     *("layer_plans", "summaries", "plans"),
-    *("allocation", "choices", "faithful", "planning", "rewriting", "analyzing", "schedules"),
+    *("allocation", "choices", "faithful", "planning", "regions", "topology", "packing"),
+    *("rewriting", "analyzing", "schedules"),
     *(
         "callbacks",
         "distillation",
@@ -50,7 +51,7 @@ ORDER = [
         "export",
         "pipeline",
     ),
-    *("benchmarking", "reporting", "bin"),
+    *("benchmarking", "reporting", "zoo", "bin"),
 ]
 
 

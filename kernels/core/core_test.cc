@@ -3,6 +3,7 @@
 // threads.
 //   make core-test          about 10 s
 //   make core-test-sanitized  the same, shorter, under AddressSanitizer and UBSan
+//   make core-test-threads  two calls at once under ThreadSanitizer
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -12,43 +13,13 @@
 #include <vector>
 
 #include "masked_conv2d.h"
+#include "testing.h"
 
 namespace espace {
 namespace {
 
-constexpr float kSentinel = 777.0f;
 constexpr double kTolerance =
     1e-5;  // of the largest value, in sums of at most a few thousand terms
-
-// Values between two sentinels, off every alignment but that of a float.
-class Guarded {
- public:
-  explicit Guarded(int64_t size, float value = NAN) : values_(size + 2, value) {
-    values_.front() = values_.back() = kSentinel;
-  }
-  float* data() { return values_.data() + 1; }
-  int64_t size() const { return static_cast<int64_t>(values_.size()) - 2; }
-  bool intact() const { return values_.front() == kSentinel && values_.back() == kSentinel; }
-
- private:
-  std::vector<float> values_;
-};
-
-// Pieces in turn on several threads.
-ParallelFor Threads(int threads) {
-  return [threads](int64_t count, const std::function<void(int64_t, int64_t)>& body) {
-    std::vector<std::thread> workers;
-    for (int i = 0; i < threads; ++i) {
-      const int64_t begin = count * i / threads, end = count * (i + 1) / threads;
-      if (begin < end) workers.emplace_back([&body, begin, end] { body(begin, end); });
-    }
-    for (std::thread& worker : workers) worker.join();
-  };
-}
-
-ParallelFor Serial() {
-  return [](int64_t count, const std::function<void(int64_t, int64_t)>& body) { body(0, count); };
-}
 
 // One call with random contents, its reference results, and the comparison of a variant with them.
 class Case {
@@ -181,7 +152,7 @@ void Remainders(int step) {
   }
 }
 
-void Random(int count) {
+void RandomShapes(int count) {
   for (int seed = 0; seed < count; ++seed) {
     std::mt19937 random(seed);
     const auto integer = [&](int low, int high) {
@@ -215,9 +186,11 @@ void Together() {
 }  // namespace espace
 
 int main(int count, char** arguments) {
-  const bool brief = count > 1 && std::string(arguments[1]) == "short";
-  espace::Remainders(brief ? 7 : 1);
-  espace::Random(brief ? 60 : 400);
+  const std::string mode = count > 1 ? arguments[1] : "";
+  if (mode != "threads") {
+    espace::Remainders(mode == "short" ? 7 : 1);
+    espace::RandomShapes(mode == "short" ? 60 : 400);
+  }
   espace::Together();
   std::printf("%lld cases, %lld failures, fastest variant %s\n",
               static_cast<long long>(espace::cases), static_cast<long long>(espace::failures),

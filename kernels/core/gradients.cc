@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "blocks.h"
+#include "fold.h"
 #include "masked_conv2d.h"
 
 namespace espace {
@@ -27,53 +28,17 @@ class Gradients {
         panels_(variant, shape_.filters),
         width_(panels_.begin(panels_.count())),
         threads_(std::max(threads, 1)),
-        parallel_for_(parallel_for) {}
+        parallel_for_(parallel_for),
+        folded_(args, width_, parallel_for),
+        gradient_(folded_.data()) {}
 
   void Run() {
-    Fold();
     if (args_.grad_bias != nullptr) Bias();
     if (args_.grad_filter != nullptr) Filter();
     if (args_.grad_rows != nullptr) Rows();
   }
 
  private:
-  // gradient_ [batch * computed, width_]: the gradient of each computed position before its
-  // activation, i.e. the sum over the output rows that show it, times the activation's slope;
-  // padded to whole vectors.
-  void Fold() {
-    if (args_.spread == nullptr && args_.activation == Activation::kNone &&
-        width_ == shape_.filters) {
-      gradient_ = args_.grad_out;
-      return;
-    }
-    folded_.assign(total_ * width_, 0.0f);
-    gradient_ = folded_.data();
-    const Destinations destinations(shape_, args_.spread);
-    parallel_for_(total_, [&](int64_t begin, int64_t end) {
-      for (Position at(shape_, begin); at.flat < end; at.Next()) FoldRow(destinations, at);
-    });
-  }
-
-  void FoldRow(const Destinations& destinations, const Position& at) {
-    const bool spread = args_.spread != nullptr;
-    const int64_t first = spread ? destinations.start[at.computed] : 0;
-    const int64_t last = spread ? destinations.start[at.computed + 1] : 1;
-    if (first == last) return;
-    float* to = folded_.data() + at.flat * width_;
-    int64_t offset = 0;
-    for (int64_t d = first; d < last; ++d) {
-      const int64_t row = spread ? destinations.row[d] : at.computed;
-      offset = (at.image * shape_.rows_out + row) * shape_.filters;
-      for (int64_t n = 0; n < shape_.filters; ++n) to[n] += args_.grad_out[offset + n];
-    }
-    if (args_.activation == Activation::kNone) return;
-    const float high = args_.activation == Activation::kRelu6 ? 6.0f : INFINITY;
-    for (int64_t n = 0; n < shape_.filters; ++n) {
-      const float out = args_.out[offset + n];
-      if (!(out > 0.0f && out < high)) to[n] = 0.0f;
-    }
-  }
-
   void Bias() {
     parallel_for_(CeilDiv(shape_.filters, variant_.lanes), [&](int64_t begin, int64_t end) {
       const int64_t first = begin * variant_.lanes;
@@ -226,8 +191,9 @@ class Gradients {
   const int64_t width_;
   const int threads_;
   const ParallelFor& parallel_for_;
-  std::vector<float> folded_, transposed_;
-  const float* gradient_ = nullptr;
+  const Folded folded_;
+  const float* const gradient_;  // [batch * computed, width_]
+  std::vector<float> transposed_;
 };
 
 }  // namespace

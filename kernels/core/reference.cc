@@ -1,29 +1,11 @@
+#include "reference.h"
+
 #include <algorithm>
 #include <vector>
 
 #include "masked_conv2d.h"
 
 namespace espace {
-namespace {
-
-double Activate(Activation activation, double value) {
-  switch (activation) {
-    case Activation::kNone:
-      return value;
-    case Activation::kRelu:
-      return std::max(value, 0.0);
-    case Activation::kRelu6:
-      return std::min(std::max(value, 0.0), 6.0);
-  }
-  return value;
-}
-
-bool Passes(Activation activation, float out) {
-  return activation == Activation::kNone ||
-         (out > 0.0f && (activation == Activation::kRelu || out < 6.0f));
-}
-
-}  // namespace
 
 void MaskedConv2DReference(const ForwardArgs& args) {
   const ConvShape& s = args.shape;

@@ -1,18 +1,11 @@
 // EspaceMaskedConv2D and its gradient as TensorFlow operations on the CPU: checks, types and
 // threads; the arithmetic is kernels/core.
 
-#include <algorithm>
-#include <limits>
-#include <new>
-#include <string>
-#include <type_traits>
-#include <vector>
-
 #include "core/masked_conv2d.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
-#include "tensorflow/core/util/work_sharder.h"
+#include "tf/op_common.h"
 
 namespace espace {
 namespace {
@@ -22,7 +15,6 @@ using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 using tensorflow::TensorShape;
-using tensorflow::errors::InvalidArgument;
 using tensorflow::shape_inference::DimensionHandle;
 using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
@@ -91,136 +83,21 @@ REGISTER_OP("EspaceMaskedConv2DGrad")
     .SetShapeFn(GradientShape)
     .Doc("The gradients of EspaceMaskedConv2D.");
 
-// The op's definition allows these names only.
-Activation ActivationOf(OpKernelConstruction* context) {
-  std::string name;
-  if (!context->GetAttr("activation", &name).ok()) return Activation::kNone;
-  return name == "relu"    ? Activation::kRelu
-         : name == "relu6" ? Activation::kRelu6
-                           : Activation::kNone;
-}
-
-// The smallest and the largest value in one pass without branches.
-bool InRange(const Tensor& indices, int64_t low, int64_t high) {
-  const auto values = indices.flat<int32_t>();
-  int32_t smallest = static_cast<int32_t>(low), largest = static_cast<int32_t>(low);
-  for (int64_t i = 0; i < values.size(); ++i) {
-    smallest = std::min(smallest, values(i));
-    largest = std::max(largest, values(i));
-  }
-  return values.size() == 0 || (smallest >= low && largest < high);
-}
-
+// bias: null for a call without one.
 absl::Status ShapeOf(const Tensor& rows, const Tensor& filter, const Tensor& table,
-                     const Tensor& spread, bool use_spread, ConvShape* shape) {
-  if (rows.dims() != 3)
-    return InvalidArgument("rows must be [B, M, C], got ", rows.shape().DebugString());
-  if (filter.dims() != 3) {
-    return InvalidArgument("filter must be [taps, C, N], got ", filter.shape().DebugString());
-  }
-  if (table.dims() != 2)
-    return InvalidArgument("table must be [Q, taps], got ", table.shape().DebugString());
-  if (use_spread && spread.dims() != 1) {
-    return InvalidArgument("spread must be [R], got ", spread.shape().DebugString());
-  }
-  *shape = {rows.dim_size(0),  rows.dim_size(1),
-            rows.dim_size(2),  filter.dim_size(0),
-            table.dim_size(0), use_spread ? spread.dim_size(0) : table.dim_size(0),
-            filter.dim_size(2)};
-  // The core may count on at least one of everything but images, and on 32-bit positions.
-  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
-  const struct {
-    const char* name;
-    int64_t size;
-    int64_t least;
-  } sizes[] = {
-      {"the batch of rows", shape->batch, 0},       {"the positions of rows", shape->rows_in, 1},
-      {"the channels of rows", shape->channels, 1}, {"the taps of filter", shape->taps, 1},
-      {"the columns of filter", shape->filters, 1}, {"the rows of table", shape->computed, 1},
-      {"the length of spread", shape->rows_out, 1}};
-  for (const auto& size : sizes) {
-    if (size.size < size.least || size.size > kMost) {
-      return InvalidArgument(size.name, " must be in [", size.least, ", ", kMost, "], got ",
-                             size.size);
-    }
-  }
-  if (filter.dim_size(1) != shape->channels) {
-    return InvalidArgument("filter must have the ", shape->channels, " channels of rows, got ",
-                           filter.shape().DebugString());
-  }
-  if (table.dim_size(1) != shape->taps) {
-    return InvalidArgument("table must have the ", shape->taps, " taps of filter, got ",
-                           table.shape().DebugString());
-  }
-  if (!InRange(table, -1, shape->rows_in)) {
-    return InvalidArgument("table must hold values in [-1, ", shape->rows_in, ")");
-  }
-  if (use_spread && !InRange(spread, 0, shape->computed)) {
-    return InvalidArgument("spread must hold values in [0, ", shape->computed, ")");
-  }
-  return absl::OkStatus();
+                     const Tensor& spread, bool use_spread, const Tensor* bias, ConvShape* shape) {
+  Operands operands;
+  operands.rows = SizesOf(rows);
+  operands.filter = SizesOf(filter);
+  if (bias != nullptr) operands.bias = SizesOf(*bias);
+  operands.table = IndicesOf(table);
+  if (use_spread) operands.spread = IndicesOf(spread);
+  return CheckCall(operands, shape);
 }
 
-// [B, R, N], unless that is more than a tensor holds, or [B, Q, N] is, which the gradient needs.
-absl::Status OutputShape(const ConvShape& shape, TensorShape* shown) {
-  TensorShape computed;
-  TF_RETURN_IF_ERROR(
-      TensorShape::BuildTensorShape({shape.batch, shape.computed, shape.filters}, &computed));
-  return TensorShape::BuildTensorShape({shape.batch, shape.rows_out, shape.filters}, shown);
-}
-
-// Scratch memory that cannot be had is the caller's error, as a tensor that cannot be had is.
-template <typename Body>
-absl::Status OrExhausted(const Body& body) {
-  try {
-    body();
-  } catch (const std::bad_alloc&) {
-    return tensorflow::errors::ResourceExhausted("no memory for the masked convolution's scratch");
-  }
-  return absl::OkStatus();
-}
-
-// TensorFlow's own worker threads.
-ParallelFor Workers(OpKernelContext* context, int64_t cost, int* threads) {
-  const auto& workers = *context->device()->tensorflow_cpu_worker_threads();
-  *threads = workers.num_threads;
-  return [&workers, cost](int64_t count, const std::function<void(int64_t, int64_t)>& body) {
-    if (count == 0) return;
-    tensorflow::Shard(workers.num_threads, workers.workers, count,
-                      std::max<int64_t>(cost / count, 1), body);
-  };
-}
-
-// A float view of a tensor: itself, or a converted copy that is written back when it is an output.
-template <typename T>
-class Floats {
- public:
-  explicit Floats(const Tensor& tensor) : size_(tensor.NumElements()) {
-    if constexpr (std::is_same_v<T, float>) {
-      data_ = const_cast<float*>(tensor.flat<float>().data());
-    } else {
-      const T* from = tensor.flat<T>().data();
-      copy_.resize(size_);
-      for (int64_t i = 0; i < size_; ++i) copy_[i] = static_cast<float>(from[i]);
-      data_ = copy_.data();
-    }
-  }
-  float* data() const { return data_; }
-  void WriteTo(Tensor* tensor) const {
-    if constexpr (!std::is_same_v<T, float>) {
-      T* to = tensor->flat<T>().data();
-      for (int64_t i = 0; i < size_; ++i) to[i] = static_cast<T>(copy_[i]);
-    }
-  }
-
- private:
-  int64_t size_;
-  std::vector<float> copy_;
-  float* data_;
-};
-
-int64_t Work(const ConvShape& s) {
-  return std::max<int64_t>(s.batch * s.computed * s.taps * s.channels * s.filters / 16, 1);
+double Work(const ConvShape& s) {
+  return static_cast<double>(s.batch * s.computed) * static_cast<double>(s.taps * s.channels) *
+         static_cast<double>(s.filters) / 16;
 }
 
 template <typename T>
@@ -236,14 +113,10 @@ class MaskedConv2DOp : public OpKernel {
     const Tensor &rows = context->input(0), &filter = context->input(1), &table = context->input(2);
     const Tensor &spread = context->input(3), &bias = context->input(4);
     ConvShape shape;
-    OP_REQUIRES_OK(context, ShapeOf(rows, filter, table, spread, use_spread_, &shape));
-    OP_REQUIRES(
-        context, !use_bias_ || (bias.dims() == 1 && bias.dim_size(0) == shape.filters),
-        InvalidArgument("bias must be [", shape.filters, "], got ", bias.shape().DebugString()));
-    TensorShape shown;
-    OP_REQUIRES_OK(context, OutputShape(shape, &shown));
+    OP_REQUIRES_OK(context, ShapeOf(rows, filter, table, spread, use_spread_,
+                                    use_bias_ ? &bias : nullptr, &shape));
     Tensor* out = nullptr;
-    OP_REQUIRES_OK(context, context->allocate_output(0, shown, &out));
+    OP_REQUIRES_OK(context, context->allocate_output(0, ShownShape(shape), &out));
     if (out->NumElements() == 0) return;
     const Floats<T> rows_view(rows), filter_view(filter), bias_view(bias), out_view(*out);
     ForwardArgs args;
@@ -280,13 +153,9 @@ class MaskedConv2DGradOp : public OpKernel {
     const Tensor &spread = context->input(3), &out = context->input(4),
                  &grad_out = context->input(5);
     ConvShape shape;
-    OP_REQUIRES_OK(context, ShapeOf(rows, filter, table, spread, use_spread_, &shape));
-    TensorShape shown;
-    OP_REQUIRES_OK(context, OutputShape(shape, &shown));
-    OP_REQUIRES(
-        context, out.shape() == shown && grad_out.shape() == shown,
-        InvalidArgument("out and grad_out must be ", shown.DebugString(), ", got ",
-                        out.shape().DebugString(), " and ", grad_out.shape().DebugString()));
+    OP_REQUIRES_OK(context, ShapeOf(rows, filter, table, spread, use_spread_, nullptr, &shape));
+    OP_REQUIRES_OK(context, CheckGradient("out", out, shape));
+    OP_REQUIRES_OK(context, CheckGradient("grad_out", grad_out, shape));
     Tensor *grad_rows = nullptr, *grad_filter = nullptr, *grad_bias = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, rows.shape(), &grad_rows));
     OP_REQUIRES_OK(context, context->allocate_output(1, filter.shape(), &grad_filter));

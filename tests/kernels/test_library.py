@@ -5,12 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 import tensorflow as tf
 
-from espace_tf.kernels import library
+from espace_tf.kernels import library, selftest
 
 ROOT = Path(library.__file__).parent.parent
 PROGRAM = """
@@ -108,3 +109,51 @@ def test_the_native_binary_runs_silently_once_loaded(package):
     shutil.copy(ROOT / "kernels" / binary, package / "kernels" / binary)
     said = run(package)
     assert f"backend: native ({binary})" in said and "warnings: 0" in said
+
+
+@pytest.mark.skipif(
+    not (ROOT / "kernels" / name_for(tf.__version__)).is_file(), reason="no native binary"
+)
+def test_the_test_for_gpus_tells_right_from_wrong():
+    operations, _ = library.load()
+    selftest.check_all(operations)
+    wrong = types.SimpleNamespace(
+        espace_masked_conv2d=lambda *inputs, **options: (
+            1.1 * operations.espace_masked_conv2d(*inputs, **options)
+        ),
+        espace_masked_conv2d_grad=operations.espace_masked_conv2d_grad,
+    )
+    with pytest.raises(ValueError, match="in float32 its out is off by 0.1"):
+        selftest.check_all(wrong)
+
+
+def test_with_a_gpu_and_no_binary_for_it_the_reference_runs_silently(monkeypatch):
+    monkeypatch.delenv(library.VARIABLE, raising=False)
+    monkeypatch.setattr(library.tf.config, "list_physical_devices", lambda kind: ["one"])
+    monkeypatch.setattr(library, "GPU_STEM", "_missing.tf")
+    assert library.load() == (None, "there is a GPU, and no native binary for GPUs")
+
+
+@pytest.mark.skipif(
+    not (ROOT / "kernels" / name_for(tf.__version__).replace("conv2d", "conv2d_gpu")).is_file(),
+    reason="no native binary for GPUs",
+)
+def test_the_binary_for_gpus_loads_without_one_and_the_cpu_keeps_working():
+    program = (
+        "import tensorflow as tf\nfrom espace_tf.kernels import library, selftest\n"
+        "operations, reason = library.load()\n"
+        f"tf.load_library({str(ROOT / 'kernels')!r} + '/' + library.GPU_STEM + "
+        "'.'.join(tf.__version__.split('.')[:2]) + '.so')\n"
+        "from tensorflow.python.framework import kernels\n"
+        "found = kernels.get_registered_kernels_for_op('EspaceMaskedConv2DGrad').kernel\n"
+        "print(sorted({kernel.device_type for kernel in found}))\n"
+        "selftest.check_small(operations)\nprint('works')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == ["['CPU', 'GPU']", "works"], done.stderr

@@ -169,8 +169,11 @@ def test_a_malformed_gradient_is_named():
         "spread": tf.zeros([0], tf.int32),
         "use_spread": False,
     }
-    for out, upstream in (([2, 6, 4], [2, 6, 5]), ([2, 5, 4], [2, 6, 4])):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="out and grad_out must be"):
+    for name, out, upstream in (
+        ("grad_out", [2, 6, 4], [2, 6, 5]),
+        ("out", [2, 5, 4], [2, 6, 4]),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=rf"\b{name} must be"):
             OPERATIONS.espace_masked_conv2d_grad(
                 out=tf.ones(out), grad_out=tf.ones(upstream), **arguments
             )

@@ -1,0 +1,11 @@
+#include "channels.h"
+
+#define LANES 4
+#include "channels.inc"
+
+namespace espace {
+
+extern const ChannelKernels kChannels_portable;
+const ChannelKernels kChannels_portable = kKernels;
+
+}  // namespace espace
