@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf import cost, export, graph, timing
-from espace_tf.config import RUNTIMES, check_choice, check_count
+from espace_tf.config import RUNTIMES, check_choice, check_count, check_threads
 from espace_tf.data import batches
 
 
@@ -80,8 +80,7 @@ def benchmark(
     check_choice(runtime, "runtime", RUNTIMES)
     check_count(batch_size, "batch_size")
     check_count(repeats, "repeats")
-    if threads is not None:
-        check_count(threads, "threads")
+    check_threads(threads)
     arrays = _batch(model, batch_size, inputs)
     ran = [export.inference_copy(each, runtime) for each in models]
     runs = [timing.runner(each, arrays, runtime, threads) for each in ran]

@@ -11,6 +11,7 @@ from typing import Any
 
 PROFILES = ("default", "faithful")
 RUNTIMES = ("tf", "litert")
+MOST_THREADS = 1024
 MASK_FAMILIES = ("impact", "rows", "columns", "grid", "lattice", "runs", "pooling")
 
 Pattern = str | Callable[[str], bool] | Sequence[str | Callable[[str], bool]] | None
@@ -57,6 +58,14 @@ def check_text(value: Any, name: str) -> None:
     """Raises TypeError unless `value` is a text."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a text. Received: {value!r}")
+
+
+def check_threads(value: Any) -> None:
+    """Raises unless `value` is None or a number of threads that a machine can start."""
+    if value is not None:
+        check_count(value, "threads")
+        if value > MOST_THREADS:
+            raise ValueError(f"threads must be at most {MOST_THREADS}. Received: {value}")
 
 
 def require(extra: str, *modules: str) -> None:
@@ -136,8 +145,7 @@ class EspaceConfig:
         check_choice(self.runtime, "runtime", RUNTIMES)
         for name in ("batch_size", "calibration_images", "damage_images", "max_gap", "rounds"):
             check_count(getattr(self, name), name)
-        if self.threads is not None:
-            check_count(self.threads, "threads")
+        check_threads(self.threads)
         check_count(self.seed, "seed", least=0)
         check_count(self.min_map, "min_map", least=2)
         check_number(self.energy, "energy", 1e-6, 1.0)

@@ -108,8 +108,8 @@ def fine_tune(
     The published recipe of LRDKT (Lin et al., 2018), on which the profile "faithful" rests:
 
         fine_tune(model, data, teacher=teacher, temperature=5.0, distillation_weight=0.003,
-                  feature_weight=0.0005, optimizer=keras.optimizers.SGD(1e-3, momentum=0.9,
-                  weight_decay=5e-4))
+                  feature_weight=0.0005, schedule=None,
+                  optimizer=keras.optimizers.SGD(1e-3, momentum=0.9, weight_decay=5e-4))
 
     Example:
         >>> compressed = espace_tf.compress(model, (x, y), speedup=4)

@@ -40,7 +40,7 @@ from absl import app, flags, logging
 from espace_tf.bin import data as bin_data
 from espace_tf.bin import models
 from espace_tf.bin.quiet import without_chatter
-from espace_tf.config import require
+from espace_tf.config import MOST_THREADS, require
 from espace_tf.files import checked_path, output_folder
 
 _QUANTIZATIONS = {"float32": None, "float16": "float16", "dynamic": "dynamic", "int8": "int8"}
@@ -57,7 +57,9 @@ _RUNTIME = flags.DEFINE_enum(
     "runtime", "tf", ["tf", "litert"], "What must become faster: TensorFlow or LiteRT (TFLite)."
 )
 _BATCH = flags.DEFINE_integer("batch_size", 1, "Images per call when time is measured.", 1)
-_THREADS = flags.DEFINE_integer("threads", None, "CPU threads; default: all that there are.", 1)
+_THREADS = flags.DEFINE_integer(
+    "threads", None, "CPU threads; default: all that there are.", 1, MOST_THREADS
+)
 _EPOCHS = flags.DEFINE_integer(
     "epochs", 0, "Fine-tuning: passes over the data, with the given network as teacher.", 0
 )

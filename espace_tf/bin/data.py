@@ -66,6 +66,7 @@ def load(source: str | Path, *, limit: int | None = None) -> Data:
         arrays = _from_npz(Path(text))
     else:
         raise ValueError(f"data must be {FORMS}. Received: {text!r}, which is none of these.")
+    _check_shapes(arrays, text)
     images = {name: arrays.get(name) for name in ("x", "x_test")}
     labels = {name: arrays.get(name) for name in ("y", "y_test")}
     _check_lengths(images, labels, text)
@@ -154,6 +155,20 @@ def _from_tfds(name: str, limit: int | None) -> dict[str, np.ndarray]:
         suffix = "" if key == "train" else "_test"
         arrays[f"x{suffix}"], arrays[f"y{suffix}"] = np.asarray(x), np.asarray(y)
     return arrays
+
+
+def _check_shapes(arrays: dict[str, np.ndarray], source: str) -> None:
+    for name, array in arrays.items():
+        if name in ("x", "y", "x_test", "y_test") and array.ndim == 0:
+            raise ValueError(
+                f"data {source!r} must hold arrays of many examples. Received: one value as {name}."
+            )
+    shapes = [arrays[name].shape for name in ("x", "x_test") if name in arrays]
+    if len({shape[1:] for shape in shapes}) > 1:
+        raise ValueError(
+            f"data {source!r} must hold images of one shape. Received: {shapes[0]} as x, "
+            f"{shapes[1]} as x_test."
+        )
 
 
 def _check_lengths(images: dict, labels: dict, source: str) -> None:

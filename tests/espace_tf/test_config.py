@@ -11,7 +11,7 @@ WRONG = {
     "profile": ["fast", None, 1],
     "runtime": ["cuda", ""],
     "batch_size": [0, -1, 1.5, "1", True, None],
-    "threads": [0, 2.0, "all"],
+    "threads": [0, 2.0, "all", 10**6],
     "include": [3, ["a", 4], "("],
     "exclude": ["[", {"a": 1}],
     "seed": [-1, 0.5],

@@ -41,6 +41,26 @@ def test_npz(names, tmp_path):
     assert data.load(tmp_path / "b.npz").train.shape == x.shape
 
 
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"x": np.float32(3)}, "arrays of many examples. Received: one value as x."),
+        (
+            {"x": np.zeros((4, 3, 3, 1)), "y": 2},
+            "arrays of many examples. Received: one value as y",
+        ),
+        (
+            {"x": np.zeros((4, 3, 3, 1)), "x_test": np.zeros((4, 2, 3, 1))},
+            r"of one shape. Received: \(4, 3, 3, 1\) as x, \(4, 2, 3, 1\) as x_test",
+        ),
+    ],
+)
+def test_arrays_that_do_not_go_together(arrays, words, tmp_path):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match=words):
+        data.load(tmp_path / "a.npz")
+
+
 def test_tfds_is_read_without_a_network(tmp_path, monkeypatch):
     tfds = pytest.importorskip("tensorflow_datasets")
     info = type("Info", (), {"splits": {"train": None, "test": None}})
