@@ -40,7 +40,7 @@ class Fade:
         model: a Keras 3 or tf_keras model with masked layers.
 
     Raises:
-        ValueError: no layer of the model has a mask.
+        ValueError: no layer of the model has a mask, or it has packed regions.
 
     Example:
         >>> fade = Fade(model)
@@ -57,6 +57,12 @@ class Fade:
                 "A schedule of masks needs a model with masked layers. Received: "
                 f"{model.name}, which has none: leave the schedule out, or apply a plan that "
                 "keeps positions"
+            )
+        if any(getattr(layer, "packing", None) is not None for layer in self.layers):
+            raise ValueError(
+                "A schedule of masks needs a model without packed regions, which compute no other "
+                f"positions. Received: {model.name}, which has some: train what apply makes of its "
+                "plan with packed=False, and call espace_tf.packing.pack on that afterwards"
             )
         with model.distribute_strategy.scope():
             self.variable = tf.Variable(0.0, trainable=False, name="fade")

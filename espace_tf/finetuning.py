@@ -82,8 +82,8 @@ def fine_tune(
         features: "auto" for stage ends, None for none, or paths of layers that both models have.
         batch_norm_batches: batches to re-estimate batch-norm statistics with; 0 for never.
         schedule: fade of the masks at each step, see `espace_tf.schedules`; "gradual": from dense
-            to masked over the first half of all steps, whose steps take longer for that; None:
-            masked at once. Inference, and so validation, always uses the masks.
+            to masked over the first half of all steps, whose steps take longer for that; None, or a
+            model with packed regions: masked at once. Inference, and so validation, always uses the masks.
         checkpoint_dir: folder to resume from. A run that was killed continues when the same call is
             repeated with the model as it was, and ends with the weights of an uninterrupted run. A
             dataset must give the same batches in every pass for that. The states of callbacks and
@@ -211,10 +211,10 @@ def _schedule(model, schedule, steps: int) -> Callable[[Any], float] | None:
     """The schedule of the masks: the default fades them in over the first half of the steps."""
     if not (isinstance(schedule, str) and schedule == GRADUAL):
         return schedule
-    masked = any(
-        getattr(layer, "positions", None) is not None for layer in graph.layers(model).values()
-    )
-    return PolynomialDecay(end_step=steps // 2) if masked and steps > 1 else None
+    known = graph.layers(model).values()
+    masked = any(getattr(layer, "positions", None) is not None for layer in known)
+    packed = any(getattr(layer, "packing", None) is not None for layer in known)
+    return PolynomialDecay(end_step=steps // 2) if masked and not packed and steps > 1 else None
 
 
 def _teacher(model, teacher, batch, task, temperature, features, weights) -> Teacher:

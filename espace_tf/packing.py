@@ -31,7 +31,8 @@ def pack(model: Any) -> Any:
         >>> packed = pack(apply(model, dataclasses.replace(plan, packed=False)))
     """
     if graph.library(model).__name__ != "keras":
-        return cloning.clone(model, lambda path, layer: None)
+        made = cloning.clone(model, lambda path, layer: None)
+        return _with_plan(made, model)
     known = graph.layers(model)
     steps: dict[str, Step] = {}
     inserted: dict[str, list[Any]] = {}
@@ -48,6 +49,10 @@ def pack(model: Any) -> Any:
     for path, step in steps.items():
         if step.packing is not None:
             new[path].set_weights(known[path].get_weights())
+    return _with_plan(made, model)
+
+
+def _with_plan(made: Any, model: Any) -> Any:
     if hasattr(model, "espace_plan"):
         made.espace_plan = model.espace_plan
     return made

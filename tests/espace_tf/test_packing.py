@@ -206,6 +206,12 @@ def test_weights_names_and_the_plan_stay():
     assert cost.layer_costs(packed)[0].path == cost.layer_costs(plain)[0].path
 
 
+@keras.saving.register_keras_serializable("test_packing")
+def centred(values):
+    """An activation that looks at the whole map."""
+    return values - keras.ops.mean(values, (1, 2), keepdims=True)
+
+
 def test_shared_nested_sequential_and_custom_parts_stay_exact():
     keras.utils.set_random_seed(0)
     shared = LAYERS.Conv2D(4, 3, padding="same", name="shared")
@@ -228,7 +234,7 @@ def test_shared_nested_sequential_and_custom_parts_stay_exact():
     x = shared(LAYERS.ReLU()(shared(x)))
     x = keras.ops.tanh(LAYERS.Conv2D(4, 3, padding="same", name="second")(x)) + 1.0
     x = plain(twice(twice(x)))
-    x = LAYERS.Conv2D(4, 3, activation=lambda y: y - keras.ops.mean(y, (1, 2), keepdims=True))(x)
+    x = LAYERS.Conv2D(4, 3, activation=centred)(x)
     other = LAYERS.Permute((2, 1, 3))(LAYERS.Conv2D(4, 3, name="third")(x))
     model = keras.Model(inputs, {"end": other, "first": x})
     plan = Plan.uniform(model, rank_ratio=None, keep=0.5)

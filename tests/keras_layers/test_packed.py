@@ -182,7 +182,7 @@ def test_a_packed_mask_does_not_fade(inputs):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: GatherRows([]), "not be empty"),
+        (lambda: GatherRows([]), "not empty"),
         (lambda: GatherRows([0.5]), "integers"),
         (lambda: GatherRows("what?"), "encode_rows"),
         (lambda: GatherRows([0, 1], (2, 2)), "2 positions"),
