@@ -83,7 +83,8 @@ def fine_tune(
         batch_norm_batches: batches to re-estimate batch-norm statistics with; 0 for never.
         schedule: fade of the masks at each step, see `espace_tf.schedules`; "gradual": from dense
             to masked over the first half of all steps, whose steps take longer for that; None, or a
-            model with packed regions: masked at once. Inference, and so validation, always uses the masks.
+            model with packed regions: masked at once. Inference, and so validation, always uses the
+            masks.
         checkpoint_dir: folder to resume from. A run that was killed continues when the same call is
             repeated with the model as it was, and ends with the weights of an uninterrupted run. A
             dataset must give the same batches in every pass for that. The states of callbacks and

@@ -225,6 +225,7 @@ def test_shared_nested_sequential_and_custom_parts_stay_exact():
             LAYERS.Conv2D(4, 3, padding="same"),
             LAYERS.LeakyReLU(),
             LAYERS.Conv2D(4, 1),
+            LAYERS.ReLU(),
             LAYERS.DepthwiseConv2D(3),
         ],
         name="sequence",
