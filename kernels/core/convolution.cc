@@ -39,6 +39,7 @@ Convolution::Convolution(const Variant& variant, const ConvShape& shape, const i
       shape_(shape),
       table_(table),
       spread_(spread),
+      joined_(joined),
       run_(TapsAtOnce(shape, table, joined)),
       taps_(shape.taps / run_),
       channels_(shape.channels * run_),
@@ -57,7 +58,7 @@ int64_t Convolution::block_rows() const {
 void Convolution::FindRuns(int64_t begin, int64_t end) {
   for (int64_t i = begin * taps_; i < end * taps_; ++i) {
     const int32_t* reads = table_ + i * run_;
-    bool neighbours = true, zeros = true;
+    bool neighbours = joined_, zeros = true;
     for (int64_t t = 0; t < run_; ++t) {
       neighbours &= reads[t] == reads[0] + t;
       zeros &= reads[t] < 0;

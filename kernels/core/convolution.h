@@ -80,6 +80,7 @@ class Convolution {
   const ConvShape shape_;
   const int32_t* const table_;
   const int32_t* const spread_;
+  const bool joined_;
   const int64_t run_;              // neighbouring taps that the product takes as one
   const int64_t taps_, channels_;  // of the product
   const Destinations destinations_;
