@@ -37,13 +37,15 @@ int64_t Nanoseconds() {
 class FusedGraph::Call {
  public:
   Call(const FusedGraph& graph, int64_t batch, const std::vector<const float*>& inputs,
-       const std::vector<float*>& outputs, const Weights& weights, int threads, bool timed)
+       const std::vector<const float*>& weights, const Packed& packed,
+       const std::vector<float*>& outputs, int threads, bool timed)
       : graph_(graph),
         program_(graph.program_),
         batch_(batch),
         inputs_(inputs),
-        outputs_(outputs),
         weights_(weights),
+        packed_(packed),
+        outputs_(outputs),
         threads_(std::max(threads, 1)),
         by_image_(batch >= 2 * threads_ || threads_ == 1),
         images_(ImagesAtOnce()),
@@ -147,7 +149,7 @@ class FusedGraph::Call {
     const Convolution& convolution = *graph_.steps_[s].convolution;
     const Bounds bounds(step.activation);
     const Convolution::Operands operands{Read(step.ins[0], images), Write(step.out, images),
-                                         weights_.panels[s].data(), weights_.biases[s].data(),
+                                         packed_.panels[s].data(),  packed_.biases[s].data(),
                                          bounds.low,                bounds.high};
     const int64_t blocks = CeilDiv(end - begin, convolution.block_rows());
     for (int64_t i = 0; i < blocks; ++i) {
@@ -218,7 +220,7 @@ class FusedGraph::Call {
 
   // A weight as it came; ones where there is none.
   const float* Given(int64_t weight) const {
-    return weight < 0 ? graph_.ones_.data() : weights_.given[weight];
+    return weight < 0 ? graph_.ones_.data() : weights_[weight];
   }
 
   View<const float> Read(int64_t tensor, const Images& images) const {
@@ -242,8 +244,9 @@ class FusedGraph::Call {
   const Program& program_;
   const int64_t batch_;
   const std::vector<const float*>& inputs_;
+  const std::vector<const float*>& weights_;
+  const Packed& packed_;
   const std::vector<float*>& outputs_;
-  const Weights& weights_;
   const int64_t threads_;
   const bool by_image_;
   const int64_t images_;  // of one thread at once
@@ -254,7 +257,7 @@ class FusedGraph::Call {
 };
 
 FusedGraph::FusedGraph(const Variant& variant, Program program)
-    : variant_(variant), program_(std::move(program)) {
+    : variant_(variant), program_(std::move(program)), is_packed_(program_.weights.size()) {
   for (const Program::Step& step : program_.steps) {
     const ConvShape shape = program_.Shape(step);
     const int32_t *table = program_.Values(step.table), *spread = program_.Values(step.spread);
@@ -267,6 +270,8 @@ FusedGraph::FusedGraph(const Variant& variant, Program program)
           std::make_unique<Convolution>(variant, shape, table, spread, joined);
       if (prepared.convolution->has_runs()) prepared.convolution->FindRuns(0, shape.computed);
       prepared.cost *= static_cast<double>(shape.filters);
+      is_packed_[step.filter] = true;
+      if (step.bias >= 0) is_packed_[step.bias] = true;
     } else {
       prepared.destinations = std::make_unique<Destinations>(shape, spread);
       prepared.cost *= kLoadCost * static_cast<double>(step.ins.size());
@@ -277,36 +282,36 @@ FusedGraph::FusedGraph(const Variant& variant, Program program)
   }
 }
 
-FusedGraph::Weights FusedGraph::Prepare(std::vector<const float*> given) const {
-  Weights weights;
-  weights.given = std::move(given);
+FusedGraph::Packed FusedGraph::Pack(const std::vector<const float*>& weights) const {
+  Packed packed;
   for (size_t s = 0; s < steps_.size(); ++s) {
-    weights.packed.emplace_back();
-    weights.panels.emplace_back();
-    weights.biases.emplace_back();
+    packed.filters.emplace_back();
+    packed.panels.emplace_back();
+    packed.biases.emplace_back();
     if (steps_[s].convolution == nullptr) continue;
     const Program::Step& step = program_.steps[s];
     const Convolution& convolution = *steps_[s].convolution;
     const Panels& panels = convolution.panels();
     const int64_t depth = convolution.depth(), columns = panels.begin(panels.count());
-    weights.packed[s] = AlignedFloats(depth * columns);
+    packed.filters[s] = AlignedFloats(depth * columns);
     for (int64_t panel = 0; panel < panels.count(); ++panel) {
-      float* to = weights.packed[s].get() + depth * panels.begin(panel);
-      convolution.Pack(weights.given[step.filter], panel, 0, depth, to);
-      weights.panels[s].push_back({to, panels.width(panel)});
+      float* to = packed.filters[s].get() + depth * panels.begin(panel);
+      convolution.Pack(weights[step.filter], panel, 0, depth, to);
+      packed.panels[s].push_back({to, panels.width(panel)});
     }
-    weights.biases[s].assign(columns, 0.0f);
+    packed.biases[s].assign(columns, 0.0f);
     if (step.bias < 0) continue;
-    std::copy_n(weights.given[step.bias], program_.weights[step.bias], weights.biases[s].begin());
+    std::copy_n(weights[step.bias], program_.weights[step.bias], packed.biases[s].begin());
   }
-  return weights;
+  return packed;
 }
 
 void FusedGraph::Run(int64_t batch, const std::vector<const float*>& inputs,
-                     const std::vector<float*>& outputs, const Weights& weights, int threads,
+                     const std::vector<const float*>& weights, const Packed& packed,
+                     const std::vector<float*>& outputs, int threads,
                      const ParallelFor& parallel_for, int64_t* nanoseconds) const {
   if (batch == 0) return;
-  Call call(*this, batch, inputs, outputs, weights, threads, nanoseconds != nullptr);
+  Call call(*this, batch, inputs, weights, packed, outputs, threads, nanoseconds != nullptr);
   call.Run(parallel_for);
   if (nanoseconds != nullptr) call.Times(nanoseconds);
 }

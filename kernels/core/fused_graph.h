@@ -18,12 +18,11 @@ namespace espace {
 
 class FusedGraph {
  public:
-  // The weights of a program in the form in which its steps read them.
-  struct Weights {
-    std::vector<AlignedFloats> packed;       // by step
-    std::vector<std::vector<Panel>> panels;  // by step
-    std::vector<std::vector<float>> biases;  // by step, padded to whole vectors
-    std::vector<const float*> given;         // as they came; must outlive this
+  // The weights of a program's convolutions in the form in which they read them, by step.
+  struct Packed {
+    std::vector<AlignedFloats> filters;
+    std::vector<std::vector<Panel>> panels;
+    std::vector<std::vector<float>> biases;  // padded to whole vectors
   };
 
   // program: what ParseProgram accepted.
@@ -33,14 +32,19 @@ class FusedGraph {
   // About the multiply-accumulates per image.
   double cost() const { return cost_; }
 
-  // given: as many as the program has weights, each of its size.
-  Weights Prepare(std::vector<const float*> given) const;
+  // Whether a convolution reads this weight, so that it must be packed.
+  bool IsPacked(int64_t weight) const { return is_packed_[weight]; }
 
-  // Runs the program on `batch` images. nanoseconds: null, or room for the time of each step, which
-  // one thread would need `threads` times of. Throws bad_alloc before any thread has begun.
+  // weights: as many as the program has, each of its size; also below.
+  Packed Pack(const std::vector<const float*>& weights) const;
+
+  // Runs the program on `batch` images. packed: of these weights. nanoseconds: null, or room for the
+  // time of each step, of which one thread would need `threads` times as much. Throws bad_alloc
+  // before any thread has begun.
   void Run(int64_t batch, const std::vector<const float*>& inputs,
-           const std::vector<float*>& outputs, const Weights& weights, int threads,
-           const ParallelFor& parallel_for, int64_t* nanoseconds) const;
+           const std::vector<const float*>& weights, const Packed& packed,
+           const std::vector<float*>& outputs, int threads, const ParallelFor& parallel_for,
+           int64_t* nanoseconds) const;
 
  private:
   class Call;
@@ -59,6 +63,7 @@ class FusedGraph {
   const Variant& variant_;
   const Program program_;
   std::vector<Prepared> steps_;
+  std::vector<bool> is_packed_;  // by weight
   double cost_ = 0;
   std::vector<float> ones_;
   mutable std::mutex mutex_;

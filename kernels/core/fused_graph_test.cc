@@ -131,7 +131,7 @@ class Contents {
       outputs.push_back(each.data());
     }
     std::vector<int64_t> times(program_.steps.size(), -1);
-    graph.Run(batch_, inputs, outputs, graph.Prepare(weights), threads,
+    graph.Run(batch_, inputs, weights, graph.Pack(weights), outputs, threads,
               threads > 1 ? Threads(threads) : Serial(), times.data());
     bool right = true;
     for (int64_t time : times) right &= time >= 0;

@@ -108,21 +108,23 @@ class FusedGraphOp : public OpKernel {
                    context->allocate_output("nanoseconds", TensorShape({steps}), &times));
     times->flat<int64_t>().setZero();
     OP_REQUIRES_OK(context, OrExhausted([&] {
-                     const auto prepared = Prepared(weights);
+                     const auto held = Hold(weights);
                      int threads;
                      const ParallelFor workers = Workers(
                          context, static_cast<double>(batch) * graph_->cost() / 16, &threads);
-                     graph_->Run(batch, Pointers(inputs), results, prepared->weights, threads,
-                                 workers, profile_ ? times->flat<int64_t>().data() : nullptr);
+                     graph_->Run(batch, Pointers(inputs), Pointers(weights), held->packed, results,
+                                 threads, workers, profile_ ? times->flat<int64_t>().data() : nullptr);
                    }));
   }
 
  private:
-  // Holding the tensors keeps their values as they are: TensorFlow writes a variable's new value
-  // into new memory while anyone else holds the old one. So equal pointers are equal weights.
+  // What convolutions read, packed once. Holding the tensors keeps their values as they are:
+  // TensorFlow writes a variable's new value into new memory while anyone holds the old one. So
+  // equal pointers are equal weights.
   struct Held {
     std::vector<Tensor> tensors;
-    FusedGraph::Weights weights;
+    std::vector<const float*> pointers;
+    FusedGraph::Packed packed;
   };
 
   absl::Status Check(const OpInputList& inputs, const OpInputList& weights, int64_t* batch) const {
@@ -157,15 +159,18 @@ class FusedGraphOp : public OpKernel {
     return pointers;
   }
 
-  std::shared_ptr<const Held> Prepared(const OpInputList& weights) {
-    const std::vector<const float*> pointers = Pointers(weights);
+  std::shared_ptr<const Held> Hold(const OpInputList& weights) {
+    auto made = std::make_shared<Held>();
+    for (int i = 0; i < weights.size(); ++i) {
+      if (!graph_->IsPacked(i)) continue;
+      made->tensors.push_back(weights[i]);
+      made->pointers.push_back(weights[i].flat<float>().data());
+    }
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      if (held_ != nullptr && held_->weights.given == pointers) return held_;
+      if (held_ != nullptr && held_->pointers == made->pointers) return held_;
     }
-    auto made = std::make_shared<Held>();
-    for (int i = 0; i < weights.size(); ++i) made->tensors.push_back(weights[i]);
-    made->weights = graph_->Prepare(pointers);
+    made->packed = graph_->Pack(Pointers(weights));
     const std::lock_guard<std::mutex> lock(mutex_);
     held_ = made;
     return made;
