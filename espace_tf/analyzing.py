@@ -217,7 +217,7 @@ def _time(
     if any(None in tensor.shape[1:] for tensor in model.inputs):
         return sum(site.dense_ms for site in sites.values())
     options = {"batch_size": config.batch_size, "runtime": config.runtime}
-    measured = strip(model)
+    measured = strip(model, fuse=False)
     compute = lambda: {  # noqa: E731
         "ms": np.array(timing.time_models([measured], threads=config.threads, **options))
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 import tensorflow as tf
 
@@ -17,7 +18,7 @@ def fused_operations() -> ModuleType | None:
 @tf.autograph.experimental.do_not_convert
 def fused_graph(
     operations: ModuleType,
-    program: tf.compat.v1.TensorProto,
+    program: Any,
     outputs: int,
     inputs: Sequence[tf.Tensor],
     weights: Callable[[], Sequence[tf.Tensor]],
