@@ -218,7 +218,9 @@ def _divided(library: Any, model: Any, make: Callable, divide: Divide, wrap: Cal
     calls = _calls(model)
     if not calls:  # not built: nothing is known of it
         return _clone_keras(library, model, make, lambda name: None)
-    inputs = library.tree.map_structure(lambda tensor: _input(library, tensor), model.input)
+    sequential = isinstance(model, library.Sequential)
+    structure = model.inputs if sequential else model.input
+    inputs = library.tree.map_structure(lambda tensor: _input(library, tensor), structure)
     flat = library.tree.flatten(inputs)
     made = {id(old): new for old, new in zip(model.inputs, flat, strict=True)}
     layers = []
@@ -231,7 +233,7 @@ def _divided(library: Any, model: Any, make: Callable, divide: Divide, wrap: Cal
             layers.append(
                 _run_wrapped(library, name, chosen, calls, model.outputs, made, make, wrap)
             )
-    if isinstance(model, library.Sequential):
+    if sequential:
         return _class(model, "Sequential")([*flat, *layers], name=model.name)
     outputs = library.tree.map_structure(lambda tensor: made[id(tensor)], model.output)
     return _class(model, "Functional")(inputs, outputs, name=model.name)

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from espace_tf.keras_layers.packing import as_rows, encode_rows
-from espace_tf.kernels.fused import fused_graph, fused_operations
+from espace_tf.kernels.fused import FusedGraphCall, fused_operations
 from espace_tf.kernels.program import Program
 
 
@@ -49,7 +49,7 @@ class FusedGraph(keras.layers.Layer):
         self.program = Program.read(as_rows(program, "program"))
         self.sources = tuple((str(layer), str(weight)) for layer, weight in weights)
         self._check()
-        self._proto = tf.make_tensor_proto(self.program.words)
+        self._native = FusedGraphCall(self.program, self._program_weights, self._plain)
 
     def _check(self) -> None:
         """Raises unless the program is one of this model."""
@@ -92,14 +92,7 @@ class FusedGraph(keras.layers.Layer):
         if operations is None or not self._fits(given):
             found = self._plain(*given, training=training)
         else:
-            found = fused_graph(
-                operations,
-                self._proto,
-                len(self.program.outputs),
-                given,
-                self._program_weights,
-                self._plain,
-            )
+            found = self._native(operations, given)
             found = [
                 tf.reshape(values, [-1, *tensor.shape[1:]])
                 for values, tensor in zip(found, self.model.outputs, strict=True)

@@ -138,9 +138,14 @@ class ProgramBuilder:
         return out
 
     def activate(self, value: int, activation: str) -> bool:
-        """Gives the step that writes a value this activation, if it is a step that has none."""
+        """Gives the step that writes a value this activation, if it is one that has none.
+
+        Poolings never have one.
+        """
         number = self._values[value].step
         if number is None or self._steps[number].activation:
+            return False
+        if self._steps[number].kind in (MAX, AVERAGE):
             return False
         fields = {**vars(self._steps[number]), "activation": ACTIVATIONS.index(activation)}
         self._steps[number] = _Step(**fields)
