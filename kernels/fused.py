@@ -51,21 +51,23 @@ class FusedGraphCall:
             tf.errors.InvalidArgumentError: inputs or weights that the program does not fit.
         """
         run = self._eager if tf.executing_eagerly() else self._run
+        return list(run(operations, list(inputs)))
 
+    def _run(self, operations, inputs):
         @tf.custom_gradient
         def differentiable(*inputs):
             def gradient(*upstream, variables=None):
                 return self._gradient(inputs, upstream, variables)
 
-            return tuple(run(operations, list(inputs), list(self._weights()))), gradient
+            outputs, _ = operations.espace_fused_graph(
+                inputs=list(inputs),
+                weights=list(self._weights()),
+                program=self._words,
+                outputs=self._outputs,
+            )
+            return tuple(outputs), gradient
 
-        return list(differentiable(*inputs))
-
-    def _run(self, operations, inputs, weights):
-        outputs, _ = operations.espace_fused_graph(
-            inputs=inputs, weights=weights, program=self._words, outputs=self._outputs
-        )
-        return outputs
+        return differentiable(*inputs)
 
     def _gradient(self, inputs, upstream, variables):
         sources = [*inputs, *(variables or ())]
