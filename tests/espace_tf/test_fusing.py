@@ -9,6 +9,7 @@ import tensorflow as tf
 from program_oracle import run
 
 from espace_tf import cost, graph, kernels, zoo
+from espace_tf.benchmarking import benchmark
 from espace_tf.export import export_saved_model, export_tflite
 from espace_tf.fusing import fuse
 from espace_tf.keras_layers import DecomposedConv2D, FusedGraph, MaskedConv2D
@@ -256,6 +257,13 @@ def test_files(tmp_path):
     assert "EspaceFusedGraph" not in str(loaded.signatures["serving_default"].graph.as_graph_def())
     same(loaded.serve(x), small(x))
     assert export_tflite(small, tmp_path / "model.tflite").max_difference < 1e-5
+
+
+def test_a_benchmark_takes_fused_models():
+    model = build(residual)
+    plain, fused = benchmark(model, fuse(model), inputs=images(1), repeats=2)
+    assert (fused.macs, fused.parameters) == (plain.macs, plain.parameters)
+    assert fused.max_difference < 1e-5
 
 
 def test_training_runs_the_layers():
