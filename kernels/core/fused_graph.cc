@@ -69,7 +69,7 @@ class FusedGraph::Call {
   void Times(int64_t* nanoseconds) const {
     for (size_t s = 0; s < nanoseconds_.size(); ++s) {
       nanoseconds[s] = by_image_ ? nanoseconds_[s] / threads_
-                                 : nanoseconds_[s] - (s == 0 ? start_ : nanoseconds_[s - 1]);
+                                 : nanoseconds_[s] - (s == 0 ? start_ : nanoseconds_[s - 1].load());
     }
   }
 
