@@ -27,6 +27,7 @@ ORDER = [
         "cost",
         "tflite",
         "timing",
+        "step_times",
         "data",
         "feed",
         "orders",

@@ -53,21 +53,23 @@ class FusedGraph::Call {
         scratch_(graph.TakeScratch(scratch_size_)),
         next_(by_image_ ? 1 : program_.steps.size()),
         done_(next_.size()),
-        nanoseconds_(timed ? program_.steps.size() : 0) {}
+        nanoseconds_(timed ? program_.steps.size() : 0),
+        start_(Now()) {}
 
   ~Call() { graph_.ReturnScratch(scratch_size_, std::move(scratch_)); }
 
   void Run(const ParallelFor& parallel_for) {
     parallel_for(threads_, [this](int64_t begin, int64_t end) {
       for (int64_t thread = begin; thread < end; ++thread) {
-        by_image_ ? ByImage(thread) : ByStep(thread);
+        by_image_ ? ByImage(thread) : ByStep();
       }
     });
   }
 
   void Times(int64_t* nanoseconds) const {
     for (size_t s = 0; s < nanoseconds_.size(); ++s) {
-      nanoseconds[s] = nanoseconds_[s].load() / (by_image_ ? threads_ : 1);
+      nanoseconds[s] = by_image_ ? nanoseconds_[s] / threads_
+                                 : nanoseconds_[s] - (s == 0 ? start_ : nanoseconds_[s - 1].load());
     }
   }
 
@@ -92,32 +94,29 @@ class FusedGraph::Call {
       for (size_t s = 0; s < program_.steps.size(); ++s) {
         const int64_t start = Now();
         Piece(s, {first, next - first, scratch}, 0, 1);
-        Add(s, start);
+        if (timed()) nanoseconds_[s].fetch_add(Now() - start);
       }
     }
   }
 
-  void ByStep(int64_t thread) {
+  void ByStep() {
     for (size_t s = 0; s < program_.steps.size(); ++s) {
-      const int64_t start = Now(), pieces = Pieces(s);
+      const int64_t pieces = Pieces(s);
       int64_t piece;
       while ((piece = next_[s].fetch_add(1)) < pieces) {
         Piece(s, {0, batch_, scratch_.get()}, piece, pieces);
-        done_[s].fetch_add(1, std::memory_order_release);
+        const bool last = done_[s].fetch_add(1, std::memory_order_acq_rel) + 1 == pieces;
+        if (last && timed()) nanoseconds_[s] = Now();  // when it ended
       }
       // What is not done yet is being done by a thread that runs.
       for (int spins = 0; done_[s].load(std::memory_order_acquire) < pieces; ++spins) {
         if (spins > 4096) std::this_thread::yield();
       }
-      if (thread == 0) Add(s, start);
     }
   }
 
-  int64_t Now() const { return nanoseconds_.empty() ? 0 : Nanoseconds(); }
-
-  void Add(size_t step, int64_t start) {
-    if (!nanoseconds_.empty()) nanoseconds_[step].fetch_add(Nanoseconds() - start);
-  }
+  bool timed() const { return !nanoseconds_.empty(); }
+  int64_t Now() const { return timed() ? Nanoseconds() : 0; }
 
   int64_t Pieces(size_t s) const {
     const double worth = static_cast<double>(batch_) * graph_.steps_[s].cost / kPieceCost;
@@ -253,7 +252,8 @@ class FusedGraph::Call {
   const int64_t scratch_size_;
   AlignedFloats scratch_;
   std::vector<std::atomic<int64_t>> next_, done_;  // pieces, by step
-  std::vector<std::atomic<int64_t>> nanoseconds_;
+  std::vector<std::atomic<int64_t>> nanoseconds_;  // by step
+  const int64_t start_;
 };
 
 FusedGraph::FusedGraph(const Variant& variant, Program program)
