@@ -14,9 +14,9 @@ from espace_tf.sites import Site
 from espace_tf.step_times import step_times
 
 # Shares of the break-even rank that are offered, and of them those that are timed.
-FRACTIONS = (0.1, 0.17, 0.25, 0.33, 0.42, 0.5, 0.6, 0.75)
+FRACTIONS = (0.03, 0.06, 0.1, 0.17, 0.25, 0.33, 0.42, 0.5, 0.6, 0.75)
 # Ranks (by index into the offered ones) that are offered with a mask, too.
-_MASKED_RANKS = (1, 3, 5)
+_MASKED_RANKS = (0, 1, 2, 4, 6)
 # A round of timing ends after so long; a median of three calls is the least.
 _SECONDS = 0.5
 
