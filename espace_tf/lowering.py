@@ -133,6 +133,7 @@ class _Lowering:
         self.builder = program.ProgramBuilder()
         self.weights: dict[tuple[str, str], int] = {}
         self.values: dict[int, int | _View] = {}
+        self.views: Counter[int] = Counter()  # of each value
         self.readers = Counter(id(tensor) for tensor in model.outputs)
         self.sole: dict[int, bool] = {}  # no other reader, nor one of what it is but a name of
         for _, inputs, _, _ in graph.nodes(model):
@@ -157,63 +158,102 @@ class _Lowering:
         return self._in_memory(self.values[id(tensor)])
 
     def _piece(self, layer: Any, piece: Piece, inputs: list[Any], output: Any) -> int | _View:
-        found = self.values[id(inputs[0])]
+        found = self._found(inputs[0])
         if piece.kind == "nothing":
             return found
         if piece.kind == "rows":
             return self._gathered(found, piece.table)
         if piece.kind == "concatenation":
-            return self.builder.concatenate([self.value(tensor) for tensor in inputs])
+            parts, rows = self._alike(inputs)
+            return self._seen(self.builder.concatenate(parts), rows)
         if piece.kind == "activation":
-            value = self.value(inputs[0])
+            value = found.source if isinstance(found, _View) else found
             if self.sole[id(inputs[0])] and self.builder.activate(value, piece.activation):
-                return value
+                return found
             piece = Piece(kind=program.SUM, activation=piece.activation)
         if piece.kind == program.SUM:
-            return self.builder.step(
+            parts, rows = self._alike(inputs, zeros=piece.bias is None)
+            step = self.builder.step(
                 program.SUM,
-                [self.value(tensor) for tensor in inputs],
-                _rows(output),
-                output.shape[-1],
+                parts,
+                *self.builder.size(parts[0]),
                 filter=self._weight(layer, piece.filter),
                 bias=self._weight(layer, piece.bias),
                 activation=piece.activation,
             )
+            return self._seen(step, rows)
         return self._step(layer, piece, found)
 
-    def _step(self, layer: Any, piece: Piece, found: int | _View) -> int:
-        """A step over a table, which reads through a view where that is the same."""
-        table = piece.table
+    def _alike(
+        self, tensors: list[Any], zeros: bool = True
+    ) -> tuple[list[int], np.ndarray | None]:
+        """Values to work on row by row, and the rows of the result that the tensors then show.
+
+        Where all of them are views of the same rows, those are worked on before they are gathered.
+
+        Args:
+            zeros: whether what is made of a row of zeros is zeros again.
+        """
+        found = [self._found(tensor) for tensor in tensors]
+        first = found[0]
+        if isinstance(first, _View) and (zeros or first.rows.min() >= 0):
+            sizes = {self.builder.size(each.source)[0] for each in found if isinstance(each, _View)}
+            same = (isinstance(e, _View) and np.array_equal(e.rows, first.rows) for e in found)
+            if len(sizes) == 1 and all(same):
+                return [each.source for each in found], first.rows
+        return [self._in_memory(each) for each in found], None
+
+    def _found(self, tensor: Any) -> int | _View:
+        """What a tensor is: a value, or a view that has none of its own."""
+        found = self.values[id(tensor)]
+        return found.value if isinstance(found, _View) and found.value == found.source else found
+
+    def _seen(self, value: int, rows: np.ndarray | None) -> int | _View:
+        if rows is None:
+            return value
+        self.views[value] += 1
+        return _View(value, rows)
+
+    def _step(self, layer: Any, piece: Piece, found: int | _View) -> int | _View:
+        """A step over a table, which reads through a view where that is the same.
+
+        Rows that read the same are computed once: what lies behind a mask is computed no more often
+        than the mask is. What shows them is a view, so that nobody need write them all.
+        """
+        table, shown, source = piece.table, piece.spread, found
         if isinstance(found, _View):
             # Zeros are nothing to a convolution; to a pooling they are values, -1 is none.
             if piece.kind in _CONVOLUTIONS or found.rows.min() >= 0:
                 table, source = compose(table, found.rows), found.source
+                table, again = _once(table)
+                shown = again if shown is None else again[shown]
             else:
                 source = self._in_memory(found)
-        else:
-            source = found
-        return self.builder.step(
+        value = self.builder.step(
             piece.kind,
             [source],
-            len(table if piece.spread is None else piece.spread),
+            len(table),
             piece.channels or self.builder.size(source)[1],
             filter=self._weight(layer, piece.filter),
             bias=self._weight(layer, piece.bias),
             table=table,
-            spread=piece.spread,
             activation=piece.activation,
         )
+        return value if shown is None else self._gathered(value, shown)
 
     def _gathered(self, found: int | _View, rows: np.ndarray) -> int | _View:
         if isinstance(found, _View):
-            return _View(found.source, compose(rows, found.rows))
+            return self._seen(found.source, compose(rows, found.rows))
         if np.array_equal(rows, np.arange(self.builder.size(found)[0])):
             return found
-        return _View(found, rows)
+        return self._seen(found, rows)
 
     def _in_memory(self, found: int | _View) -> int:
         if isinstance(found, int):
             return found
+        single = self.views[found.source] == 1 and found.rows.min() >= 0
+        if found.value is None and single and self.builder.show(found.source, found.rows):
+            found.value = found.source
         if found.value is None:
             channels = self.builder.size(found.source)[1]
             table = found.rows[:, None]
@@ -230,6 +270,15 @@ class _Lowering:
             weight = layer.moving_mean if name in ("scale", "shift") else getattr(layer, name)
             self.weights[key] = self.builder.weight(math.prod(weight.shape))
         return self.weights[key]
+
+
+def _once(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a table without repetitions, in their order, and which of them each row was."""
+    _, first, again = np.unique(table, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    numbers = np.empty(len(first), np.int32)
+    numbers[order] = np.arange(len(first), dtype=np.int32)
+    return table[first[order]], numbers[again.reshape(-1)]
 
 
 def _rows(tensor: Any) -> int:

@@ -151,6 +151,28 @@ class ProgramBuilder:
         self._steps[number] = _Step(**fields)
         return True
 
+    def show(self, value: int, spread: np.ndarray) -> bool:
+        """Makes the step that writes a value write each row where it is shown, if it still can.
+
+        Args:
+            value: written by a step over a table, and read by nobody yet.
+            spread: int32, the row of the value that each new row shows.
+
+        Returns:
+            Whether the value now has these rows; if not, nothing has changed.
+        """
+        found = self._values[value]
+        step = None if found.step is None else self._steps[found.step]
+        if step is None or step.table == NOTHING or step.spread != NOTHING:
+            return False
+        if found.host or found.place or any(value in each.ins for each in self._steps):
+            return False
+        check_range(spread, "spread", 0, found.rows)
+        fields = {**vars(step), "spread": self._table(spread[:, None])}
+        self._steps[found.step] = _Step(**fields)
+        found.rows = len(spread)
+        return True
+
     def concatenate(self, parts: Sequence[int]) -> int:
         """The values side by side, along the channels.
 
