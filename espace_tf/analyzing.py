@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from espace_tf.options import Option
 from espace_tf.rewriting import strip
 from espace_tf.sites import Site
 from espace_tf.stages import Arrays, Stages
+from espace_tf.timings import Timings
 from espace_tf.whatif import WhatIf
 
 _BATCH = 16  # images per batch of statistics: bounds the memory of the backward pass
@@ -29,6 +31,8 @@ _LEAST_SCALE = 0.1
 # cores): of a large network fewer than config.damage_images images are used, but 8 at least.
 _PROBE_MACS = 3e12
 _PROBE_IMAGES = 8
+# Seconds for building and calling all layers' options; what one layer leaves, the others get.
+_TIMING_SECONDS = 120.0
 
 Progress = Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None]]]
 
@@ -205,10 +209,13 @@ def _time(
     progress: Progress,
 ) -> float:
     """Fills dense_ms and options; returns the stripped model's milliseconds."""
-    known: dict[str, float] = {}
+    known, end = Timings.of_this_machine(), time.perf_counter() + _TIMING_SECONDS
     with progress("times of layers", len(sites)) as advance:
-        for path, site in sites.items():
-            stored = stages.get(f"times-{path}", lambda site=site: _timed(site, known))
+        for index, (path, site) in enumerate(sites.items()):
+            seconds = max(end - time.perf_counter(), 0.0) / (len(sites) - index)
+            stored = stages.get(
+                f"times-{path}", lambda site=site, left=seconds: _timed(site, known, left)
+            )
             entries = json.loads(str(stored["options"]))
             site.options = tuple(Option(**entry) for entry in entries)
             site.dense_ms = site.options[0].ms
@@ -224,8 +231,8 @@ def _time(
     return float(stages.get("model", compute)["ms"][0])
 
 
-def _timed(site: SiteAnalysis, known: dict[str, float]) -> Arrays:
-    _, options = offers.timed(site, offers.offered(site), known)
+def _timed(site: SiteAnalysis, known: Timings, seconds: float) -> Arrays:
+    _, options = offers.timed(site, offers.offered(site), known, seconds)
     return {"options": np.array(json.dumps([dataclasses.asdict(option) for option in options]))}
 
 

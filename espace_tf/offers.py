@@ -1,6 +1,7 @@
 """The options of a convolution: which ranks and masks are offered, and what time they take."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -10,12 +11,14 @@ from espace_tf.analysis import SiteAnalysis
 from espace_tf.config import EspaceConfig
 from espace_tf.options import ORDERS, Option, candidate_ranks, interpolate_ms
 from espace_tf.sites import Site
+from espace_tf.timings import Timings
 
 # Shares of the break-even rank that are offered, and of them those that are timed.
 FRACTIONS = (0.1, 0.17, 0.25, 0.33, 0.42, 0.5, 0.6, 0.75)
 # Ranks (by index into the offered ones) that are offered with a mask, too.
 _MASKED_RANKS = (1, 3, 5)
-# A round of timing ends after so long; a median of three calls is the least.
+# Each option is called up to so many times, for at most so many seconds in all.
+_REPEATS = 15
 _SECONDS = 0.5
 
 
@@ -75,7 +78,7 @@ def _ranks(analysis: SiteAnalysis) -> tuple[str, list[int]]:
 
 
 def timed(
-    analysis: SiteAnalysis, options: list[Option], known: dict[str, float]
+    analysis: SiteAnalysis, options: list[Option], known: Timings, seconds: float
 ) -> tuple[float, list[Option]]:
     """The layer's milliseconds as it is, and the options with theirs.
 
@@ -87,14 +90,15 @@ def timed(
     Args:
         analysis: the site.
         options: from `offered`.
-        known: times by signature, shared between sites of equal shape; added to.
+        known: times of layers and options of equal shape, which are not measured; added to.
+        seconds: for building and calling; every option is called even if they are over.
     """
     kinds: dict[tuple, list[Option]] = {}
     for option in options[1:]:
         kinds.setdefault((option.rank is None, option.family), []).append(option)
     chosen = {kind: _sampled(members) for kind, members in kinds.items()}
     wanted = [options[0], *(option for members in chosen.values() for option in members)]
-    times = _measure(analysis, wanted, known)
+    times = _measure(analysis, wanted, known, seconds)
     found = [dataclasses.replace(options[0], ms=times[options[0]], measured=True)]
     for kind, members in kinds.items():
         points = chosen[kind]
@@ -118,26 +122,39 @@ def _sampled(options: list[Option]) -> list[Option]:
 
 
 def _measure(
-    analysis: SiteAnalysis, options: list[Option], known: dict[str, float]
+    analysis: SiteAnalysis, options: list[Option], known: Timings, seconds: float
 ) -> dict[Option, float]:
     """Milliseconds of these options, the first one being the layer as it is, calling aside."""
     site, config = analysis.site, analysis.config
+    dense, *others = options
+    changes = {option: _change(analysis, option) for option in others}
     totals = dict.fromkeys(options, 0.0)
     for size in site.input_sizes:
-        keys = {option: _signature(site, size, option, config) for option in options}
-        missing = [option for option in options[1:] if keys[option] not in known]
-        dense = keys[options[0]]
-        if missing or dense not in known:
-            calls = [_runner(analysis, size, option) for option in [options[0], *missing]]
-            calls.append(_overhead(site, size, config))
-            *times, overhead = timing.alternate(calls, repeats=15, seconds=_SECONDS * len(calls))
-            first, *others = (max(ms - overhead, 0.1 * ms) for ms in times)
-            base = known.setdefault(dense, first)
-            for option, ms in zip(missing, others, strict=True):
-                known[keys[option]] = ms * base / first
-        for option in options:
-            totals[option] += known[keys[option]]
+        layer = _signature(site, size, config)
+        missing = [each for each in others if known.get(layer, changes[each]) is None]
+        if missing or known.get(layer) is None:
+            share = seconds / len(site.input_sizes)
+            first, *times = _in_turns(analysis, size, [dense, *missing], share)
+            pairs = zip(missing, times, strict=True)
+            known.add(layer, first, {changes[option]: ms / first for option, ms in pairs})
+        totals[dense] += known.get(layer)
+        for option in others:
+            totals[option] += known.get(layer, changes[option])
     return totals
+
+
+def _in_turns(
+    analysis: SiteAnalysis, size: tuple[int, int], options: list[Option], seconds: float
+) -> list[float]:
+    """Milliseconds of options on one input, called in turns, without what calling itself costs."""
+    end = time.perf_counter() + seconds
+    calls = [_runner(analysis, size, option) for option in options]
+    calls.append(_overhead(analysis.site, size, analysis.config))
+    left = min(end - time.perf_counter(), _SECONDS * len(calls))
+    *times, overhead = timing.alternate(
+        calls, repeats=_REPEATS, seconds=max(left, 0.0), least=1 if left <= 0 else 3
+    )
+    return [max(ms - overhead, 0.1 * ms) for ms in times]
 
 
 def _overhead(site: Site, size: tuple[int, int], config: EspaceConfig) -> Callable:
@@ -159,9 +176,16 @@ def _runner(analysis: SiteAnalysis, size: tuple[int, int], option: Option) -> Ca
     return timing.layer_runner(layer, shape, config.runtime, config.threads)
 
 
-def _signature(site: Site, size: tuple[int, int], option: Option, config: EspaceConfig) -> str:
-    """What decides the time of a call."""
+def _signature(site: Site, size: tuple[int, int], config: EspaceConfig) -> str:
+    """What decides the time of a layer, with where and how it is called."""
     shape = (size, site.kernel_size, site.strides, site.dilation_rate, site.padding, site.groups)
-    change = (option.rank, option.rank and option.order, option.family, option.keep)
     where = (config.runtime, config.batch_size, config.threads)
-    return repr((shape, site.in_channels, site.filters, change, where))
+    return repr((shape, site.in_channels, site.filters, where))
+
+
+def _change(analysis: SiteAnalysis, option: Option) -> str:
+    """What decides the time of an option: of a mask how many positions, not which ones."""
+    positions = None
+    if option.family is not None:
+        positions = len(analysis.positions(option.family, option.keep))
+    return repr((option.rank, option.rank and option.order, option.family, option.keep, positions))

@@ -27,6 +27,7 @@ ORDER = [
         "cost",
         "tflite",
         "timing",
+        "timings",
         "data",
         "feed",
         "orders",
@@ -49,7 +50,9 @@ ORDER = [
         "session",
         "finetuning",
         "export",
+        "landing",
         "pipeline",
+        "sweeping",
     ),
     *("benchmarking", "reporting", "zoo", "bin"),
 ]
