@@ -77,13 +77,13 @@ def compress(
         >>> small = compress(model, (images, labels), speedup=2)
         >>> history = fine_tune(small, (images, labels), teacher=model)
     """
-    config = _checked(model, data, speedup, config, verbose)
+    config = checked(model, data, speedup, config, verbose)
     analysis = analyze(model, data, config=config, loss=loss, verbose=verbose)
-    small = _nearest(model, analysis, speedup)
+    small = nearest(model, analysis, speedup)
     small.espace_analysis = analysis
     if verbose:
         _print_summary(small.espace_plan, analysis)
-    _warn_if_off(small.espace_plan, config)
+    warn_if_off(small.espace_plan, config)
     return small
 
 
@@ -122,7 +122,7 @@ def compress_in_stages(
     Example:
         >>> small, histories = compress_in_stages(model, (images, labels), speedup=4, stages=2)
     """
-    config = _checked(model, data, speedup, config, verbose)
+    config = checked(model, data, speedup, config, verbose)
     check_speedup(speedup)
     check_count(stages, "stages")
     check_count(epochs, "epochs")
@@ -133,13 +133,13 @@ def compress_in_stages(
             current = densify(model, small)
         analysis = analyze(current, data, config=config, loss=loss, verbose=verbose)
         previous = None if small is None else small.espace_plan
-        small = _nearest(current, analysis, speedup ** (stage / stages), previous)
+        small = nearest(current, analysis, speedup ** (stage / stages), previous)
         small.espace_analysis = analysis
         if verbose:
             _print_summary(small.espace_plan, analysis)
         arguments = {"loss": loss, "seed": config.seed, "verbose": verbose, **training}
         histories.append(fine_tune(small, data, teacher=model, epochs=epochs, **arguments))
-    _warn_if_off(small.espace_plan, config)
+    warn_if_off(small.espace_plan, config)
     return small, histories
 
 
@@ -153,7 +153,7 @@ class _Tried:
     miss: float
 
 
-def _nearest(
+def nearest(
     model: Any, analysis: Analysis, speedup: float | None, previous: Plan | None = None
 ) -> Any:
     """The applied plan whose measured speed is nearest to the asked one.
@@ -266,7 +266,7 @@ def _correction(made: Plan, measured: float) -> float:
     return float(np.clip((made.dense_ms / measured - unchanged) / changed, *_SCALES))
 
 
-def _checked(
+def checked(
     model: Any, data: Any, speedup: float | None, config: EspaceConfig | None, verbose: int
 ) -> EspaceConfig:
     """The configuration, after everything that can be refused without work has been."""
@@ -323,7 +323,8 @@ def _check_training(data: Any, training: Mapping[str, Any]) -> None:
         )
 
 
-def _warn_if_off(made: Plan, config: EspaceConfig) -> None:
+def warn_if_off(made: Plan, config: EspaceConfig, stacklevel: int = 3) -> None:
+    """Warns if a plan changes nothing or was measured too far from the speed asked for."""
     if not made.layers:
         reasons = list(dict.fromkeys(made.skipped.values()))
         asked = "" if made.speedup is None else f"speedup {made.speedup:.4g} was asked for, but "
@@ -331,7 +332,7 @@ def _warn_if_off(made: Plan, config: EspaceConfig) -> None:
             f"{asked}the model is returned unchanged: {'; '.join(reasons[:3])}"
             + ("; further reasons in espace_plan.skipped" if len(reasons) > 3 else ""),
             UnreachableSpeedWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
         return
     if made.speedup is None or abs(made.measured_speedup / made.speedup - 1) <= config.tolerance:
@@ -341,7 +342,7 @@ def _warn_if_off(made: Plan, config: EspaceConfig) -> None:
         f"({config.runtime}, batches of {config.batch_size}); the plan predicted "
         f"{made.predicted_speedup:.2f}",
         UnreachableSpeedWarning,
-        stacklevel=3,
+        stacklevel=stacklevel,
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from espace_tf import kernels, keras_layers
+from espace_tf import keras_layers, kernels
 from espace_tf.config import EspaceWarning
 from espace_tf.files import atomic_write
 

@@ -54,7 +54,7 @@ ORDER = [
         "pipeline",
         "sweeping",
     ),
-    *("benchmarking", "reporting", "zoo", "bin"),
+    *("benchmarking", "curves", "reporting", "zoo", "bin"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The corrected plans land on the speed asked for, on clocks that are noisy and not as predicted."""
+"""Corrected plans land on the speed asked for, on clocks that are noisy and not as predicted."""
 
 import math
 from types import SimpleNamespace
@@ -9,7 +9,6 @@ import pytest
 from espace_tf import pipeline
 from espace_tf.analysis import Analysis, SiteAnalysis
 from espace_tf.config import EspaceConfig
-from espace_tf.landing import Landing
 from espace_tf.options import Option
 from espace_tf.planning import UnreachableSpeedWarning, plan
 from espace_tf.sites import Site
@@ -72,7 +71,7 @@ def landed(seed: int, monkeypatch) -> tuple[float, float, float]:
         fastest = machine.speed(plan(analysis, speedup=1e3))
     assert fastest > 1.4, seed
     asked = rng.uniform(1.2, 0.9 * fastest)
-    made = pipeline._nearest(None, analysis, asked).espace_plan
+    made = pipeline.nearest(None, analysis, asked).espace_plan
     return asked, machine.speed(made), made.measured_speedup
 
 
