@@ -2,8 +2,7 @@
 
 import math
 
-# One correction changes the predicted times at most so much, all together at most so much.
-_STEP = math.log(4.0)
+# How far all corrections together may change the predicted times.
 _FURTHEST = math.log(8.0)
 # The part of a bracket that a secant step must leave on either side.
 _MARGIN = 0.15
@@ -50,24 +49,8 @@ class Landing:
         """
         low = max((p for p in self._points if p[1] <= 0), key=lambda p: p[1], default=None)
         high = min((p for p in self._points if p[1] > 0), key=lambda p: p[1], default=None)
-        if low is None or high is None:
-            x = self._outside(math.log(explained))
-        else:
+        x = math.log(explained)
+        if low is not None and high is not None:
             share = min(max(low[1] / (low[1] - high[1]), _MARGIN), 1 - _MARGIN)
             x = low[0] + share * (high[0] - low[0])
         return math.exp(min(max(x, -_FURTHEST), _FURTHEST))
-
-    def _outside(self, explained: float) -> float:
-        """A step beyond all measurements, towards the root."""
-        x, y = self._points[-1]
-        step = min(abs(explained - x), _STEP)
-        if len(self._points) > 1:  # The same rule again, but not slower than the last two tell.
-            before, y_before = self._points[-2]
-            slope = (y - y_before) / (x - before) if x != before else 0.0
-            longest = 3 * max(step, abs(x - before))
-            step = (
-                max(step, min(-y / slope * math.copysign(1, -y), longest))
-                if slope > 0
-                else (longest)
-            )
-        return x + math.copysign(min(step, _STEP), -y)

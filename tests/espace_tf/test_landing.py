@@ -9,12 +9,13 @@ import pytest
 from espace_tf import pipeline
 from espace_tf.analysis import Analysis, SiteAnalysis
 from espace_tf.config import EspaceConfig
+from espace_tf.landing import Landing
 from espace_tf.options import Option
 from espace_tf.planning import UnreachableSpeedWarning, plan
 from espace_tf.sites import Site
 
 NOISE = {pipeline._QUICK: 0.015, pipeline._FINAL: 0.005}
-LAYERS, RANKS = 12, 12
+LAYERS, RANKS = 10, 12
 
 
 def network(rng: np.random.Generator) -> Analysis:
@@ -67,6 +68,7 @@ def landed(seed: int, monkeypatch) -> tuple[float, float, float]:
     machine = Machine(analysis, rng)
     monkeypatch.setattr(pipeline, "apply", lambda model, made: SimpleNamespace(espace_plan=made))
     monkeypatch.setattr(pipeline, "_measured_speedup", machine.measured)
+    monkeypatch.setattr(SiteAnalysis, "factors", lambda *_: None)  # No weights are needed.
     with pytest.warns(UnreachableSpeedWarning):
         fastest = machine.speed(plan(analysis, speedup=1e3))
     assert fastest > 1.4, seed
@@ -84,3 +86,36 @@ def test_lands_within_five_per_cent_in_nearly_all_cases(monkeypatch):
     errors = np.array([math.log(reported / true) for _, true, reported in found.values()])
     assert abs(errors.mean()) < 3 * 0.005 / math.sqrt(200)
     assert errors.std() == pytest.approx(0.005, rel=0.2)
+
+
+@pytest.mark.parametrize("steepness", [1.0, 1.5, 2.2, 3.0])
+@pytest.mark.parametrize("shape", ["line", "curved", "steps"])
+def test_a_response_steeper_than_explained_is_landed_on_where_one_rule_jumps(steepness, shape):
+    def response(x: float) -> float:
+        y = steepness * (x - 0.2)
+        if shape == "steps":
+            return 0.02 * round(y / 0.02)
+        return y if shape == "line" else y + 0.1 * y * abs(y)
+
+    asked, landing, scale, alone, found = 3.0, Landing(3.0), 1.0, 0.0, []
+    for _ in range(4):
+        y = response(math.log(scale))
+        found.append(abs(y))
+        landing.add(scale, asked * math.exp(y))
+        # What would explain it if the response had steepness 1.
+        scale = landing.next(explained=scale * math.exp(-y))
+    for _ in range(3):
+        alone -= response(alone)
+    assert min(found) < 0.025, found
+    if steepness > 2:
+        assert abs(response(alone)) > abs(response(0.0)), alone
+
+
+def test_a_measurement_that_contradicts_another_still_gives_a_scale_between():
+    landing = Landing(2.0)
+    landing.add(1.0, 2.1)
+    landing.add(1.5, 1.9)  # a larger scale and slower: noise
+    assert 1.0 < landing.next(explained=1.6) < 1.5
+    far = Landing(2.0)
+    far.add(1.0, 1.0)
+    assert far.next(explained=100.0) == pytest.approx(8.0)
