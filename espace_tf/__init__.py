@@ -33,8 +33,10 @@ if _find_spec("tensorflow") is not None and _find_spec("keras") is not None:
     from espace_tf.pipeline import compress, compress_in_stages
     from espace_tf.reporting import report
     from espace_tf.rewriting import apply, strip
+    from espace_tf.sweeping import SweepRow, sweep
 
     __all__ += [
+        "SweepRow",
         "apply",
         "benchmark",
         "callbacks",
@@ -49,4 +51,5 @@ if _find_spec("tensorflow") is not None and _find_spec("keras") is not None:
         "report",
         "schedules",
         "strip",
+        "sweep",
     ]

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from espace_tf.options import Option
 from espace_tf.rewriting import strip
 from espace_tf.sites import Site
 from espace_tf.stages import Arrays, Stages
+from espace_tf.timings import Timings
 from espace_tf.whatif import WhatIf
 
 _BATCH = 16  # images per batch of statistics: bounds the memory of the backward pass
@@ -31,6 +33,8 @@ _LEAST_SCALE = 0.1
 # cores): of a large network fewer than config.damage_images images are used, but 8 at least.
 _PROBE_MACS = 3e12
 _PROBE_IMAGES = 8
+# Seconds for building and calling all layers' options; what one layer leaves, the others get.
+_TIMING_SECONDS = 120.0
 
 Progress = Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None]]]
 
@@ -213,13 +217,14 @@ def _time(
     plain = strip(model, fuse=False)
     fused = _fused(plain, config)
     left = graph.layers(plain if fused is None else fused)
-    known: dict[str, float] = {}
+    known, end = Timings.of_this_machine(), time.perf_counter() + _TIMING_SECONDS
     with progress("times of layers", len(sites)) as advance:
-        for path, site in sites.items():
+        for index, (path, site) in enumerate(sites.items()):
+            seconds = max(end - time.perf_counter(), 0.0) / (len(sites) - index)
             inside = path not in left
             stored = stages.get(
                 f"{'fused-' if inside else ''}times-{path}",
-                lambda site=site, inside=inside: _timed(site, known, inside),
+                lambda site=site, left=seconds, inside=inside: _timed(site, known, left, inside),
             )
             entries = json.loads(str(stored["options"]))
             site.options = tuple(Option(**entry) for entry in entries)
@@ -245,8 +250,8 @@ def _fused(plain: Any, config: EspaceConfig) -> Any | None:
     return fuse(plain)
 
 
-def _timed(site: SiteAnalysis, known: dict[str, float], fused: bool) -> Arrays:
-    _, options = offers.timed(site, offers.offered(site), known, fused=fused)
+def _timed(site: SiteAnalysis, known: Timings, seconds: float, fused: bool) -> Arrays:
+    _, options = offers.timed(site, offers.offered(site), known, seconds, fused=fused)
     return {"options": np.array(json.dumps([dataclasses.asdict(option) for option in options]))}
 
 

@@ -109,7 +109,7 @@ class EspaceConfig:
         shrinkage: how far the patch covariance is drawn towards a multiple of the identity.
         max_gap: a mask of the default profile leaves no hole wider than this many positions.
         min_map: a map whose height or width is below this is never masked.
-        rounds: how often `compress` measures the whole network and plans again, at most.
+        rounds: how often `compress` plans again after it has measured the whole network, at most.
         tolerance: how far the measured speed-up may lie from the asked one, relative to it.
         cache_dir: a folder where finished stages of `analyze` are kept, so that it can resume.
 
@@ -137,7 +137,7 @@ class EspaceConfig:
     max_gap: int = 2
     min_map: int = 8
     rounds: int = 3
-    tolerance: float = 0.1
+    tolerance: float = 0.05
     cache_dir: str | PathLike | None = None
 
     def __post_init__(self):

@@ -1,4 +1,4 @@
-"""Whether labels are what a categorical cross-entropy compares outputs with."""
+"""Labels: whether a categorical cross-entropy takes them, and how many outputs hit them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -46,6 +46,30 @@ def check(losses: Sequence[Any], outputs: Sequence[Any], labels: Sequence[Any]) 
             _check_classes(array, int(output.shape[axis]), _ignored(loss))
         elif kind == "one-hot":
             _check_one_hot(tuple(output.shape), array.shape)
+
+
+def accuracy(outputs: Any, labels: Any) -> float | None:
+    """Share of the examples whose largest output is the label; None if these are no classes.
+
+    Args:
+        outputs: [N, classes].
+        labels: [N] integers, or [N, classes] with a 1 at the class.
+
+    Example:
+        >>> accuracy(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1]))
+        0.5
+    """
+    if isinstance(outputs, dict | list | tuple) or isinstance(labels, dict | list | tuple):
+        return None
+    outputs, labels = np.asarray(outputs), np.asarray(labels)
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
+        return None
+    if labels.shape == outputs.shape:
+        labels = labels.argmax(-1)
+    labels = labels.reshape(len(outputs), -1)
+    if labels.shape[1] != 1 or not np.issubdtype(labels.dtype, np.integer):
+        return None
+    return float(np.mean(outputs.argmax(-1) == labels[:, 0]))
 
 
 def _class_axis(output: tuple, label: tuple) -> int:

@@ -184,9 +184,7 @@ class _Lowering:
             return self._seen(step, rows)
         return self._step(layer, piece, found)
 
-    def _alike(
-        self, tensors: list[Any], zeros: bool = True
-    ) -> tuple[list[int], np.ndarray | None]:
+    def _alike(self, tensors: list[Any], zeros: bool = True) -> tuple[list[int], np.ndarray | None]:
         """Values to work on row by row, and the rows of the result that the tensors then show.
 
         Where all of them are views of the same rows, those are worked on before they are gathered.

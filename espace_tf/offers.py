@@ -1,6 +1,8 @@
 """The options of a convolution: which ranks and masks are offered, and what time they take."""
 
 import dataclasses
+import time
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -12,12 +14,14 @@ from espace_tf.keras_layers import MaskedConv2D
 from espace_tf.options import ORDERS, Option, candidate_ranks, interpolate_ms
 from espace_tf.sites import Site
 from espace_tf.step_times import step_times
+from espace_tf.timings import Timings
 
 # Shares of the break-even rank that are offered, and of them those that are timed.
 FRACTIONS = (0.03, 0.06, 0.1, 0.17, 0.25, 0.33, 0.42, 0.5, 0.6, 0.75)
 # Ranks (by index into the offered ones) that are offered with a mask, too.
 _MASKED_RANKS = (0, 1, 2, 4, 6)
-# A round of timing ends after so long; a median of three calls is the least.
+# Each option is called up to so many times, for at most so many seconds in all.
+_REPEATS = 15
 _SECONDS = 0.5
 
 
@@ -77,7 +81,12 @@ def _ranks(analysis: SiteAnalysis) -> tuple[str, list[int]]:
 
 
 def timed(
-    analysis: SiteAnalysis, options: list[Option], known: dict[str, float], *, fused: bool = False
+    analysis: SiteAnalysis,
+    options: list[Option],
+    known: Timings,
+    seconds: float,
+    *,
+    fused: bool = False,
 ) -> tuple[float, list[Option]]:
     """The layer's milliseconds as it is, and the options with theirs.
 
@@ -90,7 +99,8 @@ def timed(
     Args:
         analysis: the site.
         options: from `offered`.
-        known: times by signature, shared between sites of equal shape; added to.
+        known: times of layers and options of equal shape, which are not measured; added to.
+        seconds: for building and calling; every option is called even if they are over.
         fused: whether the layer will be part of a fused graph.
     """
     kinds: dict[tuple, list[Option]] = {}
@@ -98,7 +108,7 @@ def timed(
         kinds.setdefault((option.rank is None, option.family), []).append(option)
     chosen = {kind: members if fused else _sampled(members) for kind, members in kinds.items()}
     wanted = [options[0], *(option for members in chosen.values() for option in members)]
-    times = _measure(analysis, wanted, known, fused)
+    times = _measure(analysis, wanted, known, seconds, fused)
     found = [dataclasses.replace(options[0], ms=times[options[0]], measured=True)]
     for kind, members in kinds.items():
         points = chosen[kind]
@@ -122,42 +132,46 @@ def _sampled(options: list[Option]) -> list[Option]:
 
 
 def _measure(
-    analysis: SiteAnalysis, options: list[Option], known: dict[str, float], fused: bool
+    analysis: SiteAnalysis, options: list[Option], known: Timings, seconds: float, fused: bool
 ) -> dict[Option, float]:
     """Milliseconds of these options, the first one being the layer as it is, calling aside."""
+    site, config = analysis.site, analysis.config
+    dense, *others = options
+    changes = {option: _change(analysis, option) for option in others}
     totals = dict.fromkeys(options, 0.0)
     measure = _fused_times if fused else _single_times
-    for size in analysis.site.input_sizes:
-        keys = {option: _signature(analysis, size, option, fused) for option in options}
-        missing = [option for option in options[1:] if keys[option] not in known]
-        dense = keys[options[0]]
-        if missing or dense not in known:
-            first, *others = measure(analysis, size, [options[0], *missing])
-            base = known.setdefault(dense, first)
-            for option, ms in zip(missing, others, strict=True):
-                known[keys[option]] = ms * base / first
-        for option in options:
-            totals[option] += known[keys[option]]
+    for size in site.input_sizes:
+        layer = _signature(site, size, config, fused)
+        missing = [each for each in others if known.get(layer, changes[each]) is None]
+        if missing or known.get(layer) is None:
+            share = seconds / len(site.input_sizes)
+            first, *times = measure(analysis, size, [dense, *missing], share)
+            pairs = zip(missing, times, strict=True)
+            known.add(layer, first, {changes[option]: ms / first for option, ms in pairs})
+        totals[dense] += known.get(layer)
+        for option in others:
+            totals[option] += known.get(layer, changes[option])
     return totals
 
 
 def _fused_times(
-    analysis: SiteAnalysis, size: tuple[int, int], options: list[Option]
+    analysis: SiteAnalysis, size: tuple[int, int], options: list[Option], seconds: float
 ) -> list[float]:
-    """As steps of a fused graph."""
+    """Milliseconds of options on one input, as steps of a fused graph."""
     config = analysis.config
     return step_times(
         [_layer(analysis, option, MaskedConv2D) for option in options],
         (config.batch_size, *size, analysis.site.in_channels),
         threads=config.threads,
-        seconds=_SECONDS,
+        seconds=min(seconds, _SECONDS * len(options)),
     )
 
 
 def _single_times(
-    analysis: SiteAnalysis, size: tuple[int, int], options: list[Option]
+    analysis: SiteAnalysis, size: tuple[int, int], options: list[Option], seconds: float
 ) -> list[float]:
-    """As single operations, less what a call costs that does nothing."""
+    """The same as single operations, less what a call costs that does nothing."""
+    end = time.perf_counter() + seconds
     config = analysis.config
     shape = (config.batch_size, *size, analysis.site.in_channels)
     calls = [
@@ -166,11 +180,19 @@ def _single_times(
         )
         for option in options
     ]
-    if config.runtime != "litert":  # A layer inside a network does not pay for a call.
-        calls.append(timing.nothing([np.zeros(shape, np.float32)]))
-    times = timing.alternate(calls, repeats=15, seconds=_SECONDS * len(calls))
-    overhead = times[len(options)] if len(times) > len(options) else 0.0
-    return [max(ms - overhead, 0.1 * ms) for ms in times[: len(options)]]
+    calls.append(_overhead(shape, config))
+    left = min(end - time.perf_counter(), _SECONDS * len(calls))
+    *times, overhead = timing.alternate(
+        calls, repeats=_REPEATS, seconds=max(left, 0.0), least=1 if left <= 0 else 3
+    )
+    return [max(ms - overhead, 0.1 * ms) for ms in times]
+
+
+def _overhead(shape: tuple[int, ...], config: EspaceConfig) -> Callable:
+    """What one call costs that does nothing: a layer inside a network does not pay for it."""
+    if config.runtime == "litert":
+        return lambda: None
+    return timing.nothing([np.zeros(shape, np.float32)])
 
 
 def _layer(analysis: SiteAnalysis, option: Option, dense: type) -> keras.layers.Layer:
@@ -185,12 +207,16 @@ def _layer(analysis: SiteAnalysis, option: Option, dense: type) -> keras.layers.
     )
 
 
-def _signature(
-    analysis: SiteAnalysis, size: tuple[int, int], option: Option, fused: bool
-) -> str:
-    """What decides the time of a call."""
-    site, config = analysis.site, analysis.config
+def _signature(site: Site, size: tuple[int, int], config: EspaceConfig, fused: bool) -> str:
+    """What decides the time of a layer, with where and how it is called."""
     shape = (size, site.kernel_size, site.strides, site.dilation_rate, site.padding, site.groups)
-    change = (option.rank, option.rank and option.order, option.family, option.keep)
     where = (config.runtime, config.batch_size, config.threads, fused)
-    return repr((shape, site.in_channels, site.filters, change, where))
+    return repr((shape, site.in_channels, site.filters, where))
+
+
+def _change(analysis: SiteAnalysis, option: Option) -> str:
+    """What decides the time of an option: of a mask how many positions, not which ones."""
+    positions = None
+    if option.family is not None:
+        positions = len(analysis.positions(option.family, option.keep))
+    return repr((option.rank, option.rank and option.order, option.family, option.keep, positions))

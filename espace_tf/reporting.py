@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from espace_tf import curves
 from espace_tf.benchmarking import Row
 from espace_tf.config import require
 from espace_tf.files import atomic_write, output_path
 from espace_tf.plans import LayerPlan, Plan, SummaryRow
+from espace_tf.sweeping import SweepRow
 
 # About the side of a drawn map in pixels; whole pixels per position keep the dots round.
 MAP_PIXELS = 480
-INK, PALE, DOT = "#12355b", "#b9c4d0", (18, 53, 91)
+DOT = (18, 53, 91)
 # From white to a warm orange: dots stay readable on every shade.
 IMPACT_COLOURS = ((255, 255, 255), (253, 219, 165), (244, 140, 66))
 NO_IMPACT = (238, 241, 244)
@@ -46,6 +48,7 @@ def report(
     accuracy: Mapping[str, float] | None = None,
     analysis: Any = None,
     rows: Sequence[Row] = (),
+    sweep: Sequence[SweepRow] = (),
 ) -> Path:
     """Writes one page with what is known of a compression: numbers, plots, reasons.
 
@@ -61,13 +64,14 @@ def report(
         analysis: the Analysis that the plan comes from: times, error curves and impact maps; None:
             the one that `compress` left on the model, if any.
         rows: what `benchmark(original, compressed)` returned: measured times.
+        sweep: what `sweep` returned: the curve of speed against accuracy is drawn.
 
     Returns:
         The path.
 
     Raises:
-        TypeError: model_or_plan is neither a compressed model nor a Plan; analysis or rows are
-            something else than what they are called.
+        TypeError: model_or_plan is neither a compressed model nor a Plan; analysis, rows or
+            sweep are something else than what they are called.
         ValueError: accuracy holds something else, or the path is empty.
         OSError: the path cannot be written; nothing is left there.
 
@@ -78,11 +82,12 @@ def report(
     """
     plan, path = _plan_of(model_or_plan), output_path(path)
     _check_accuracy(accuracy)
-    _check_known(analysis, rows)
+    _check_known(analysis, rows, sweep)
     require("report", "jinja2", "matplotlib")
     if analysis is None:
         analysis = getattr(model_or_plan, "espace_analysis", None)
     summary = plan.summary()
+    shown = None if model_or_plan is plan else model_or_plan
     layers = [
         _layer(row, plan.layers[row.path], analysis) for row in summary if row.path in plan.layers
     ]
@@ -91,6 +96,8 @@ def report(
         lead=_lead(plan, analysis),
         tiles=_tiles(plan, layers, accuracy or {}, rows),
         rows=rows,
+        sweep=sweep,
+        speeds=_speeds(sweep, shown),
         layers=layers,
         slowest=max((max(layer.milliseconds or (0,)) for layer in layers), default=0) or 1,
         skipped=[row for row in summary if row.path not in plan.layers],
@@ -128,11 +135,13 @@ def _check_accuracy(accuracy: Mapping[str, float] | None) -> None:
             )
 
 
-def _check_known(analysis: Any, rows: Any) -> None:
+def _check_known(analysis: Any, rows: Any, sweep: Any) -> None:
     if analysis is not None and not hasattr(analysis, "sites"):
         raise TypeError(f"analysis must be an Analysis or None. Received: {analysis!r}")
     if not isinstance(rows, Sequence) or not all(isinstance(row, Row) for row in rows):
         raise TypeError(f"rows must be what benchmark returned. Received: {rows!r}")
+    if not isinstance(sweep, Sequence) or not all(isinstance(row, SweepRow) for row in sweep):
+        raise TypeError(f"sweep must be what sweep returned. Received: {sweep!r}")
 
 
 def _lead(plan: Plan, analysis: Any) -> str:
@@ -266,19 +275,19 @@ def _curve(layer: LayerPlan, found: Any) -> str:
     figure = Figure(figsize=(3.6, 2.15), layout="constrained")
     axes = figure.add_subplot()
     other = "horizontal" if layer.order == "vertical" else "vertical"
-    for order, colour in ((other, PALE), (layer.order, INK)):
+    for order, colour in ((other, curves.PALE), (layer.order, curves.INK)):
         errors = 100 * np.asarray(found.decomposition(order).errors)
         axes.plot(errors, color=colour, linewidth=1.6)
     errors = 100 * np.asarray(found.decomposition(layer.order).errors)
     chosen = float(errors[layer.rank])
-    axes.plot([layer.rank], [chosen], "o", color=INK, markersize=6)
+    axes.plot([layer.rank], [chosen], "o", color=curves.INK, markersize=6)
     axes.annotate(
         f"rank {layer.rank}: {chosen:.2g} %",
         (layer.rank, chosen),
         xytext=(7, 9),
         textcoords="offset points",
         fontsize=9,
-        color=INK,
+        color=curves.INK,
     )
     axes.set_xlim(0, len(errors) - 1)
     axes.set_ylim(0, None)
@@ -289,6 +298,13 @@ def _curve(layer: LayerPlan, found: Any) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return _data_uri("svg+xml", buffer.getvalue())
+
+
+def _speeds(sweep: Sequence[SweepRow], chosen: Any) -> str | None:
+    """The curve of a sweep as an SVG data URI, None if there is nothing to draw."""
+    if curves.measure(sweep) is None:
+        return None
+    return _data_uri("svg+xml", curves.speed_curve(sweep, chosen))
 
 
 def _map(layer: LayerPlan, impact: np.ndarray | None) -> str:

@@ -16,7 +16,11 @@ _WARMUP = 2
 
 
 def alternate(
-    calls: Sequence[Callable[[], Any]], *, repeats: int = 30, seconds: float | None = None
+    calls: Sequence[Callable[[], Any]],
+    *,
+    repeats: int = 30,
+    seconds: float | None = None,
+    least: int = 3,
 ) -> list[float]:
     """Median milliseconds of each call, all taken in turns.
 
@@ -26,23 +30,54 @@ def alternate(
     Args:
         calls: functions without arguments that return when the work is done.
         repeats: rounds after two rounds of warming up.
-        seconds: no further round is begun after this time, but three are always taken.
+        seconds: no further round is begun after this time, but `least` are always taken.
+        least: rounds after which the time may end it.
 
     Example:
         >>> fast, slow = alternate([lambda: model(x), lambda: other(x)], repeats=10)
     """
+    return (1e3 * np.median(_rounds(calls, repeats, seconds, least), axis=0)).tolist()
+
+
+def ratio(
+    slow: Callable[[], Any], fast: Callable[[], Any], *, repeats: int, seconds: float
+) -> float:
+    """How many times longer one call takes than another: the median over rounds of both.
+
+    A machine that others use too is fast in one minute and slow in the next. Such a phase
+    multiplies both times of a round by the same factor, which the round's ratio does not hold, and
+    the two medians of the times do: they may be of different phases. Interruptions that hit one
+    call only, the first as often as the second, throw a ratio up or down, and the median leaves
+    both out.
+
+    Args:
+        slow, fast: functions without arguments that return when the work is done.
+        repeats: rounds at most, after two rounds of warming up.
+        seconds: no further round is begun after this time, but three are always taken.
+    """
+    first, second = _rounds([slow, fast], repeats, seconds, 3).T
+    return float(np.median(first / second))
+
+
+def _rounds(
+    calls: Sequence[Callable[[], Any]], repeats: int, seconds: float | None, least: int
+) -> np.ndarray:
+    """Seconds [round, call] of calls in turns."""
     for call in list(calls) * _WARMUP:
         call()
-    found: list[list[float]] = [[] for _ in calls]
+    found: list[list[float]] = []
     end = None if seconds is None else time.perf_counter() + seconds
-    for index in range(repeats):
-        if end is not None and index >= 3 and time.perf_counter() > end:
+    while len(found) < repeats:
+        if end is not None and len(found) >= least and time.perf_counter() > end:
             break
-        for call, times in zip(calls, found, strict=True):
-            start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
-    return [1e3 * float(np.median(times)) for times in found]
+        found.append([_seconds(call) for call in calls])
+    return np.array(found)
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def runner(
@@ -139,6 +174,21 @@ def time_models(
     arrays = noise(models[0], batch_size)
     calls = [runner(model, arrays, runtime, threads)[0] for model in models]
     return alternate(calls, repeats=repeats, seconds=seconds)
+
+
+def speed_ratio(
+    models: Sequence[Any],
+    *,
+    batch_size: int = 1,
+    runtime: str = "tf",
+    threads: int | None = None,
+    repeats: int,
+    seconds: float,
+) -> float:
+    """Time of the first model over that of the second on a batch of noise, as `ratio` finds it."""
+    arrays = noise(models[0], batch_size)
+    slow, fast = (runner(model, arrays, runtime, threads)[0] for model in models)
+    return ratio(slow, fast, repeats=repeats, seconds=seconds)
 
 
 def single_layer(

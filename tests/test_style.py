@@ -28,6 +28,7 @@ ORDER = [
         "tflite",
         "timing",
         "step_times",
+        "timings",
         "data",
         "feed",
         "orders",
@@ -51,9 +52,11 @@ ORDER = [
         "session",
         "finetuning",
         "export",
+        "landing",
         "pipeline",
+        "sweeping",
     ),
-    *("benchmarking", "reporting", "zoo", "bin"),
+    *("benchmarking", "curves", "reporting", "zoo", "bin"),
 ]
 
 

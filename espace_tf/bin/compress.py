@@ -20,12 +20,20 @@ says so. The data is one of
     report.html         one page with times, ranks, masks and reasons
     summary.json        the numbers of the table printed at the end
 
+With several speeds, --speedup=2,3,4 or one flag for each, the network is analysed once and every
+speed gets a folder of its own there, 2x, 3x and 4x; sweep.svg shows what each speed costs, as does
+every report, and sweep.json has the numbers.
+
+Times of layers are kept for the next run on this machine in ~/.cache/espace_tf; the environment
+variable ESPACE_TF_CACHE names another folder, or keeps nothing if it is "off".
+
 Every file appears whole or not at all. Flags may stand in a file, one a line, named by --flagfile.
 Exit status: 0 done; 1 a flag, a file or the model is not usable, said in one line. --verbosity=1
 adds where, and what TensorFlow tells of its own. Prints progress to the standard output.
 """
 
 import contextlib
+import dataclasses
 import json
 import math
 import sys
@@ -41,13 +49,16 @@ from espace_tf.bin import data as bin_data
 from espace_tf.bin import models
 from espace_tf.bin.quiet import without_chatter
 from espace_tf.config import MOST_THREADS, require
-from espace_tf.files import checked_path, output_folder
+from espace_tf.files import atomic_write, checked_path, output_folder
+from espace_tf.labels import accuracy
 
 _QUANTIZATIONS = {"float32": None, "float16": "float16", "dynamic": "dynamic", "int8": "int8"}
 
 _MODEL = flags.DEFINE_string("model", None, "The trained network: a .keras or .h5 file.")
 _DATA = flags.DEFINE_string("data", None, "Training data: an .npz, an idx folder or tfds:NAME.")
-_SPEEDUP = flags.DEFINE_float("speedup", 2.0, "How many times faster on the wall clock; above 1.")
+_SPEEDUP = flags.DEFINE_multi_string(
+    "speedup", ["2"], "How many times faster on the wall clock; above 1. Several: 2,3,4."
+)
 _OUTPUT = flags.DEFINE_string("output_dir", None, "Where the results go; made if it is not there.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Write into a folder that holds files already.")
 _PROFILE = flags.DEFINE_enum(
@@ -111,8 +122,7 @@ def _errors() -> tuple[type[Exception], ...]:
 
 def _check_flags() -> None:
     """What absl's own checks of single flags do not cover; before anything slow is done."""
-    if not 1 < _SPEEDUP.value < math.inf:
-        raise ValueError(f"--speedup must be a number above 1. Received: {_SPEEDUP.value}")
+    _speedups()
     unknown = sorted(set(_EXPORT.value) - set(_QUANTIZATIONS))
     if unknown:
         raise ValueError(
@@ -129,6 +139,26 @@ def _check_flags() -> None:
     models.check(_MODEL.value, "--model")
 
 
+def _speedups() -> list[float]:
+    """The speeds asked for."""
+    texts = [text.strip() for given in _SPEEDUP.value for text in given.split(",")]
+    try:
+        speedups = [float(text) for text in texts]
+    except ValueError:
+        speedups = []
+    if not speedups or not all(1 < speedup < math.inf for speedup in speedups):
+        raise ValueError(
+            f"--speedup must be a number above 1, or several. Received: {', '.join(texts)}"
+        )
+    if len({_folder_name(speedup) for speedup in speedups}) < len(speedups):
+        raise ValueError(f"--speedup must be different numbers. Received: {', '.join(texts)}")
+    return speedups
+
+
+def _folder_name(speedup: float) -> str:
+    return f"{speedup:g}x"
+
+
 def _output_folder(given: str) -> Path:
     """The folder for the results, made and tried."""
     path = checked_path(given, "--output_dir")
@@ -140,38 +170,73 @@ def _output_folder(given: str) -> Path:
     return output_folder(path, "--output_dir")
 
 
+@dataclasses.dataclass
+class _Result:
+    """What was written for one speed."""
+
+    small: Any
+    rows: list[Any]
+    accuracy: dict[str, float] | None
+    summary: dict[str, Any]
+
+
 def _compress(output: Path) -> None:
     """From the model file to all the results."""
     from rich.console import Console
 
-    console, started = Console(), time.monotonic()
+    console, started, speedups = Console(), time.monotonic(), _speedups()
     data = None if _DATA.value is None else bin_data.load(_DATA.value, limit=_LIMIT.value)
     _prepare_runtime()
     model = models.load(_MODEL.value, "--model")
-
-    from espace_tf import benchmarking, reporting
-    from espace_tf.config import EspaceWarning
-    from espace_tf.files import atomic_write
-    from espace_tf.finetuning import fine_tune
-    from espace_tf.pipeline import compress
-
     console.rule("Analyse, plan, rebuild")
+    smalls = _smaller(model, data, speedups)
+    results = {}
+    for speedup, small in zip(speedups, smalls, strict=True):
+        folder = output
+        if len(speedups) > 1:
+            console.rule(f"{speedup:g} times faster")
+            folder = output_folder(output / _folder_name(speedup), "--output_dir")
+        results[folder] = _write(model, small, speedup, data, folder)
+        results[folder].summary["seconds"] = round(time.monotonic() - started, 1)
+        _write_json(folder / "summary.json", results[folder].summary)
+        console.print(_table(results[folder].summary))
+    _draw(model, results, output)
+    console.print(f"Results in {output} after {time.monotonic() - started:.0f} s.")
+
+
+def _smaller(model: Any, data: bin_data.Data | None, speedups: list[float]) -> list[Any]:
+    """One model per speed; warnings go to the standard error, one a line."""
+    from espace_tf.config import EspaceWarning
+    from espace_tf.pipeline import compress
+    from espace_tf.sweeping import sweep
+
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", EspaceWarning)
-        small = compress(model, data and data.train, speedup=_SPEEDUP.value, config=_config())
+        given = (model, data and data.train)
+        if len(speedups) == 1:
+            smalls = [compress(*given, speedup=speedups[0], config=_config())]
+        else:
+            smalls = [row.model for row in sweep(*given, speedups=speedups, config=_config())[1:]]
     for warning in caught:
         if issubclass(warning.category, EspaceWarning):
             print(f"espace-compress: warning: {warning.message}", file=sys.stderr)
-    if _EPOCHS.value:
-        console.rule("Fine-tune")
-        fine_tune(small, data.train, teacher=model, epochs=_EPOCHS.value, seed=_SEED.value)
+    return smalls
 
-    console.rule("Write and measure")
-    with atomic_write(output / "compressed.keras", "--output_dir") as temporary:
+
+def _write(
+    model: Any, small: Any, speedup: float, data: bin_data.Data | None, folder: Path
+) -> _Result:
+    """Trains a compressed model if asked, writes it and measures what was written."""
+    from espace_tf import benchmarking
+    from espace_tf.finetuning import fine_tune
+
+    if _EPOCHS.value:
+        fine_tune(small, data.train, teacher=model, epochs=_EPOCHS.value, seed=_SEED.value)
+    with atomic_write(folder / "compressed.keras", "--output_dir") as temporary:
         small.save(temporary)
-    small.espace_plan.save(output / "plan.json")
+    small.espace_plan.save(folder / "plan.json")
     # What is judged is what was written.
-    written = models.load(output / "compressed.keras")
+    written = models.load(folder / "compressed.keras")
     rows = benchmarking.benchmark(
         *(model, written),
         batch_size=_BATCH.value,
@@ -180,16 +245,40 @@ def _compress(output: Path) -> None:
         inputs=None if data is None else data.x[: _BATCH.value],
         names=("before", "after"),
     )
-    accuracy = _accuracies({"before": model, "after": written}, data)
-    exports = _export(written, output, data)
-    if _REPORT.value:
-        reporting.report(small, output / "report.html", accuracy=accuracy, rows=rows)
-    summary = _summary(rows, accuracy, exports, {"before": model, "after": written})
-    summary["seconds"] = round(time.monotonic() - started, 1)
-    with atomic_write(output / "summary.json", "--output_dir") as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    console.print(_table(summary))
-    console.print(f"Results in {output} after {summary['seconds']:.0f} s.")
+    named = {"before": model, "after": written}
+    found = _accuracies(named, data)
+    summary = _summary(speedup, rows, found, _export(written, folder, data), named)
+    return _Result(small, rows, found, summary)
+
+
+def _draw(model: Any, results: dict[Path, _Result], output: Path) -> None:
+    """Reports of all speeds, and the curve of several."""
+    from espace_tf import curves, reporting, sweeping
+
+    speeds = []
+    if len(results) > 1:
+        found = [result.accuracy or {} for result in results.values()]
+        speeds = [sweeping.given(model, accuracy=found[0].get("before"))]
+        for result, accuracies in zip(results.values(), found, strict=True):
+            measured = result.summary["speedup"]
+            known = {"measured": measured, "accuracy": accuracies.get("after")}
+            speeds.append(sweeping.row(result.small, **known))
+        columns = ("asked", "measured", "damage", "accuracy")
+        table = [{name: getattr(row, name) for name in columns} for row in speeds]
+        _write_json(output / "sweep.json", table)
+    if not _REPORT.value:
+        return
+    for folder, result in results.items():
+        known = {"accuracy": result.accuracy, "rows": result.rows, "sweep": speeds}
+        reporting.report(result.small, folder / "report.html", **known)
+    if curves.measure(speeds):
+        with atomic_write(output / "sweep.svg", "--output_dir") as temporary:
+            temporary.write_bytes(curves.speed_curve(speeds))
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with atomic_write(path, "--output_dir") as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _prepare_runtime() -> None:
@@ -218,24 +307,6 @@ def _config() -> Any:
         exclude=_EXCLUDE.value,
         seed=_SEED.value,
     )
-
-
-def accuracy(outputs: np.ndarray, labels: np.ndarray) -> float | None:
-    """Share of the examples whose largest output is the label; None if these are no classes.
-
-    Args:
-        outputs: [N, classes].
-        labels: [N] integers, or [N, classes] with a 1 at the class.
-    """
-    if not isinstance(outputs, np.ndarray) or outputs.ndim != 2 or outputs.shape[1] < 2:
-        return None
-    labels = np.asarray(labels)
-    if labels.shape == outputs.shape:
-        labels = labels.argmax(-1)
-    labels = labels.reshape(len(outputs), -1)
-    if labels.shape[1] != 1 or not np.issubdtype(labels.dtype, np.integer):
-        return None
-    return float(np.mean(outputs.argmax(-1) == labels[:, 0]))
 
 
 def _accuracies(named: dict[str, Any], data: bin_data.Data | None) -> dict[str, float] | None:
@@ -274,9 +345,11 @@ def _export(model: Any, output: Path, data: bin_data.Data | None) -> list[dict[s
     return described
 
 
-def _summary(rows: Any, accuracies: Any, exports: Any, named: dict[str, Any]) -> dict[str, Any]:
+def _summary(
+    speedup: float, rows: Any, accuracies: Any, exports: Any, named: dict[str, Any]
+) -> dict[str, Any]:
     """All numbers of the run, for summary.json and the table."""
-    summary = {"asked_speedup": _SPEEDUP.value, "speedup": 1 / rows[1].ratio}
+    summary = {"asked_speedup": speedup, "speedup": 1 / rows[1].ratio}
     summary |= {"runtime": _RUNTIME.value, "batch_size": _BATCH.value, "threads": _THREADS.value}
     for row in rows:
         summary[row.name] = {

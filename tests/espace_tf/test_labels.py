@@ -61,3 +61,13 @@ def test_what_is_right_passes(loss, shape, given):
 def test_what_is_wrong_is_said(loss, shape, given, words):
     with pytest.raises(ValueError, match=words):
         labels.check([loss], [np.zeros(shape)], [np.asarray(given)])
+
+
+def test_accuracy_of_class_numbers_and_one_hot_rows():
+    outputs = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
+    assert labels.accuracy(outputs, np.array([1, 0, 0])) == pytest.approx(2 / 3)
+    assert labels.accuracy(outputs, np.array([[1], [0], [1]])) == 1
+    assert labels.accuracy(outputs, np.eye(2)[[1, 0, 1]]) == 1
+    assert labels.accuracy(outputs, np.array([0.5, 0.1, 0.2])) is None
+    assert labels.accuracy(outputs[:, :1], np.array([0, 0, 0])) is None
+    assert labels.accuracy([outputs, outputs], np.array([1, 0, 0])) is None

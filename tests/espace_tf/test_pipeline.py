@@ -54,7 +54,7 @@ def synthetic(model: keras.Model, data=None, *, config: EspaceConfig, **_) -> An
 def clock(factor: float, asked: list):
     """A machine on which changed layers take `factor` times what the operations suggest."""
 
-    def measured(model, small, config):
+    def measured(model, small, config, *_):
         made = small.espace_plan
         asked.append(made)
         macs = {site.path: (site.macs(), site) for site in graph.sites(model)}
@@ -74,7 +74,8 @@ def test_plans_again_until_the_measured_speed_is_right(monkeypatch, factor):
     monkeypatch.setattr(pipeline, "_measured_speedup", clock(factor, asked))
     model = network()
     small = compress(model, speedup=1.5, verbose=0)
-    assert len(asked) == 1 if factor == 1.0 else 1 < len(asked) <= 3
+    # The first plan, three corrections at most, and the one that is chosen once more.
+    assert len(asked) == 2 if factor == 1.0 else 2 < len(asked) <= 5
     made = small.espace_plan
     assert made.measured_speedup == pytest.approx(1.5, rel=0.1), factor
     assert isinstance(small, keras.Model) and small is not model
@@ -212,7 +213,7 @@ def test_stages_train_and_speed_up_geometrically(monkeypatch):
     small, histories = compress_in_stages(
         network(), labelled(), speedup=1.96, stages=2, config=config, verbose=0, batch_size=16
     )
-    assert [each.speedup for each in asked] == pytest.approx([1.4, 1.96])
+    assert [each.speedup for each in asked] == pytest.approx([1.4, 1.4, 1.96, 1.96])
     assert len(histories) == 2
     assert all(np.isfinite(each.history["loss"]).all() for each in histories)
     assert small.espace_plan.speedup == pytest.approx(1.96)

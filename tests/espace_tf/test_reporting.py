@@ -12,6 +12,7 @@ from espace_tf.benchmarking import Row
 from espace_tf.plans import LayerPlan, Plan
 from espace_tf.reporting import DOT, NO_IMPACT, draw_map, report, short
 from espace_tf.sites import Site
+from espace_tf.sweeping import SweepRow
 
 PLAN = Plan(
     layers={
@@ -100,6 +101,23 @@ def test_everything_that_is_known_is_shown(tmp_path):
     assert len(page.links) == 2
     assert page.links[0].startswith("data:image/svg+xml;base64,")
     assert page.links[1].startswith("data:image/png;base64,")
+
+
+def test_the_curve_of_a_sweep_and_its_rows(tmp_path):
+    model = SimpleNamespace(name="net", espace_plan=PLAN)
+    rows = [
+        SweepRow(asked=1.0, measured=1.0, damage=0.0, accuracy=0.923),
+        SweepRow(asked=3.0, measured=2.94, damage=0.0123, accuracy=0.9188, model=model),
+    ]
+    page = Page(report(model, tmp_path / "a.html", sweep=rows).read_text(encoding="utf-8"))
+    for words in ("Speeds", "accuracy on held-out images", "2.94× 0.0123 91.88 –"):
+        assert words in page.text, words
+    assert [link.split(";")[0] for link in page.links] == ["data:image/svg+xml", "data:image/png"]
+    unknown = [SweepRow(asked=2.0, measured=1.9)]
+    page = Page(report(PLAN, tmp_path / "a.html", sweep=unknown).read_text(encoding="utf-8"))
+    assert "1.90×" in page.text and len(page.links) == 1
+    with pytest.raises(TypeError, match="sweep must be what sweep returned"):
+        report(PLAN, tmp_path / "a.html", sweep=ROWS)
 
 
 def test_a_plan_alone_is_enough(tmp_path):

@@ -45,6 +45,19 @@ def test_no_round_begins_after_the_time_but_three_are_taken(seconds, rounds):
     assert len(clock.order) == 2 + rounds
 
 
+def test_a_ratio_of_rounds_survives_phases_of_the_machine():
+    # Slow, then fast within the slower's own calls: medians of the times are of both phases.
+    pace = [5, 5, 1, 1, 1, 4, 4]
+    with pytest.MonkeyPatch.context() as patch:
+        clock = Clock(patch)
+        slow = clock.call("slow", [9, 9, *(0.03 * each for each in pace)])
+        fast = clock.call("fast", [9, 9, *(0.01 * each for each in pace)])
+        assert timing.ratio(slow, fast, repeats=7, seconds=100) == pytest.approx(3.0)
+        hit = clock.call("hit", [9, 9, 0.03, 0.5, 0.03, 0.03, 0.03])
+        fast = clock.call("fast", [9, 9, 0.01, 0.01, 0.01, 0.2, 0.01])
+        assert timing.ratio(hit, fast, repeats=5, seconds=100) == pytest.approx(3.0)
+
+
 def network():
     keras.utils.set_random_seed(0)
     layers = [keras.Input((6, 6, 3)), keras.layers.Conv2D(4, 3, activation="relu")]

@@ -99,6 +99,26 @@ def test_all_results_are_written(files, tmp_path, capsys):
     assert "little" in (output / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("data", [True, False])
+def test_several_speeds_get_a_folder_each_and_a_curve(data, files, tmp_path, capsys):
+    output, given = tmp_path / "out", [f"--data={files / 'data.npz'}"] if data else []
+    speeds = ("--speedup=1.2,1.5", "--speedup=2") if data else ("--speedup=1.2,1.5",)
+    arguments = (f"--model={files / 'model.keras'}", f"--output_dir={output}", "--export=")
+    assert call(*arguments, *speeds, *given) == 0, capsys.readouterr().err
+    folders = ["1.2x", "1.5x", "2x"] if data else ["1.2x", "1.5x"]
+    assert sorted(os.listdir(output)) == [*folders, "sweep.json", "sweep.svg"]
+    rows = json.loads((output / "sweep.json").read_text())
+    assert [f"{row['asked']:g}x" for row in rows] == ["1x", *folders]
+    for folder, row in zip(folders, rows[1:], strict=True):
+        summary = json.loads((output / folder / "summary.json").read_text())
+        assert row["measured"] == summary["speedup"]
+        assert row["accuracy"] == summary["after"]["accuracy"]
+        assert (row["accuracy"] is not None) == data
+        assert (output / folder / "compressed.keras").is_file()
+        assert "Speeds" in (output / folder / "report.html").read_text(encoding="utf-8")
+    assert (output / "sweep.svg").read_bytes().startswith(b"<?xml")
+
+
 def test_flags_from_a_file_and_no_data(files, tmp_path, capsys):
     output = tmp_path / "out"
     (tmp_path / "flags").write_text(
@@ -112,7 +132,9 @@ def test_flags_from_a_file_and_no_data(files, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--speedup=1"], "--speedup must be a number above 1. Received: 1.0"),
+        (["--speedup=1"], "--speedup must be a number above 1, or several. Received: 1"),
+        (["--speedup=2,x"], "--speedup must be a number above 1, or several. Received: 2, x"),
+        (["--speedup=2", "--speedup=3,2.0"], "must be different numbers. Received: 2, 3, 2.0"),
         (["--model=missing.keras"], "--model must be an existing .keras or .h5 file. Received: 'm"),
         (["--output_dir="], "--output_dir must be a path that is not empty"),
         (["--data=missing.npz"], "none of these"),
@@ -182,15 +204,6 @@ def test_files_of_both_libraries_are_read(tmp_path):
     (tmp_path / "bad.keras").write_text("no model")
     with pytest.raises(ValueError, match="cannot be read"):
         models.load(tmp_path / "bad.keras")
-
-
-def test_accuracy():
-    outputs = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
-    assert compress.accuracy(outputs, np.array([1, 0, 0])) == pytest.approx(2 / 3)
-    assert compress.accuracy(outputs, np.array([[1], [0], [1]])) == 1
-    assert compress.accuracy(outputs, np.eye(2)[[1, 0, 1]]) == 1
-    assert compress.accuracy(outputs, np.array([0.5, 0.1, 0.2])) is None
-    assert compress.accuracy(outputs[:, :1], np.array([0, 0, 0])) is None
 
 
 def test_help_of_the_installed_command_says_what_comes_out():
