@@ -1,4 +1,4 @@
-"""Long benchmarks in steps: each one's result and wall time on disk, so that a killed run goes on."""
+"""Long benchmarks in steps: results and wall times on disk, so that a killed run goes on."""
 
 import json
 import shutil

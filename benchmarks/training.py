@@ -1,4 +1,4 @@
-"""Training on, fine-tuning with the best kept, and accuracy, for benchmarks; all of it resumable."""
+"""Training on, fine-tuning with the best kept, and accuracy, for benchmarks; resumable."""
 
 import json
 import time
@@ -84,7 +84,7 @@ def train_on(
         _keep_state(model, state, work)
     while state["stale"] < patience and state["seconds"] < 60 * minutes:
         began, number = time.perf_counter(), len(state["epochs"])
-        model.fit(images.window(number, epoch_images, batch, seed), verbose=0)
+        model.fit(images.window(number, epoch_images, batch, seed), shuffle=False, verbose=0)
         found = top1(model, images.holdout)
         state["epochs"].append(found)
         state["stale"] = 0 if found > state["best"] else state["stale"] + 1
