@@ -13,7 +13,8 @@ For AlexNet (5.48 times) and GoogLeNet (4.12 times), 224 x 224 networks on Fashi
  5. evaluate   teacher, control, compressed before and after tuning, on the test images
  6. time       TensorFlow and LiteRT, batch 1 and 16, in turns with the dense network: the baseline
                has its batch norms folded; beside it the network as it came
- 7. table      headline.json and headline.md in --output_dir, and on the screen
+ 7. table      headline.json and headline.md in --output_dir (speed.json and speed.md with
+               --speed_only), and on the screen
 
 Every step's result and wall time is kept in --output_dir: the same command goes on where a killed
 run stopped, inside a step too. Images: --data, by default the Debian package
@@ -89,7 +90,7 @@ _TEST = flags.DEFINE_integer("test_images", 10000, "Test images, at most.", 1)
 _EPOCH = flags.DEFINE_integer("epoch_images", 4000, "Images in an epoch of training on.", 1)
 _PATIENCE = flags.DEFINE_integer("patience", 3, "Epochs without a rise after which it ends.", 1)
 _MINUTES = flags.DEFINE_float("train_minutes", 90, "Of training on, at most, a network.", 0)
-_RATE = flags.DEFINE_float("train_rate", 3e-4, "Adam's rate; halved when accuracy stalls.", 0)
+_RATE = flags.DEFINE_float("train_rate", 1e-4, "Adam's rate; halved when accuracy stalls.", 0)
 _TRAIN_BATCH = flags.DEFINE_integer("train_batch", 32, "Images a step, all training.", 1)
 _CALIBRATION = flags.DEFINE_integer("calibration_images", 512, "To compress with.", 1)
 _BATCH = flags.DEFINE_integer("batch_size", 16, "Images per call that is to become faster.", 1)
@@ -145,6 +146,11 @@ def check_flags() -> dict[str, float]:
             f"--speedups must be one number or {len(names)}, one for each of {', '.join(names)}. "
             f"Received: {len(speeds)} numbers"
         )
+    for low, high in ((_TRAIN_BATCH, _EPOCH), (_ROUNDS, _STEPS)):
+        if low.value > high.value:
+            raise ValueError(
+                f"--{low.name} must be at most --{high.name}, {high.value}. Received: {low.value}"
+            )
     for each in _TIMED.value:
         _number(each, "--timed_batches", int, 0)
     return dict(zip(names, speeds * (len(names) // len(speeds)), strict=True))
@@ -211,6 +217,9 @@ def compressed(model: keras.Model, data: Any, speedup: float, folder: Path, work
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", EspaceWarning)
         small = espace_tf.compress(model, data, speedup=speedup, config=config)
+    unreached = [str(w.message) for w in caught if issubclass(w.category, EspaceWarning)]
+    for each in unreached:
+        print(f"headline: warning: {each}", file=sys.stderr)
     training.save(small, folder / "compressed.keras")
     plan = small.espace_plan
     plan.save(folder / "plan.json")
@@ -220,7 +229,7 @@ def compressed(model: keras.Model, data: Any, speedup: float, folder: Path, work
         "measured": plan.measured_speedup,
         "masked": sum(layer.positions is not None for layer in plan.layers.values()),
         "decomposed": sum(layer.rank is not None for layer in plan.layers.values()),
-        "warnings": [str(w.message) for w in caught if issubclass(w.category, EspaceWarning)],
+        "warnings": unreached,
         "macs": [cost.macs(model), cost.macs(small)],
         "parameters": [model.count_params(), small.count_params()],
     }
@@ -341,8 +350,25 @@ def run(speeds: dict[str, float]) -> None:
             result = speed_only(name, speedup, steps)
         results[name] = {**result, "seconds": steps.seconds}
         keras.utils.clear_session()
-        headline_tables.write(Path(_OUTPUT.value), results, _DATASET.value if accurate else None)
+        headline_tables.write(Path(_OUTPUT.value, _file()), results, _about())
     headline_tables.show(results)
+
+
+def _file() -> str:
+    """Of the results, without suffix."""
+    return "speed" if _SPEED_ONLY.value else "headline"
+
+
+def _about() -> str:
+    """What the networks and the data are."""
+    if _SPEED_ONLY.value:
+        weights = "Random weights" if _MODEL.value is None else Path(_MODEL.value).name
+        return f"{weights}, random images: speed only, no accuracy is claimed."
+    if _DATASET.value != "fashion":
+        return f"Data: {_DATASET.value}, as TensorFlow Datasets has it."
+    if _MODEL.value is not None:
+        return f"Data: {Path(_DATA.value).name}."
+    return f"Data: Fashion-MNIST ({Path(_DATA.value).name}), resized to 224 x 224 in the network."
 
 
 def main(argv: list[str]) -> int:

@@ -80,24 +80,19 @@ def _seconds(result: Mapping[str, Any], step: str) -> str:
     return f"{sum(each for key, each in result['seconds'].items() if _step(key) == step):.0f}"
 
 
-def write(folder: Path, results: Mapping[str, Any], dataset: str | None) -> None:
-    """Writes headline.json and headline.md.
+def write(path: Path, results: Mapping[str, Any], about: str) -> None:
+    """Writes the results as path.json and as path.md.
 
     Args:
-        folder: where.
+        path: without suffix.
         results: by network.
-        dataset: what the networks were judged on; None: weights are random.
+        about: what the networks and the data are.
     """
-    write_json(folder / "headline.json", {"dataset": dataset, "networks": results})
-    data = {
-        None: "Random weights and images: speed only, no accuracy is claimed.",
-        "fashion": "Data: Fashion-MNIST, resized to 224 x 224 inside the network.",
-    }.get(dataset, f"Data: {dataset}.")
-    parts = [data, "The dense network that ratios refer to has its batch norms folded."]
-    parts += [
-        f"**{title}**\n\n{markdown(columns, rows)}" for title, columns, rows in tables(results)
-    ]
-    with atomic_write(folder / "headline.md") as temporary:
+    write_json(path.with_suffix(".json"), {"about": about, "networks": results})
+    parts = [f"{about} The dense network that ratios refer to has its batch norms folded."]
+    for title, columns, rows in tables(results):
+        parts.append(f"**{title}**\n\n{markdown(columns, rows)}")
+    with atomic_write(path.with_suffix(".md")) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n")
 
 

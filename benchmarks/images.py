@@ -1,6 +1,7 @@
 """Images for benchmarks that train: Fashion-MNIST, or a TensorFlow Dataset such as ImageNet."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,34 +147,48 @@ def tfds_images(
             f"--dataset={name} needs tensorflow-datasets: pip install espace_tf[tfds]"
         ) from error
     decode = _decoder(tuple(model.inputs[0].shape[1:]), scaling)
-    try:
+    with _in_words(name):
         builder = tfds.builder(name, data_dir=data_dir)
         sizes = {key: split.num_examples for key, split in builder.info.splits.items()}
-        judged = "validation" if "validation" in sizes else "test"
-        parts = {
-            "train": f"train[:{sizes['train'] - holdout}]",
-            "holdout": f"train[{sizes['train'] - holdout}:]",
-            "test": f"{judged}[:{min(test_images, sizes[judged])}]",
+        judged, kept = "validation" if "validation" in sizes else "test", sizes["train"] - holdout
+        tested = min(test_images, sizes[judged])
+    if kept < 1:
+        raise ValueError(
+            f"--holdout must be below the {sizes['train']} training images. Received: {holdout}"
+        )
+    parts = {"train": f"train[:{kept}]", "holdout": f"train[{kept}:]"}
+    parts["test"] = f"{judged}[:{tested}]"
+    options = {
+        "read_config": tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+        "decoders": {"image": tfds.decode.SkipDecoding()},
+    }
+    with _in_words(name):
+        found = {
+            key: builder.as_dataset(split=part, **options).map(lambda x: (x["image"], x["label"]))
+            for key, part in parts.items()
         }
-        read = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-        skip = {"image": tfds.decode.SkipDecoding()}
-        options = {"as_supervised": True, "read_config": read, "decoders": skip}
-        found = {key: builder.as_dataset(split=part, **options) for key, part in parts.items()}
+    return Images(
+        train=found["train"].shuffle(_SHUFFLED, seed=seed, reshuffle_each_iteration=False),
+        decode=decode,
+        train_images=kept,
+        holdout=found["holdout"].map(decode, num_parallel_calls=2).batch(_BATCH),
+        holdout_images=holdout,
+        test=found["test"].map(decode, num_parallel_calls=2).batch(_BATCH),
+        test_images=tested,
+        classes=builder.info.features["label"].num_classes,
+    )
+
+
+@contextlib.contextmanager
+def _in_words(name: str) -> Iterator[None]:
+    """Turns what a TensorFlow Dataset raises into a ValueError that says what to do."""
+    try:
+        yield
     except Exception as error:  # Each kind of dataset raises its own.
         raise ValueError(
             f"--dataset={name} cannot be read ({type(error).__name__}: {error}): prepare it with "
             f"tfds.builder({name!r}, data_dir=...).download_and_prepare(), and name its --data_dir"
         ) from error
-    return Images(
-        train=found["train"].shuffle(_SHUFFLED, seed=seed, reshuffle_each_iteration=False),
-        decode=decode,
-        train_images=sizes["train"] - holdout,
-        holdout=found["holdout"].map(decode, num_parallel_calls=2).batch(_BATCH),
-        holdout_images=holdout,
-        test=found["test"].map(decode, num_parallel_calls=2).batch(_BATCH),
-        test_images=min(test_images, sizes[judged]),
-        classes=builder.info.features["label"].num_classes,
-    )
 
 
 def _decoder(shape: tuple[int, ...], scaling: str) -> Callable:
