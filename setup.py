@@ -31,10 +31,11 @@ REMEDY = (
     "`make native` in a checkout, or `pip install --no-build-isolation .`"
 )
 CORE = (
-    *("masked_conv2d", "gradients", "depthwise", "pooling", "channels", "variants", "validate"),
+    *("convolution", "masked_conv2d", "gradients", "depthwise", "pooling", "program"),
+    *("fused_graph", "channels", "variants", "validate"),
     *("variant_portable", "channels_portable"),
 )
-OPERATIONS = ("masked_conv2d_op", "packed_ops")
+OPERATIONS = ("masked_conv2d_op", "packed_ops", "fused_graph_op")
 # One file per instruction set, compiled for it; the rest runs on every processor of the family.
 AVX2, AVX512 = ["-mavx2", "-mfma"], ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mfma"]
 INSTRUCTION_SETS = {

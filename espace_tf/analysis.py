@@ -136,7 +136,9 @@ class Analysis:
         config: the configuration it was made with.
         sites: by path, in execution order.
         skipped: path -> why this convolution stays as it is.
-        model_ms: milliseconds of one call of the whole model.
+        model_ms: milliseconds of one call of the whole model, stripped.
+        fused_ms: the same with fused graphs, in which its compressed forms will run; None where
+            they will not.
         baseline_loss: mean loss per sample on the damage images; None without data.
         target: what the gradients belong to: "labels", "drawn labels", "projections", "no data".
         images: how many images the statistics come from.
@@ -147,6 +149,7 @@ class Analysis:
     sites: dict[str, SiteAnalysis]
     skipped: dict[str, str] = field(default_factory=dict)
     model_ms: float = 0.0
+    fused_ms: float | None = None
     baseline_loss: float | None = None
     target: str = "no data"
     images: int = 0
@@ -226,7 +229,7 @@ class Analysis:
         )
 
 
-_SCALARS = ("model_ms", "baseline_loss", "target", "images")
+_SCALARS = ("model_ms", "fused_ms", "baseline_loss", "target", "images")
 
 
 def _arrays_path(path: Path) -> Path:

@@ -15,6 +15,8 @@ from espace_tf import graph, moments, offers, targets, timing
 from espace_tf.analysis import Analysis, SiteAnalysis
 from espace_tf.config import EspaceConfig
 from espace_tf.factors import reconstruct
+from espace_tf.fusing import fuse
+from espace_tf.kernels.fused import fused_operations
 from espace_tf.options import Option
 from espace_tf.rewriting import strip
 from espace_tf.sites import Site
@@ -84,7 +86,7 @@ def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) ->
         )
         for site in usable
     }
-    model_ms = _time(model, sites, stages, config, progress)
+    model_ms, fused_ms = _time(model, sites, stages, config, progress)
     if data is not None:
         probe_images = [x for x, _ in batches(_probe_images(sites, config))]
         what_if = _Once(
@@ -101,6 +103,7 @@ def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) ->
         sites=sites,
         skipped=skipped,
         model_ms=model_ms,
+        fused_ms=fused_ms,
         target="no data" if resolved is None else resolved.name,
         images=images,
         baseline_loss=baseline,
@@ -203,29 +206,47 @@ def _time(
     stages: Stages,
     config: EspaceConfig,
     progress: Progress,
-) -> float:
-    """Fills dense_ms and options; returns the stripped model's milliseconds."""
+) -> tuple[float, float | None]:
+    """Fills dense_ms and options; returns the milliseconds of the stripped model, as it is and with
+    fused graphs (None where there are none).
+    """
+    plain = strip(model, fuse=False)
+    fused = _fused(plain, config)
+    left = graph.layers(plain if fused is None else fused)
     known: dict[str, float] = {}
     with progress("times of layers", len(sites)) as advance:
         for path, site in sites.items():
-            stored = stages.get(f"times-{path}", lambda site=site: _timed(site, known))
+            inside = path not in left
+            stored = stages.get(
+                f"{'fused-' if inside else ''}times-{path}",
+                lambda site=site, inside=inside: _timed(site, known, inside),
+            )
             entries = json.loads(str(stored["options"]))
             site.options = tuple(Option(**entry) for entry in entries)
             site.dense_ms = site.options[0].ms
             site.release()
             advance(1)
     if any(None in tensor.shape[1:] for tensor in model.inputs):
-        return sum(site.dense_ms for site in sites.values())
+        return sum(site.dense_ms for site in sites.values()), None
+    models = [plain] if fused is None else [plain, fused]
     options = {"batch_size": config.batch_size, "runtime": config.runtime}
-    measured = strip(model)
     compute = lambda: {  # noqa: E731
-        "ms": np.array(timing.time_models([measured], threads=config.threads, **options))
+        "ms": np.array(timing.time_models(models, threads=config.threads, **options))
     }
-    return float(stages.get("model", compute)["ms"][0])
+    times = stages.get("model" if fused is None else "fused-model", compute)["ms"].tolist()
+    return times[0], None if fused is None else times[1]
 
 
-def _timed(site: SiteAnalysis, known: dict[str, float]) -> Arrays:
-    _, options = offers.timed(site, offers.offered(site), known)
+def _fused(plain: Any, config: EspaceConfig) -> Any | None:
+    """The stripped model with fused graphs, as its compressed form will run; None: it will not."""
+    library = graph.library(plain).__name__
+    if config.runtime != "tf" or library != "keras" or fused_operations() is None:
+        return None
+    return fuse(plain)
+
+
+def _timed(site: SiteAnalysis, known: dict[str, float], fused: bool) -> Arrays:
+    _, options = offers.timed(site, offers.offered(site), known, fused=fused)
     return {"options": np.array(json.dumps([dataclasses.asdict(option) for option in options]))}
 
 

@@ -11,6 +11,7 @@ from espace_tf.config import EspaceWarning
 
 Replace = Callable[[str, Any], Any | None]
 Insert = Callable[[str], Sequence[Any | None] | None]
+Divide = Callable[[Any], Sequence[tuple[Sequence[int], str | None]]]
 
 
 def clone(model: Any, replace: Replace, insert: Insert | None = None) -> Any:
@@ -177,18 +178,124 @@ def _caller(library: Any, insert: Insert) -> Callable:
     return call
 
 
+def clone_in_stretches(model: Any, divide: Divide, wrap: Callable[[Any], Any]) -> Any:
+    """A copy of a Keras 3 model, weights included, with stretches of its graph as one layer each.
+
+    Every layer keeps its name, and stands where it stood or in the one model that is wrapped.
+
+    Args:
+        model: a Functional or Sequential model that has been built.
+        divide: called with every container; returns stretches of its calls, as indices into
+            `graph.nodes(container)` in an order in which they can run, each with the name of the
+            model that it is to become, or None where its calls stay as they are.
+        wrap: makes the layer of such a model.
+
+    Returns:
+        The new model, compiled as the model was.
+    """
+    library, cache = graph.library(model), {}
+
+    def make(layer: Any) -> Any:
+        if id(layer) not in cache:
+            nested = graph.is_container(layer)
+            new = _divided(library, layer, make, divide, wrap) if nested else _rebuild(layer)
+            cache[id(layer)] = layer, new
+        return cache[id(layer)][1]
+
+    copy = make(model)
+    for source, target in cache.values():
+        if graph.is_container(source):
+            target._trainable = source._trainable
+        elif isinstance(source, library.layers.Layer):
+            _copy_layer(source, target)
+    if getattr(model, "_compile_config", None) is not None:
+        _copy_compilation(model, copy)
+    return copy
+
+
+def _divided(library: Any, model: Any, make: Callable, divide: Divide, wrap: Callable) -> Any:
+    """The container of `clone_in_stretches`, for one of them."""
+    calls = _calls(model)
+    if not calls:  # not built: nothing is known of it
+        return _clone_keras(library, model, make, lambda name: None)
+    sequential = isinstance(model, library.Sequential)
+    structure = model.inputs if sequential else model.input
+    inputs = library.tree.map_structure(lambda tensor: _input(library, tensor), structure)
+    flat = library.tree.flatten(inputs)
+    made = {id(old): new for old, new in zip(model.inputs, flat, strict=True)}
+    layers = []
+    for indices, name in divide(model):
+        chosen = [calls[index] for index in indices]
+        if name is None:
+            _run(chosen, made, make)
+            layers += [make(call.operation) for call in chosen]
+        else:
+            layers.append(
+                _run_wrapped(library, name, chosen, calls, model.outputs, made, make, wrap)
+            )
+    if sequential:
+        return _class(model, "Sequential")([*flat, *layers], name=model.name)
+    outputs = library.tree.map_structure(lambda tensor: made[id(tensor)], model.output)
+    return _class(model, "Functional")(inputs, outputs, name=model.name)
+
+
+def _calls(model: Any) -> list[Any]:
+    """Keras's own nodes, in the order of `graph.nodes`."""
+    functional = getattr(model, "_functional", None) or model
+    by_depth = getattr(functional, "_nodes_by_depth", None) or {}
+    nodes = (node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth])
+    return [node for node in nodes if not node.is_input]
+
+
+def _run(calls: list[Any], made: dict[int, Any], make: Callable) -> None:
+    """Calls the new layers on the new tensors, which `made` has by the number of the old one."""
+    for call in calls:
+        args, kwargs = call.arguments.fill_in(made)
+        outputs = make(call.operation)(*args, **kwargs)
+        flat = tf.nest.flatten(outputs)
+        made.update((id(old), new) for old, new in zip(call.outputs, flat, strict=True))
+
+
+def _run_wrapped(library, name, chosen, calls, outputs, made, make, wrap) -> Any:
+    """Makes a model of some calls, wraps it, calls what that gives; returns it."""
+    written = {id(tensor): tensor for call in chosen for tensor in call.outputs}
+    read = {id(tensor): tensor for call in chosen for tensor in call.input_tensors}
+    inside = set(map(id, chosen))
+    outside = {id(tensor) for tensor in outputs}
+    outside |= {id(t) for call in calls if id(call) not in inside for t in call.input_tensors}
+    entering = [tensor for key, tensor in read.items() if key not in written]
+    leaving = [key for key in written if key in outside]
+    fresh = [library.Input(batch_shape=t.shape, dtype=t.dtype) for t in entering]
+    inner = {id(old): new for old, new in zip(entering, fresh, strict=True)}
+    _run(chosen, inner, make)
+    found = [inner[key] for key in leaving]
+
+    def single(values: list[Any]) -> Any:
+        return values[0] if len(values) == 1 else values
+
+    layer = wrap(library.Model(single(fresh), single(found), name=name))
+    shown = tf.nest.flatten(layer(single([made[id(tensor)] for tensor in entering])))
+    made.update(zip(leaving, shown, strict=True))
+    return layer
+
+
 def _copy_state(model: Any, copy: Any, replaced: set[str]) -> None:
     """Weights, states of random generators and the trainable flags of the models themselves."""
     old, new = graph.layers(model), graph.layers(copy)
     for path, layer in old.items():
         if path in replaced:
             continue
-        for source, target in zip(layer.variables, new[path].variables, strict=True):
-            target.assign(source)
-        if hasattr(new[path], "finalize_state"):  # Normalization reads constants made of weights
-            new[path].finalize_state()
+        _copy_layer(layer, new[path])
     for source, target in zip(graph.containers(model), graph.containers(copy), strict=True):
         target._trainable = source._trainable
+
+
+def _copy_layer(layer: Any, copy: Any) -> None:
+    """Weights and states of random generators."""
+    for source, target in zip(layer.variables, copy.variables, strict=True):
+        target.assign(source)
+    if hasattr(copy, "finalize_state"):  # Normalization reads constants made of weights
+        copy.finalize_state()
 
 
 def _copy_compilation(model: Any, copy: Any) -> None:

@@ -48,6 +48,8 @@ def layer_costs(model: Any) -> list[LayerCost]:
     dense = {path: layer for path, layer in known.items() if type(layer).__name__ == "Dense"}
     for call in graph.trace(model, dense) if dense else ():
         counted[call.path] = counted.get(call.path, 0) + _dense_macs(call)
+    fused = {path: layer for path, layer in known.items() if type(layer).__name__ == "FusedGraph"}
+    counted |= {path: macs(layer.model) for path, layer in fused.items()}
     return [
         LayerCost(
             path,

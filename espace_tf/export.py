@@ -145,7 +145,7 @@ def export_saved_model(model: Any, path: str | os.PathLike) -> ExportResult:
             "holds something else; give another path or remove it first."
         )
     _check_model(model)
-    stripped = strip(model)
+    stripped = strip(model, fuse=False)
     with in_words(path), tempfile.TemporaryDirectory(dir=path.parent, prefix=".saved") as aside:
         fresh = Path(aside) / "new"
         options = {"format": "tf_saved_model", "verbose": False} if _is_keras_3(model) else {}
@@ -166,7 +166,7 @@ def inference_copy(model: Any, runtime: str = "litert") -> Any:
         ValueError: model does not say what its inputs are.
     """
     _check_model(model)
-    stripped = strip(model)
+    stripped = strip(model, fuse=runtime != "litert")
     if runtime == "litert" and _is_keras_3(model):
         for layer in _half_layers(stripped):
             # LiteRT's built-in convolutions have no float16 or bfloat16 arithmetic.

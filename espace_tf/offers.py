@@ -1,20 +1,22 @@
 """The options of a convolution: which ranks and masks are offered, and what time they take."""
 
 import dataclasses
-from collections.abc import Callable
 
+import keras
 import numpy as np
 
 from espace_tf import timing
 from espace_tf.analysis import SiteAnalysis
 from espace_tf.config import EspaceConfig
+from espace_tf.keras_layers import MaskedConv2D
 from espace_tf.options import ORDERS, Option, candidate_ranks, interpolate_ms
 from espace_tf.sites import Site
+from espace_tf.step_times import step_times
 
 # Shares of the break-even rank that are offered, and of them those that are timed.
-FRACTIONS = (0.1, 0.17, 0.25, 0.33, 0.42, 0.5, 0.6, 0.75)
+FRACTIONS = (0.03, 0.06, 0.1, 0.17, 0.25, 0.33, 0.42, 0.5, 0.6, 0.75)
 # Ranks (by index into the offered ones) that are offered with a mask, too.
-_MASKED_RANKS = (1, 3, 5)
+_MASKED_RANKS = (0, 1, 2, 4, 6)
 # A round of timing ends after so long; a median of three calls is the least.
 _SECONDS = 0.5
 
@@ -75,11 +77,12 @@ def _ranks(analysis: SiteAnalysis) -> tuple[str, list[int]]:
 
 
 def timed(
-    analysis: SiteAnalysis, options: list[Option], known: dict[str, float]
+    analysis: SiteAnalysis, options: list[Option], known: dict[str, float], *, fused: bool = False
 ) -> tuple[float, list[Option]]:
     """The layer's milliseconds as it is, and the options with theirs.
 
-    Measured, in turns with the untouched layer: the least, the middle and the largest rank; of
+    As steps of a fused graph all options are measured. Otherwise a few are, in turns with the
+    untouched layer: the least, the middle and the largest rank; of
     every kind of mask (alone, or with pairs, per family) the largest and the smallest keep. The
     other options lie on the lines between the measured ones of their kind, over
     multiply-accumulates; `measured` tells which is which.
@@ -88,13 +91,14 @@ def timed(
         analysis: the site.
         options: from `offered`.
         known: times by signature, shared between sites of equal shape; added to.
+        fused: whether the layer will be part of a fused graph.
     """
     kinds: dict[tuple, list[Option]] = {}
     for option in options[1:]:
         kinds.setdefault((option.rank is None, option.family), []).append(option)
-    chosen = {kind: _sampled(members) for kind, members in kinds.items()}
+    chosen = {kind: members if fused else _sampled(members) for kind, members in kinds.items()}
     wanted = [options[0], *(option for members in chosen.values() for option in members)]
-    times = _measure(analysis, wanted, known)
+    times = _measure(analysis, wanted, known, fused)
     found = [dataclasses.replace(options[0], ms=times[options[0]], measured=True)]
     for kind, members in kinds.items():
         points = chosen[kind]
@@ -118,20 +122,17 @@ def _sampled(options: list[Option]) -> list[Option]:
 
 
 def _measure(
-    analysis: SiteAnalysis, options: list[Option], known: dict[str, float]
+    analysis: SiteAnalysis, options: list[Option], known: dict[str, float], fused: bool
 ) -> dict[Option, float]:
     """Milliseconds of these options, the first one being the layer as it is, calling aside."""
-    site, config = analysis.site, analysis.config
     totals = dict.fromkeys(options, 0.0)
-    for size in site.input_sizes:
-        keys = {option: _signature(site, size, option, config) for option in options}
+    measure = _fused_times if fused else _single_times
+    for size in analysis.site.input_sizes:
+        keys = {option: _signature(analysis, size, option, fused) for option in options}
         missing = [option for option in options[1:] if keys[option] not in known]
         dense = keys[options[0]]
         if missing or dense not in known:
-            calls = [_runner(analysis, size, option) for option in [options[0], *missing]]
-            calls.append(_overhead(site, size, config))
-            *times, overhead = timing.alternate(calls, repeats=15, seconds=_SECONDS * len(calls))
-            first, *others = (max(ms - overhead, 0.1 * ms) for ms in times)
+            first, *others = measure(analysis, size, [options[0], *missing])
             base = known.setdefault(dense, first)
             for option, ms in zip(missing, others, strict=True):
                 known[keys[option]] = ms * base / first
@@ -140,28 +141,56 @@ def _measure(
     return totals
 
 
-def _overhead(site: Site, size: tuple[int, int], config: EspaceConfig) -> Callable:
-    """What one call costs that does nothing: a layer inside a network does not pay for it."""
-    if config.runtime == "litert":
-        return lambda: None
-    shape = (config.batch_size, *size, site.in_channels)
-    return timing.nothing([np.zeros(shape, np.float32)])
-
-
-def _runner(analysis: SiteAnalysis, size: tuple[int, int], option: Option) -> Callable:
+def _fused_times(
+    analysis: SiteAnalysis, size: tuple[int, int], options: list[Option]
+) -> list[float]:
+    """As steps of a fused graph."""
     config = analysis.config
-    positions = None
-    if option.family is not None:
-        positions = analysis.positions(option.family, option.keep)
-    site = analysis.site
-    layer = timing.single_layer(site, rank=option.rank, order=option.order, positions=positions)
-    shape = (config.batch_size, *size, site.in_channels)
-    return timing.layer_runner(layer, shape, config.runtime, config.threads)
+    return step_times(
+        [_layer(analysis, option, MaskedConv2D) for option in options],
+        (config.batch_size, *size, analysis.site.in_channels),
+        threads=config.threads,
+        seconds=_SECONDS,
+    )
 
 
-def _signature(site: Site, size: tuple[int, int], option: Option, config: EspaceConfig) -> str:
+def _single_times(
+    analysis: SiteAnalysis, size: tuple[int, int], options: list[Option]
+) -> list[float]:
+    """As single operations, less what a call costs that does nothing."""
+    config = analysis.config
+    shape = (config.batch_size, *size, analysis.site.in_channels)
+    calls = [
+        timing.layer_runner(
+            _layer(analysis, option, keras.layers.Conv2D), shape, config.runtime, config.threads
+        )
+        for option in options
+    ]
+    if config.runtime != "litert":  # A layer inside a network does not pay for a call.
+        calls.append(timing.nothing([np.zeros(shape, np.float32)]))
+    times = timing.alternate(calls, repeats=15, seconds=_SECONDS * len(calls))
+    overhead = times[len(options)] if len(times) > len(options) else 0.0
+    return [max(ms - overhead, 0.1 * ms) for ms in times[: len(options)]]
+
+
+def _layer(analysis: SiteAnalysis, option: Option, dense: type) -> keras.layers.Layer:
+    """The layer that an option stands for, not built; `dense` where it is the layer as it is."""
+    masked = option.family is not None
+    return timing.single_layer(
+        analysis.site,
+        rank=option.rank,
+        order=option.order,
+        positions=analysis.positions(option.family, option.keep) if masked else None,
+        dense=dense,
+    )
+
+
+def _signature(
+    analysis: SiteAnalysis, size: tuple[int, int], option: Option, fused: bool
+) -> str:
     """What decides the time of a call."""
+    site, config = analysis.site, analysis.config
     shape = (size, site.kernel_size, site.strides, site.dilation_rate, site.padding, site.groups)
     change = (option.rank, option.rank and option.order, option.family, option.keep)
-    where = (config.runtime, config.batch_size, config.threads)
+    where = (config.runtime, config.batch_size, config.threads, fused)
     return repr((shape, site.in_channels, site.filters, change, where))

@@ -5,7 +5,7 @@ Imports neither TensorFlow nor Keras: a saved Analysis can be planned on any mac
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from espace_tf.allocation import allocate, cheapest
 from espace_tf.analysis import Analysis, SiteAnalysis
@@ -115,6 +115,8 @@ def _choose_options(
     damages = [[max(each.damage, 0.0) for each in options] for options in offered.values()]
     picked = allocate(costs, damages, budget)
     reached = picked is not None
+    if reached and analysis.fused_ms:
+        picked = _something(list(offered.values()), picked)
     choices = {}
     for path, index in zip(offered, picked if reached else cheapest(costs, damages), strict=True):
         option, site = offered[path][index], analysis.sites[path]
@@ -128,6 +130,23 @@ def _choose_options(
             )
         choices[path] = Choice(option=option, ms=clock.of_option(path, option), positions=positions)
     return choices, reasons, reached
+
+
+def _something(offered: Sequence[Sequence[Option]], picked: list[int]) -> list[int]:
+    """The choice, or where every layer would stay as it is, the option that damages least.
+
+    A model runs in fused graphs only once a layer of it is compressed.
+    """
+    changes = [
+        (option.damage, layer, index)
+        for layer, options in enumerate(offered)
+        for index, option in enumerate(options)
+        if not option.is_dense
+    ]
+    if not changes or any(not o[i].is_dense for o, i in zip(offered, picked, strict=True)):
+        return picked
+    _, layer, index = min(changes)
+    return [index if each == layer else i for each, i in enumerate(picked)]
 
 
 def _usable_options(site: SiteAnalysis, clock: Clock) -> list[Option]:

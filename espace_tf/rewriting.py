@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from espace_tf import cloning, graph
+from espace_tf import cloning, fusing, graph
 from espace_tf.factors import Factors, plain_factors, reconstruct
 from espace_tf.keras_layers import for_library
 from espace_tf.packing import pack
@@ -69,13 +69,18 @@ def apply(model: Any, plan: Plan) -> Any:
     return pack(compressed) if plan.packed else compressed
 
 
-def strip(model: Any) -> Any:
+def strip(model: Any, *, fuse: bool = True) -> Any:
     """A copy of a model for inference: batch norms folded into the layers before them, no dropout.
 
     Both become identities of the same name. A batch norm is folded where it alone reads a
     convolution or dense layer without activation; others stay, and so does what the graph calls
     with training=True. A ReLU that alone reads a masked or decomposed convolution becomes that
     layer's own activation, which saves a pass over its output.
+
+    Args:
+        model: a Functional or Sequential model of Keras 3 or tf_keras, compressed or not.
+        fuse: in a compressed Keras 3 model, makes each stretch that one native operation can run
+            one `FusedGraph` layer, with the layers inside (see `espace_tf.fusing.fuse`).
 
     Returns:
         The new model; the same outputs at inference, to float rounding. `espace_plan` is kept.
@@ -107,7 +112,8 @@ def strip(model: Any) -> Any:
     stripped = _rebuilt(model, replace, weights)
     if hasattr(model, "espace_plan"):
         stripped.espace_plan = model.espace_plan
-    return stripped
+    compressed = any(type(layer).__name__ in _OURS for layer in known.values())
+    return fusing.fuse(stripped) if fuse and compressed else stripped
 
 
 def densify(model: Any, compressed: Any) -> Any:

@@ -147,12 +147,14 @@ def single_layer(
     rank: int | None = None,
     order: str = "vertical",
     positions: np.ndarray | None = None,
+    dense: type = keras.layers.Conv2D,
 ) -> keras.layers.Layer:
     """A convolution like a site's, with random weights, to be timed.
 
     Args:
         site: the convolution.
-        rank, order, positions: as in a LayerPlan; rank None and positions None: the layer as it is.
+        rank, order, positions: as in a LayerPlan.
+        dense: the class where rank and positions are None: the layer as it is.
     """
     options = {
         "filters": site.filters,
@@ -167,7 +169,7 @@ def single_layer(
         return DecomposedConv2D(rank=rank, order=order, positions=positions, **options)
     if positions is not None:
         return MaskedConv2D(positions=positions, **options)
-    return keras.layers.Conv2D(**options)
+    return dense(**options)
 
 
 def layer_runner(

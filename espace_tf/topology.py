@@ -102,7 +102,7 @@ def _described(layer: Any, inputs: list[Any], outputs: list[Any]) -> dict[str, A
     if kind in _POOLINGS and _size(outputs[0]):
         return {"kind": _POOLINGS[kind], "geometry": _geometry(layer, layer.pool_size, inputs)}
     if kind in _MOVED and getattr(layer, "interpolation", "nearest") == "nearest":
-        return {"kind": "moved", "moved": _moved(layer, kind, _size(inputs[0]))}
+        return {"kind": "moved", "moved": moved_rows(layer, _size(inputs[0]))}
     if kind in _POINTWISE and _is_pointwise(layer, kind):
         return {"kind": "pointwise"}
     single = kind == "Conv2D" and math.prod((*layer.kernel_size, *layer.strides)) == 1
@@ -131,8 +131,11 @@ def _is_pointwise(layer: Any, kind: str) -> bool:
     return axis in _LAST and shared and scalars
 
 
-def _moved(layer: Any, kind: str, size: tuple[int, int]) -> np.ndarray:
-    """The input position that each output position shows, or -1."""
+def moved_rows(layer: Any, size: tuple[int, int]) -> np.ndarray:
+    """The input position that each output position of a padding, cropping or nearest upsampling
+    shows, or -1.
+    """
+    kind = type(layer).__name__
     positions = np.arange(size[0] * size[1], dtype=np.int32).reshape(size)
     if kind == "ZeroPadding2D":
         return np.pad(positions, layer.padding, constant_values=-1).ravel()

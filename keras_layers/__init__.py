@@ -3,6 +3,7 @@
 from types import ModuleType, SimpleNamespace
 
 from espace_tf.keras_layers.decomposed_conv2d import DecomposedConv2D
+from espace_tf.keras_layers.fused import FusedGraph
 from espace_tf.keras_layers.masked_conv2d import MaskedConv2D
 from espace_tf.keras_layers.packed import (
     GatherRows,
@@ -12,6 +13,7 @@ from espace_tf.keras_layers.packed import (
 
 __all__ = [
     "DecomposedConv2D",
+    "FusedGraph",
     "GatherRows",
     "MaskedConv2D",
     "PackedGlobalAveragePooling2D",

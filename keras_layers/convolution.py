@@ -138,6 +138,16 @@ class ConvolutionMixin(ArgumentsMixin):
         fade = tf.cast(tf.convert_to_tensor(fade), dense.dtype)
         return fade * masked + (1 - fade) * dense
 
+    def index_maps(self, size: tuple[int, int]) -> list[tuple[str, int, IndexMap]]:
+        """(name of its weight, output channels, index map) of each convolution of the layer.
+
+        Args:
+            size: (H, W) of the input.
+        """
+        maps = self._maps or chain_maps(self._chain(), size, None)
+        steps = zip(self._chain(), maps.maps, strict=True)
+        return [(link.weight, link.filters, index_map) for link, index_map in steps]
+
     def packed_macs(self) -> int:
         """Multiply-accumulates per image of a layer in a packed region."""
         weights = [getattr(self, link.weight) for link in self._chain()]

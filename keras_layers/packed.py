@@ -36,6 +36,10 @@ class _Rows(keras.layers.Layer):
         self._check(self._read, input_shape)
         super().build(input_shape)
 
+    def tables(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Which input rows are read, and which of the computed rows are shown; None: all."""
+        return self._read, getattr(self, "_spread", None)
+
     @staticmethod
     def _flat(inputs):
         return tf.reshape(inputs, [-1, inputs.shape[1] * inputs.shape[2], inputs.shape[3]])

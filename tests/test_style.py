@@ -27,6 +27,7 @@ ORDER = [
         "cost",
         "tflite",
         "timing",
+        "step_times",
         "data",
         "feed",
         "orders",
@@ -40,6 +41,7 @@ ORDER = [
     *("low_rank", "options", "analysis", "offers", "whatif", "stages", "plan_files"),
     *("layer_plans", "summaries", "plans"),
     *("allocation", "choices", "faithful", "planning", "regions", "topology", "packing"),
+    *("lowering", "fusing"),
     *("rewriting", "analyzing", "schedules"),
     *(
         "callbacks",

@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
+#include <new>
+#include <utility>
 #include <vector>
 
 #include "params.h"
@@ -50,6 +53,26 @@ class Panels {
   const int64_t lanes_, vectors_, count_;
 };
 
+// Whole cache lines, not initialised.
+class AlignedFloats {
+ public:
+  AlignedFloats() = default;
+  explicit AlignedFloats(int64_t size)
+      : data_(static_cast<float*>(::operator new(size * sizeof(float), kAlignment))) {}
+  AlignedFloats(AlignedFloats&& other) { std::swap(data_, other.data_); }
+  AlignedFloats& operator=(AlignedFloats&& other) {
+    std::swap(data_, other.data_);
+    return *this;
+  }
+  ~AlignedFloats() { ::operator delete(data_, kAlignment); }
+
+  float* get() const { return data_; }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+  float* data_ = nullptr;
+};
+
 // Grows but never shrinks: kept per thread so that a call does not map and fault in fresh pages.
 inline float* Scratch(std::vector<float>& buffer, int64_t size) {
   if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(size);
@@ -72,15 +95,16 @@ struct Destinations {
 };
 
 // Writes [taps, channels]: what these taps of one position read; neighbouring rows as one piece.
+// stride: floats from one input row to the next.
 inline void CopyTaps(const int32_t* reads, int64_t taps, int64_t channels, const float* image,
-                     float* to) {
+                     int64_t stride, float* to) {
   for (int64_t t = 0; t < taps;) {
     int64_t run = 1;
     if (reads[t] < 0) {
       std::fill_n(to, channels, 0.0f);
     } else {
-      while (t + run < taps && reads[t + run] == reads[t] + run) ++run;
-      std::memcpy(to, image + reads[t] * channels, run * channels * sizeof(float));
+      while (stride == channels && t + run < taps && reads[t + run] == reads[t] + run) ++run;
+      std::memcpy(to, image + reads[t] * stride, run * channels * sizeof(float));
     }
     to += run * channels;
     t += run;

@@ -81,7 +81,7 @@ class Gradients {
       float* to = Scratch(patches, (end - begin) * channels);
       for (Position at(shape_, begin); at.flat < end; at.Next(), to += channels) {
         CopyTaps(args_.table + at.computed * shape_.taps, shape_.taps, shape_.channels,
-                 args_.rows + at.image * shape_.rows_in * shape_.channels, to);
+                 args_.rows + at.image * shape_.rows_in * shape_.channels, shape_.channels, to);
       }
     }
     for (int64_t unit = first; unit < last;) {

@@ -1,0 +1,87 @@
+"""A whole program (see `program`) as one native operation, for calls at inference."""
+
+from collections.abc import Callable, Sequence
+from types import ModuleType
+
+import tensorflow as tf
+
+from espace_tf.kernels.masked_conv2d import cpu_operations_now
+from espace_tf.kernels.program import Program
+
+
+def fused_operations() -> ModuleType | None:
+    """The native operations, if the call that is being made now can run programs with them."""
+    operations = cpu_operations_now()
+    return operations if hasattr(operations, "espace_fused_graph") else None
+
+
+class FusedGraphCall:
+    """Calls of the native operation with one program.
+
+    Args:
+        program: what it runs.
+        weights: called for the program's weights, in their order; reads variables.
+        plain: the same function of the inputs in differentiable operations and of the same
+            variables; runs only where a gradient is asked for.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        weights: Callable[[], Sequence[tf.Tensor]],
+        plain: Callable[..., Sequence[tf.Tensor]],
+    ):
+        self._outputs, self._weights, self._plain = len(program.outputs), weights, plain
+        self._words = tf.make_tensor_proto(program.words)
+        # Eager operations know no attribute that is a tensor: there a function makes the call.
+        self._eager = tf.function(self._run, autograph=False, reduce_retracing=True)
+
+    @tf.autograph.experimental.do_not_convert
+    def __call__(self, operations: ModuleType, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Runs the program; differentiable in the inputs and in what the weights read.
+
+        Args:
+            operations: what `fused_operations` returned.
+            inputs: float32 tensors [B, ..., C].
+
+        Returns:
+            The outputs, [B, rows, channels] each.
+
+        Raises:
+            tf.errors.InvalidArgumentError: inputs or weights that the program does not fit.
+        """
+        run = self._eager if tf.executing_eagerly() else self._run
+        return list(run(operations, list(inputs)))
+
+    def _run(self, operations, inputs):
+        @tf.custom_gradient
+        def differentiable(*inputs):
+            def gradient(*upstream, variables=None):
+                return self._gradient(inputs, upstream, variables)
+
+            outputs, _ = operations.espace_fused_graph(
+                inputs=list(inputs),
+                weights=list(self._weights()),
+                program=self._words,
+                outputs=self._outputs,
+            )
+            return tuple(outputs), gradient
+
+        return differentiable(*inputs)
+
+    def _gradient(self, inputs, upstream, variables):
+        sources = [*inputs, *(variables or ())]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(sources)
+            outputs = [
+                tf.reshape(output, tf.shape(given))
+                for output, given in zip(self._plain(*inputs), upstream, strict=True)
+            ]
+        found = tape.gradient(
+            outputs,
+            sources,
+            list(upstream),
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        count = len(inputs)
+        return found[:count] if variables is None else (found[:count], found[count:])
