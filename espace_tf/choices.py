@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from espace_tf.analysis import Analysis, SiteAnalysis
-from espace_tf.options import Option
+from espace_tf.options import Option, interpolate_ms
 from espace_tf.plans import LayerPlan
 
 
@@ -68,6 +68,42 @@ class Clock:
         return sum(
             choices[path].ms if path in choices else dense for path, dense in self.dense_ms.items()
         )
+
+
+def predicted(
+    site: SiteAnalysis,
+    clock: Clock,
+    rank: int | None,
+    *,
+    order: str = "vertical",
+    mask: tuple[str, np.ndarray] | None = None,
+    keep: float = 1.0,
+    plain: bool = False,
+) -> Choice:
+    """Any rank and mask of a layer, with the time that its measured options of that kind suggest.
+
+    Args:
+        site: the layer; its options were timed.
+        clock: of the analysis that it belongs to.
+        rank, order: of the pair; rank None: not decomposed.
+        mask: (family, positions); None: every position is computed.
+        keep: what share the positions are.
+        plain: whether the factors are those of the plain SVD.
+
+    Example:
+        >>> predicted(site, Clock.of(analysis, {}), 12).ms
+        0.83
+    """
+    family, positions = mask or (None, None)
+    macs = site.site.macs(rank, order, positions)
+    measured = [option for option in site.options if option.macs > 0]
+    alike = [option for option in measured if (option.rank is None) == (rank is None)]
+    closest = [option for option in alike if (option.family is None) == (family is None)]
+    points = closest or alike or measured or [Option(ms=site.dense_ms, macs=site.site.macs())]
+    (ms,) = interpolate_ms([macs], [each.macs for each in points], [each.ms for each in points])
+    option = Option(rank=rank, order=order, family=family, keep=keep, ms=float(ms), macs=macs)
+    ms = clock.of_option(site.site.path, option)
+    return Choice(option=option, ms=ms, positions=positions, plain=plain)
 
 
 def inside_options(options: Sequence[Option], before: LayerPlan | None) -> list[Option]:

@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from espace_tf.analysis import Analysis, SiteAnalysis
-from espace_tf.choices import Choice, Clock, Found, inside_mask
+from espace_tf.choices import Choice, Clock, Found, inside_mask, predicted
 from espace_tf.low_rank import energy_rank
-from espace_tf.options import Option, interpolate_ms
+from espace_tf.options import Option
 from espace_tf.plans import LayerPlan, no_mask
 
 LEAST_KEEP = 0.05  # the smallest common keep
@@ -67,39 +65,18 @@ def _faithful_layer(
         keep = min(keep, before.keep or 1.0)
     best = Choice(option=Option(ms=site.dense_ms), ms=clock.dense_ms[path])
     if rank is not None:
-        paired = _predicted(site, clock, rank, None, 1.0)
+        paired = predicted(site, clock, rank, plain=True)
         best = paired if paired.ms < best.ms else best
     unmaskable = no_mask(site.site, site.config.min_map)
     if keep < 1 and unmaskable is None:
         family = "grid" if site.impact is None else "impact"
         positions = inside_mask(site, site.positions(family, keep), before)
-        masked = _predicted(site, clock, best.option.rank, (family, positions), keep)
+        masked = predicted(
+            *(site, clock, best.option.rank),
+            **{"mask": (family, positions), "keep": keep, "plain": True},
+        )
         best = masked if masked.ms < best.ms else best
     if not best.option.is_dense:
         return best
     slow = "would get slower" if rank else "no rank that keeps its energy needs fewer operations"
     return f"{slow}; {unmaskable}" if keep < 1 and unmaskable else slow
-
-
-def _predicted(
-    site: SiteAnalysis,
-    clock: Clock,
-    rank: int | None,
-    mask: tuple[str, np.ndarray] | None,
-    keep: float,
-) -> Choice:
-    """Any rank and mask, with the time that the measured options of its kind suggest."""
-    family, positions = mask or (None, None)
-    macs = site.site.macs(rank, "vertical", positions)
-    measured = [option for option in site.options if option.macs > 0]
-    alike = [option for option in measured if (option.rank is None) == (rank is None)]
-    closest = [option for option in alike if (option.family is None) == (family is None)]
-    points = closest or alike or measured or [Option(ms=site.dense_ms, macs=site.site.macs())]
-    (ms,) = interpolate_ms([macs], [each.macs for each in points], [each.ms for each in points])
-    option = Option(rank=rank, family=family, keep=keep, ms=float(ms), macs=macs)
-    return Choice(
-        option=option,
-        ms=clock.of_option(site.site.path, option),
-        positions=positions,
-        plain=True,
-    )

@@ -70,7 +70,7 @@ def plan(
     earlier = previous.layers if previous is not None else {}
     choose = choose_faithful if faithful else _choose_options
     choices, reasons, reached = choose(analysis, clock, budget, earlier)
-    made = _build(analysis, speedup, clock, choices, reasons)
+    made = build(analysis, speedup, clock, choices, reasons)
     if not reached:
         warnings.warn(
             f"speedup {speedup:g} was asked for, but the fastest plan is predicted to reach only "
@@ -176,13 +176,22 @@ def _why_none(site: SiteAnalysis, clock: Clock) -> str:
     )
 
 
-def _build(
+def build(
     analysis: Analysis,
     speedup: float | None,
     clock: Clock,
     choices: Mapping[str, Choice],
     reasons: Mapping[str, str],
 ) -> Plan:
+    """The plan in which every layer gets its choice.
+
+    Args:
+        analysis: what the factors are made from.
+        speedup: what was asked for, if anything.
+        clock: of the analysis.
+        choices: by path; other layers stay as they are.
+        reasons: why those do, by path.
+    """
     times = {
         path: (dense, choices[path].ms if path in choices else dense)
         for path, dense in clock.dense_ms.items()

@@ -1,0 +1,141 @@
+"""Long benchmarks in steps: results and wall times on disk, so that a killed run goes on."""
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from espace_tf.files import atomic_write, output_folder
+
+_EVERY = 5.0  # seconds between two notes of the time spent
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+class Steps:
+    """The steps of one run, each done once.
+
+    Args:
+        folder: where results are kept; made if it is not there.
+        settings: what decides the results, JSON-able; a folder begun with others is refused.
+
+    Attributes:
+        seconds: wall time of each finished step, over all the processes that worked on it.
+
+    Raises:
+        ValueError: the folder holds a run with other settings; the message names the difference.
+
+    Example:
+        >>> steps = Steps(Path("out/run"), {"seed": 0})
+        >>> steps.run("sum", lambda work: 1 + 1)  # computed once, then read
+        2
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]):
+        self.folder = output_folder(folder, "--output_dir")
+        self.seconds: dict[str, float] = {}
+        path = self.folder / "settings.json"
+        settings = json.loads(json.dumps(settings))
+        if not path.exists():
+            write_json(path, settings)
+        former = json.loads(path.read_text())
+        for name in sorted({*former, *settings}):
+            if former.get(name) != settings.get(name):
+                raise ValueError(
+                    f"--output_dir {str(self.folder)!r} holds a run with --{name}="
+                    f"{former.get(name)}. Received: {settings.get(name)}; give another "
+                    "--output_dir, or remove that folder to begin anew"
+                )
+
+    def run(self, name: str, compute: Callable[[Path], Any]) -> Any:
+        """The JSON-able result of a step: read if it was finished before, else computed.
+
+        Args:
+            name: of the step, and of its file.
+            compute: gets a folder for what it needs to resume, which is removed when it is done.
+        """
+        path, work = self.folder / f"{name}.json", self.folder / f"{name}.work"
+        if not path.exists():
+            work.mkdir(exist_ok=True)
+            with Stopwatch(work / "seconds.json") as watch:
+                result = compute(work)
+            write_json(path, {"seconds": watch.seconds, "result": result})
+        shutil.rmtree(work, ignore_errors=True)
+        stored = json.loads(path.read_text())
+        self.seconds[name] = stored["seconds"]
+        return stored["result"]
+
+
+class Stopwatch:
+    """Wall time of a block over all processes that ran it: noted on disk every few seconds.
+
+    Args:
+        path: of the note.
+
+    Attributes:
+        seconds: so far, with those of earlier processes.
+    """
+
+    def __init__(self, path: Path):
+        self._path, self._done = path, threading.Event()
+        self._before = json.loads(path.read_text()) if path.exists() else 0.0
+        self._start = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the block was first entered, without the time when no process ran it."""
+        return self._before + time.perf_counter() - self._start
+
+    def __enter__(self) -> "Stopwatch":
+        self._start = time.perf_counter()
+        self._thread = threading.Thread(target=self._note, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _note(self) -> None:
+        while not self._done.wait(_EVERY):
+            write_json(self._path, self.seconds)
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown.
+
+    Example:
+        >>> print(markdown(["a", "b"], [["1", "2"]]))
+        | a | b |
+        |---|---|
+        | 1 | 2 |
+    """
+    lines = [columns, ["---"] * len(columns), *rows]
+    joined = ["| " + " | ".join(line) + " |" for line in lines]
+    joined[1] = joined[1].replace(" ", "")
+    return "\n".join(joined)
+
+
+def rich_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    """The same table as a `rich.table.Table`."""
+    from rich.table import Table
+
+    table = Table(title=title)
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="right" if index else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def settings_of(flag_values: Any, module: str, leave_out: Sequence[str]) -> dict[str, Any]:
+    """The flags that a module defines, by name, but for those that do not decide results."""
+    found = {flag.name: flag.value for flag in flag_values.get_flags_for_module(module)}
+    return {name: value for name, value in sorted(found.items()) if name not in leave_out}
