@@ -139,6 +139,7 @@ class Analysis:
         model_ms: milliseconds of one call of the whole model, stripped.
         fused_ms: the same with fused graphs, in which its compressed forms will run; None where
             they will not.
+        other_ms: of these, what is spent outside of convolutions; None as well.
         baseline_loss: mean loss per sample on the damage images; None without data.
         target: what the gradients belong to: "labels", "drawn labels", "projections", "no data".
         images: how many images the statistics come from.
@@ -150,6 +151,7 @@ class Analysis:
     skipped: dict[str, str] = field(default_factory=dict)
     model_ms: float = 0.0
     fused_ms: float | None = None
+    other_ms: float | None = None
     baseline_loss: float | None = None
     target: str = "no data"
     images: int = 0
@@ -225,11 +227,11 @@ class Analysis:
             config=config,
             sites={site.site.path: site for site in sites},
             skipped=body["skipped"],
-            **{name: body[name] for name in _SCALARS},
+            **{name: body.get(name) for name in _SCALARS},
         )
 
 
-_SCALARS = ("model_ms", "fused_ms", "baseline_loss", "target", "images")
+_SCALARS = ("model_ms", "fused_ms", "other_ms", "baseline_loss", "target", "images")
 
 
 def _arrays_path(path: Path) -> Path:

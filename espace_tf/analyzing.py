@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf import data as user_data
-from espace_tf import graph, moments, offers, targets, timing
+from espace_tf import graph, moments, offers, step_times, targets, timing
 from espace_tf.analysis import Analysis, SiteAnalysis
 from espace_tf.config import EspaceConfig
 from espace_tf.factors import reconstruct
@@ -90,7 +90,7 @@ def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) ->
         )
         for site in usable
     }
-    model_ms, fused_ms = _time(model, sites, stages, config, progress)
+    times = _time(model, sites, stages, config, progress)
     if data is not None:
         probe_images = [x for x, _ in batches(_probe_images(sites, config))]
         what_if = _Once(
@@ -106,8 +106,7 @@ def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) ->
         config=config,
         sites=sites,
         skipped=skipped,
-        model_ms=model_ms,
-        fused_ms=fused_ms,
+        **times,
         target="no data" if resolved is None else resolved.name,
         images=images,
         baseline_loss=baseline,
@@ -210,10 +209,8 @@ def _time(
     stages: Stages,
     config: EspaceConfig,
     progress: Progress,
-) -> tuple[float, float | None]:
-    """Fills dense_ms and options; returns the milliseconds of the stripped model, as it is and with
-    fused graphs (None where there are none).
-    """
+) -> dict[str, float]:
+    """Fills dense_ms and options; returns the times of the whole stripped model, by field."""
     plain = strip(model, fuse=False)
     fused = _fused(plain, config)
     left = graph.layers(plain if fused is None else fused)
@@ -232,14 +229,17 @@ def _time(
             site.release()
             advance(1)
     if any(None in tensor.shape[1:] for tensor in model.inputs):
-        return sum(site.dense_ms for site in sites.values()), None
-    models = [plain] if fused is None else [plain, fused]
-    options = {"batch_size": config.batch_size, "runtime": config.runtime}
-    compute = lambda: {  # noqa: E731
-        "ms": np.array(timing.time_models(models, threads=config.threads, **options))
-    }
-    times = stages.get("model" if fused is None else "fused-model", compute)["ms"].tolist()
-    return times[0], None if fused is None else times[1]
+        return {"model_ms": sum(site.dense_ms for site in sites.values())}
+    options = {"batch_size": config.batch_size, "threads": config.threads}
+    if fused is None:
+        compute = lambda: timing.time_models([plain], runtime=config.runtime, **options)  # noqa: E731
+        fields = ["model_ms"]
+    else:
+        compute = lambda: step_times.network_times(plain, fused, **options)  # noqa: E731
+        fields = ["model_ms", "fused_ms", "other_ms"]
+    name = "model" if fused is None else "fused-model"
+    times = stages.get(name, lambda: {"ms": np.array(compute())})["ms"]
+    return dict(zip(fields, times.tolist(), strict=True))
 
 
 def _fused(plain: Any, config: EspaceConfig) -> Any | None:

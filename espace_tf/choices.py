@@ -35,9 +35,10 @@ Found = tuple[dict[str, Choice], dict[str, str], bool]
 class Clock:
     """Milliseconds that add up to the whole model's.
 
-    Layers measured one by one may take longer in sum than the whole network, which has no gaps
-    between them: then all are scaled down to it. Where the compressed network will run in fused
-    graphs, that network is the dense one in fused graphs; model_ms still is what came in.
+    Layers measured one by one take more or less in sum than inside the whole network, and the
+    machine is not always equally fast: all are scaled to what they take there. Where compressed
+    networks run in fused graphs, the whole network is the dense one in fused graphs, of which is
+    known what is spent outside of convolutions; model_ms still is the model's that came in.
     """
 
     model_ms: float
@@ -50,11 +51,15 @@ class Clock:
         """The times of an analysis; time_scale corrects those of the options, by path."""
         total = sum(site.dense_ms for site in analysis.sites.values())
         model_ms = analysis.model_ms if analysis.model_ms > 0 else total
-        whole_ms = analysis.fused_ms or model_ms
-        common = min(1.0, whole_ms / total) if total > 0 else 1.0
+        if analysis.fused_ms is None:
+            common = min(1.0, model_ms / total) if total > 0 else 1.0
+            other_ms = max(model_ms - common * total, 0.0)
+        else:
+            other_ms = analysis.other_ms
+            common = (analysis.fused_ms - other_ms) / total if total > 0 else 1.0
         return cls(
             model_ms=model_ms,
-            other_ms=max(whole_ms - common * total, 0.0),
+            other_ms=other_ms,
             dense_ms={path: common * site.dense_ms for path, site in analysis.sites.items()},
             scale={path: common * time_scale.get(path, 1.0) for path in analysis.sites},
         )

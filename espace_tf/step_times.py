@@ -10,11 +10,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from espace_tf import timing
+from espace_tf import graph, timing
+from espace_tf.keras_layers import FusedGraph
 from espace_tf.kernels.fused import fused_operations
-from espace_tf.kernels.program import CONVOLVE, MAX, SUM, ProgramBuilder
+from espace_tf.kernels.program import CONVOLVE, DEPTHWISE, MAX, SUM, ProgramBuilder
 
 _REPEATS = 15
+_SECONDS = 20.0  # for whole networks
 
 
 def step_times(
@@ -44,6 +46,49 @@ def step_times(
     timing.alternate([lambda: found.append(run())], repeats=_REPEATS, seconds=seconds)
     steps = np.median(found[2:], axis=0) / 1e6
     return np.bincount(owners, steps, len(layers) + 1)[1:].tolist()
+
+
+def network_times(
+    plain: keras.Model, fused: keras.Model, *, batch_size: int, threads: int | None = None
+) -> tuple[float, float, float]:
+    """Milliseconds of a network, of the same in fused graphs, and of what is no convolution there.
+
+    All three in turns: the difference of two times of other minutes would be noise.
+
+    Args:
+        plain: the stripped model.
+        fused: what `fusing.fuse` made of it.
+        batch_size, threads: as in EspaceConfig.
+    """
+    arrays = timing.noise(plain, batch_size)
+    convolving: list[float] = []
+    parts = [each for each in graph.layers(fused).values() if isinstance(each, FusedGraph)]
+    profiles = [_convolving(each, batch_size) for each in parts]
+    calls = [timing.runner(each, arrays, "tf", threads)[0] for each in (plain, fused)]
+    calls.append(lambda: convolving.append(sum(profile() for profile in profiles)))
+    plain_ms, fused_ms, _ = timing.alternate(calls, seconds=_SECONDS)
+    return plain_ms, fused_ms, max(fused_ms - float(np.median(convolving[2:])), 0.0)
+
+
+def _convolving(layer: FusedGraph, batch_size: int) -> Callable[[], float]:
+    """A call of a fused graph on noise that returns the milliseconds of its convolutions."""
+    generator = np.random.default_rng(0)
+    inputs = [
+        tf.constant(generator.random((batch_size, *tensor.shape[1:])), tf.float32)
+        for tensor in layer.model.inputs
+    ]
+    program = tf.make_tensor_proto(layer.program.words)
+    weights, outputs = layer.program_weights(), len(layer.program.outputs)
+    which = np.isin(layer.program.kinds, (CONVOLVE, DEPTHWISE))
+
+    @tf.function(autograph=False)
+    def call(*inputs: tf.Tensor) -> tf.Tensor:
+        _, nanoseconds = fused_operations().espace_fused_graph(
+            inputs=list(inputs), weights=weights, program=program, outputs=outputs, profile=True
+        )
+        return nanoseconds
+
+    return lambda: float(call(*inputs).numpy()[which].sum()) / 1e6
 
 
 def _program(

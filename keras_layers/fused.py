@@ -49,7 +49,7 @@ class FusedGraph(keras.layers.Layer):
         self.program = Program.read(as_rows(program, "program"))
         self.sources = tuple((str(layer), str(weight)) for layer, weight in weights)
         self._check()
-        self._native = FusedGraphCall(self.program, self._program_weights, self._plain)
+        self._native = FusedGraphCall(self.program, self.program_weights, self._plain)
 
     def _check(self) -> None:
         """Raises unless the program is one of this model."""
@@ -66,7 +66,7 @@ class FusedGraph(keras.layers.Layer):
                 f"program gives outputs of {wanted} (floats, channels) per image; the outputs of "
                 f"model {self.model.name!r} have {found}"
             )
-        found = [math.prod(weight.shape) for weight in self._program_weights()]
+        found = [math.prod(weight.shape) for weight in self.program_weights()]
         if found != list(self.program.weights):
             raise ValueError(
                 f"program takes weights of {list(self.program.weights)} floats; weights names such "
@@ -77,7 +77,7 @@ class FusedGraph(keras.layers.Layer):
         """The inner model is built already."""
         self.built = True
 
-    def _program_weights(self) -> list[tf.Tensor]:
+    def program_weights(self) -> list[tf.Tensor]:
         """The program's weights, from the inner model's."""
         layers = {layer.name: layer for layer in self.model.layers}
         unknown = sorted({name for name, _ in self.sources} - set(layers))

@@ -303,14 +303,14 @@ class Program:
         inputs: floats of each input, per image.
         outputs: (rows, channels) of each output.
         weights: floats of each weight.
-        steps: number of steps.
+        kinds: of each step.
     """
 
     words: np.ndarray
     inputs: tuple[int, ...]
     outputs: tuple[tuple[int, int], ...]
     weights: tuple[int, ...]
-    steps: int
+    kinds: tuple[int, ...]
 
     @classmethod
     def read(cls, words: np.ndarray) -> "Program":
@@ -342,5 +342,26 @@ class Program:
             inputs=tuple(int(np.prod(sizes[INPUT, index])) for index in range(inputs)),
             outputs=tuple(sizes[OUTPUT, index] for index in range(outputs)),
             weights=tuple(words[8 : 8 + weights].tolist()),
-            steps=int(words[6]),
+            kinds=_kinds(words, end),
         )
+
+
+def _kinds(words: np.ndarray, at: int) -> tuple[int, ...]:
+    """Of the steps of a program whose tables begin at a word.
+
+    Raises:
+        ValueError: the words end too early.
+    """
+    tables, steps = map(int, words[5:7])
+    try:
+        for _ in range(tables):
+            at += 2 + int(words[at]) * int(words[at + 1])
+        kinds = []
+        for _ in range(steps):
+            kinds.append(int(words[at]))
+            at += 8 + int(words[at + 7])
+    except IndexError:
+        at = -1
+    if at != len(words):
+        raise ValueError(f"program must end with its last step. Received: {len(words)} words")
+    return tuple(kinds)
