@@ -106,7 +106,7 @@ def test_a_response_steeper_than_explained_is_landed_on_where_one_rule_jumps(ste
         scale = landing.next(explained=scale * math.exp(-y))
     for _ in range(3):
         alone -= response(alone)
-    assert min(found) < 0.025, found
+    assert min(found) < 0.03, found
     if steepness > 2:
         assert abs(response(alone)) > abs(response(0.0)), alone
 

@@ -158,13 +158,13 @@ def network() -> keras.Model:
 
 def test_a_second_analysis_measures_no_layer(folder, monkeypatch):
     asked = []
-    in_turns = offers._in_turns
+    add = Timings.add
 
-    def counted(*arguments):
+    def counted(self, *arguments):
         asked.append(arguments)
-        return in_turns(*arguments)
+        add(self, *arguments)
 
-    monkeypatch.setattr(offers, "_in_turns", counted)
+    monkeypatch.setattr(Timings, "add", counted)
     monkeypatch.setattr(offers, "_SECONDS", 0.0)
     config = EspaceConfig(keeps=(0.5,), mask_families=("rows",))
     first = analyze(network(), None, config=config, verbose=0)
@@ -182,7 +182,7 @@ def test_a_second_analysis_measures_no_layer(folder, monkeypatch):
 def test_layers_share_the_seconds_and_leave_what_they_do_not_need(folder, monkeypatch):
     now, given = [0.0], []
 
-    def timed(site, known, seconds):
+    def timed(site, known, seconds, *_):
         given.append(seconds)
         now[0] += 10.0
         return {"options": np.array('[{"ms": 1.0, "macs": 1}]')}
