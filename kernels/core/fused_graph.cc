@@ -105,8 +105,8 @@ class FusedGraph::Call {
       int64_t piece;
       while ((piece = next_[s].fetch_add(1)) < pieces) {
         Piece(s, {0, batch_, scratch_.get()}, piece, pieces);
-        const bool last = done_[s].fetch_add(1, std::memory_order_acq_rel) + 1 == pieces;
-        if (last && timed()) nanoseconds_[s] = Now();  // when it ended
+        if (timed()) nanoseconds_[s] = Now();  // before it is done: the next step ends later
+        done_[s].fetch_add(1, std::memory_order_acq_rel);
       }
       // What is not done yet is being done by a thread that runs.
       for (int spins = 0; done_[s].load(std::memory_order_acquire) < pieces; ++spins) {

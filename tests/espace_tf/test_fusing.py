@@ -156,7 +156,7 @@ def check_programs(model, x):
             rng.normal(size=(2, *tensor.shape[1:])).astype("float32")
             for tensor in layer.model.inputs
         ]
-        weights = [weight.numpy() for weight in layer._program_weights()]
+        weights = [weight.numpy() for weight in layer.program_weights()]
         found = run(layer.program.words, inputs, weights)
         wanted = tf.nest.flatten(layer.model(inputs[0] if len(inputs) == 1 else inputs))
         same([a.reshape(b.shape) for a, b in zip(found, wanted, strict=True)], wanted)
@@ -222,8 +222,7 @@ def test_networks_of_the_zoo(name):
     x = images(3, 48)
     same(fused(x), model(x), 1e-4)
     assert cost.macs(fused) == cost.macs(model)
-    (largest,) = sorted(stretches(fused), key=lambda each: each.program.steps)[-1:]
-    assert largest.program.steps > 20
+    assert max(len(each.program.kinds) for each in stretches(fused)) > 20
 
 
 @pytest.mark.parametrize("packed", [False, True])
