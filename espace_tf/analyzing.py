@@ -213,12 +213,12 @@ def _time(
     """Fills dense_ms and options; returns the times of the whole stripped model, by field."""
     plain = strip(model, fuse=False)
     fused = _fused(plain, config)
-    left = graph.layers(plain if fused is None else fused)
+    outside = set(graph.layers(plain if fused is None else fused))
     known, end = Timings.of_this_machine(), time.perf_counter() + _TIMING_SECONDS
     with progress("times of layers", len(sites)) as advance:
         for index, (path, site) in enumerate(sites.items()):
             seconds = max(end - time.perf_counter(), 0.0) / (len(sites) - index)
-            inside = path not in left
+            inside = path not in outside
             stored = stages.get(
                 f"{'fused-' if inside else ''}times-{path}",
                 lambda site=site, left=seconds, inside=inside: _timed(site, known, left, inside),
@@ -230,16 +230,20 @@ def _time(
             advance(1)
     if any(None in tensor.shape[1:] for tensor in model.inputs):
         return {"model_ms": sum(site.dense_ms for site in sites.values())}
-    options = {"batch_size": config.batch_size, "threads": config.threads}
+
+    def measured(name: str, function: Callable, *arguments: Any, **options: Any) -> list[float]:
+        options |= {"batch_size": config.batch_size, "threads": config.threads}
+        times = stages.get(name, lambda: {"ms": np.array(function(*arguments, **options))})
+        return times["ms"].tolist()
+
     if fused is None:
-        compute = lambda: timing.time_models([plain], runtime=config.runtime, **options)  # noqa: E731
-        fields = ["model_ms"]
-    else:
-        compute = lambda: step_times.network_times(plain, fused, **options)  # noqa: E731
-        fields = ["model_ms", "fused_ms", "other_ms"]
-    name = "model" if fused is None else "fused-model"
-    times = stages.get(name, lambda: {"ms": np.array(compute())})["ms"]
-    return dict(zip(fields, times.tolist(), strict=True))
+        (model_ms,) = measured("model", timing.time_models, [plain], runtime=config.runtime)
+        return {"model_ms": model_ms}
+    given = plain, fused, set(sites) - outside
+    model_ms, fused_ms, other_ms = measured("fused-model", step_times.network_times, *given)
+    # In which are still the convolutions that stay single operations.
+    other_ms -= sum(sites[path].dense_ms for path in outside & set(sites))
+    return {"model_ms": model_ms, "fused_ms": fused_ms, "other_ms": max(other_ms, 0.0)}
 
 
 def _fused(plain: Any, config: EspaceConfig) -> Any | None:
@@ -247,7 +251,9 @@ def _fused(plain: Any, config: EspaceConfig) -> Any | None:
     library = graph.library(plain).__name__
     if config.runtime != "tf" or library != "keras" or fused_operations() is None:
         return None
-    return fuse(plain)
+    fused = fuse(plain)
+    kinds = [type(layer).__name__ for layer in graph.layers(fused).values()]
+    return fused if "FusedGraph" in kinds else None
 
 
 def _timed(site: SiteAnalysis, known: Timings, seconds: float, fused: bool) -> Arrays:

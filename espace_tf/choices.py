@@ -38,7 +38,7 @@ class Clock:
     Layers measured one by one take more or less in sum than inside the whole network, and the
     machine is not always equally fast: all are scaled to what they take there. Where compressed
     networks run in fused graphs, the whole network is the dense one in fused graphs, of which is
-    known what is spent outside of convolutions; model_ms still is the model's that came in.
+    known what is not spent in touchable convolutions; model_ms still is the model's that came in.
     """
 
     model_ms: float

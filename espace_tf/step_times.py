@@ -4,7 +4,7 @@ There a layer finds its input in the cache and shares one call with its neighbou
 operation of its own it would pay for threads and memory that it never waits for.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ import tensorflow as tf
 from espace_tf import graph, timing
 from espace_tf.keras_layers import FusedGraph
 from espace_tf.kernels.fused import fused_operations
-from espace_tf.kernels.program import CONVOLVE, DEPTHWISE, MAX, SUM, ProgramBuilder
+from espace_tf.kernels.program import CONVOLVE, MAX, SUM, ProgramBuilder
 
 _REPEATS = 15
 _SECONDS = 20.0  # for whole networks
@@ -49,29 +49,44 @@ def step_times(
 
 
 def network_times(
-    plain: keras.Model, fused: keras.Model, *, batch_size: int, threads: int | None = None
+    plain: keras.Model,
+    fused: keras.Model,
+    paths: Collection[str],
+    *,
+    batch_size: int,
+    threads: int | None = None,
 ) -> tuple[float, float, float]:
-    """Milliseconds of a network, of the same in fused graphs, and of what is no convolution there.
+    """Milliseconds of a network, of the same in fused graphs, and of all but some layers there.
 
     All three in turns: the difference of two times of other minutes would be noise.
 
     Args:
         plain: the stripped model.
         fused: what `fusing.fuse` made of it.
+        paths: of convolutions of `plain` that are in fused graphs; the third time is without them.
         batch_size, threads: as in EspaceConfig.
     """
     arrays = timing.noise(plain, batch_size)
-    convolving: list[float] = []
-    parts = [each for each in graph.layers(fused).values() if isinstance(each, FusedGraph)]
-    profiles = [_convolving(each, batch_size) for each in parts]
+    inside: list[float] = []
+    profiles = [
+        _profile(layer, path.removesuffix(layer.name), paths, batch_size)
+        for path, layer in graph.layers(fused).items()
+        if isinstance(layer, FusedGraph)
+    ]
     calls = [timing.runner(each, arrays, "tf", threads)[0] for each in (plain, fused)]
-    calls.append(lambda: convolving.append(sum(profile() for profile in profiles)))
+    calls.append(lambda: inside.append(sum(profile() for profile in profiles)))
     plain_ms, fused_ms, _ = timing.alternate(calls, seconds=_SECONDS)
-    return plain_ms, fused_ms, max(fused_ms - float(np.median(convolving[2:])), 0.0)
+    return plain_ms, fused_ms, max(fused_ms - float(np.median(inside[2:])), 0.0)
 
 
-def _convolving(layer: FusedGraph, batch_size: int) -> Callable[[], float]:
-    """A call of a fused graph on noise that returns the milliseconds of its convolutions."""
+def _profile(
+    layer: FusedGraph, prefix: str, paths: Collection[str], batch_size: int
+) -> Callable[[], float]:
+    """A call of a fused graph on noise that returns the milliseconds of some of its layers.
+
+    Args:
+        prefix: what their paths have before their names.
+    """
     generator = np.random.default_rng(0)
     inputs = [
         tf.constant(generator.random((batch_size, *tensor.shape[1:])), tf.float32)
@@ -79,7 +94,7 @@ def _convolving(layer: FusedGraph, batch_size: int) -> Callable[[], float]:
     ]
     program = tf.make_tensor_proto(layer.program.words)
     weights, outputs = layer.program_weights(), len(layer.program.outputs)
-    which = np.isin(layer.program.kinds, (CONVOLVE, DEPTHWISE))
+    which = np.array([f"{prefix}{name}" in paths for name in layer.step_layers()])
 
     @tf.function(autograph=False)
     def call(*inputs: tf.Tensor) -> tf.Tensor:

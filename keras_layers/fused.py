@@ -85,6 +85,11 @@ class FusedGraph(keras.layers.Layer):
             raise ValueError(f"weights must name layers of the model. Received: {unknown}")
         return [_weight(layers[layer], weight) for layer, weight in self.sources]
 
+    def step_layers(self) -> list[str | None]:
+        """Of each step of the program the inner layer that its filter is of, None where none is."""
+        names = [layer for layer, _ in self.sources]
+        return [None if number < 0 else names[number] for number in self.program.filters]
+
     def call(self, inputs, training=None):
         """The inner model's output, or a list of its outputs."""
         given = tf.nest.flatten(inputs)

@@ -13,8 +13,9 @@ Layout of the words (int32), read by the operation `EspaceFusedGraph`:
 Concatenations are no steps: who makes a part of one writes it straight into its slice.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -147,8 +148,7 @@ class ProgramBuilder:
             return False
         if self._steps[number].kind in (MAX, AVERAGE):
             return False
-        fields = {**vars(self._steps[number]), "activation": ACTIVATIONS.index(activation)}
-        self._steps[number] = _Step(**fields)
+        self._steps[number] = replace(self._steps[number], activation=ACTIVATIONS.index(activation))
         return True
 
     def show(self, value: int, spread: np.ndarray) -> bool:
@@ -168,8 +168,7 @@ class ProgramBuilder:
         if found.host or found.place or any(value in each.ins for each in self._steps):
             return False
         check_range(spread, "spread", 0, found.rows)
-        fields = {**vars(step), "spread": self._table(spread[:, None])}
-        self._steps[found.step] = _Step(**fields)
+        self._steps[found.step] = replace(step, spread=self._table(spread[:, None]))
         found.rows = len(spread)
         return True
 
@@ -303,14 +302,14 @@ class Program:
         inputs: floats of each input, per image.
         outputs: (rows, channels) of each output.
         weights: floats of each weight.
-        kinds: of each step.
+        filters: of each step the number of its filter among the weights, -1 where it has none.
     """
 
     words: np.ndarray
     inputs: tuple[int, ...]
     outputs: tuple[tuple[int, int], ...]
     weights: tuple[int, ...]
-    kinds: tuple[int, ...]
+    filters: tuple[int, ...]
 
     @classmethod
     def read(cls, words: np.ndarray) -> "Program":
@@ -342,26 +341,29 @@ class Program:
             inputs=tuple(int(np.prod(sizes[INPUT, index])) for index in range(inputs)),
             outputs=tuple(sizes[OUTPUT, index] for index in range(outputs)),
             weights=tuple(words[8 : 8 + weights].tolist()),
-            kinds=_kinds(words, end),
+            filters=_filters(words, end),
         )
 
 
-def _kinds(words: np.ndarray, at: int) -> tuple[int, ...]:
+def _filters(words: np.ndarray, at: int) -> tuple[int, ...]:
     """Of the steps of a program whose tables begin at a word.
 
     Raises:
-        ValueError: the words end too early.
+        ValueError: the words end too early, or go on after the last step.
     """
     tables, steps = map(int, words[5:7])
-    try:
-        for _ in range(tables):
-            at += 2 + int(words[at]) * int(words[at + 1])
-        kinds = []
-        for _ in range(steps):
-            kinds.append(int(words[at]))
-            at += 8 + int(words[at + 7])
-    except IndexError:
-        at = -1
-    if at != len(words):
-        raise ValueError(f"program must end with its last step. Received: {len(words)} words")
-    return tuple(kinds)
+    found = []
+    for number in range(tables + steps):
+        size = 2 if number < tables else 8
+        head = words[at : at + size].tolist()
+        more = math.prod(head) if size == 2 else sum(head[7:])
+        if len(head) < size or more < 1:
+            break
+        at += size + more
+        if size == 8:
+            found.append(head[3])
+    if at != len(words) or len(found) < steps:
+        raise ValueError(
+            f"program must end with its last step of {steps}. Received: {len(words)} words"
+        )
+    return tuple(found)

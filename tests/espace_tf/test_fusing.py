@@ -222,7 +222,7 @@ def test_networks_of_the_zoo(name):
     x = images(3, 48)
     same(fused(x), model(x), 1e-4)
     assert cost.macs(fused) == cost.macs(model)
-    assert max(len(each.program.kinds) for each in stretches(fused)) > 20
+    assert max(len(each.program.filters) for each in stretches(fused)) > 20
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -199,6 +199,51 @@ def test_layers_that_take_longer_alone_are_scaled_to_the_whole():
     assert found.predicted_ms <= of.model_ms / 2 * (1 + 1e-9)
 
 
+def in_fused_graphs(of: Analysis) -> Analysis:
+    """The same where fused graphs alone make the model three times faster."""
+    total = sum(each.dense_ms for each in of.sites.values())
+    of.model_ms, of.fused_ms, of.other_ms = 3.6 * total, 1.2 * total, 0.2 * total
+    return of
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_layer_is_compressed_where_fused_graphs_alone_would_do(seed):
+    # Only a model with a compressed layer runs in them: it is the one that damages least.
+    of = in_fused_graphs(analysis(seed))
+    found = plan(of, speedup=2)
+    (layer,) = found.layers.values()
+    damages = [
+        option.damage
+        for each in of.sites.values()
+        for option in each.options
+        if not option.is_dense and option.ms < 0.95 * each.dense_ms
+    ]
+    assert layer.damage == min(damages), f"seed {seed}"
+    assert 3 < found.predicted_speedup, f"seed {seed}"
+    assert len(found.skipped) == len(of.sites) - 1 + 1, "all others, and the stem"
+    of.fused_ms = of.other_ms = None
+    of.model_ms = sum(each.dense_ms for each in of.sites.values())
+    assert len(plan(of, speedup=2).layers) > 1, f"seed {seed}"
+
+
+def test_where_no_option_is_faster_fused_graphs_compress_nothing():
+    of = in_fused_graphs(analysis(0))
+    for each in of.sites.values():
+        each.options = tuple(option for option in each.options if option.is_dense)
+    found = plan(of, speedup=2)
+    assert not found.layers
+    assert found.predicted_speedup == pytest.approx(3.0)
+
+
+def test_more_layers_are_compressed_where_fused_graphs_do_not_suffice():
+    of = in_fused_graphs(analysis(1))
+    least = 3.6 / 5 - 0.2  # of the convolutions' time
+    found = plan(of, speedup=5)
+    assert len(found.layers) > 1
+    total = sum(each.dense_ms for each in of.sites.values())
+    assert sum(after for _, after in found.times.values()) <= least * total * (1 + 1e-9)
+
+
 @pytest.mark.parametrize("value", [1, 0.5, 0, -1, float("nan"), float("inf"), "2", None, [2], True])
 def test_speedups_that_make_no_sense_are_refused(value):
     with pytest.raises(ValueError, match="speedup"):

@@ -31,6 +31,7 @@ def test_a_convolution_a_pooling_and_a_sum():
     wanted = np.maximum(np.einsum("bqtc,tcn->bqn", padded[:, table], w) + b, 0).mean(1) * 2
     (found,) = run(builder.words(), [inputs], [w, b])
     np.testing.assert_allclose(found[:, 0], np.minimum(wanted, 6), rtol=1e-12)
+    assert Program.read(builder.words()).filters == (filter, -1, -1)
 
 
 def scaled(builder, value, weight):
@@ -151,3 +152,27 @@ def test_bad_programs_are_refused_in_words():
     with pytest.raises(TypeError, match="int32"):
         Program.read(words.astype(float))
     assert words[0] == MAGIC
+
+
+@pytest.mark.parametrize("number", [5, 6])
+@pytest.mark.parametrize("count", [0, 2, 2**31 - 1])
+def test_counts_that_are_not_those_of_the_words_are_refused_at_once(number, count):
+    builder = ProgramBuilder()
+    table = np.zeros((1, 1), np.int32)
+    builder.output(builder.step(MAX, [builder.input(2, 2)], 1, 2, table=table))
+    words = builder.words()
+    words[number] = count
+    with pytest.raises(ValueError, match="program must end with its last step"):
+        Program.read(words)
+
+
+@pytest.mark.parametrize("where, value", [(-12, 0), (-12, -2), (-2, -8), (-2, 0), (-2, 9)])
+def test_sizes_that_lead_nowhere_are_refused_at_once(where, value):
+    builder = ProgramBuilder()
+    table = np.zeros((1, 1), np.int32)
+    builder.output(builder.step(MAX, [builder.input(2, 2)], 1, 2, table=table))
+    words = builder.words()
+    assert words[[-12, -11, -2]].tolist() == [1, 1, 1], "rows and taps of the table, ins"
+    words[where], words[5] = value, 2**31 - 1
+    with pytest.raises(ValueError, match="program must end with its last step"):
+        Program.read(words)
