@@ -352,8 +352,9 @@ def analyze(
 
     Streams over the data twice (what goes into each convolution; what the loss feels of its
     output), times every layer and its options on config.runtime, and tries one rank and one mask of
-    each layer for the loss that they cost. With config.cache_dir every finished stage is kept
-    there, and a run that was interrupted goes on where it stopped.
+    each layer for the loss that they cost. A layer whose compressed form will run in a fused graph
+    (see `strip`) is timed as steps of one, others as single operations. With config.cache_dir every
+    finished stage is kept there, and a run that was interrupted goes on where it stopped.
 
     Args:
         model: a Functional or Sequential model of Keras 3 or tf_keras; it is not changed.

@@ -47,7 +47,8 @@ def benchmark(
 ) -> list[Row]:
     """Times models in turn, call by call, so that whatever else the machine does hits all alike.
 
-    What is timed is what would be deployed: every model in the form that `strip` gives it.
+    What is timed is what would be deployed: every model in the form that `strip` gives it, which
+    for a compressed Keras 3 model and runtime "tf" has fused graphs.
 
     Args:
         model: a Keras 3 or tf_keras model, what the others are compared with.

@@ -119,8 +119,10 @@ def export_tflite(
 def export_saved_model(model: Any, path: str | os.PathLike) -> ExportResult:
     """Writes a SavedModel for serving, loads it again and compares the outputs.
 
-    Batch normalizations are folded on a copy. The folder has the endpoints that `model.export`
-    gives it: `serve` and the signature "serving_default", both for any batch size.
+    Batch normalizations are folded on a copy. The layers run one by one there, in TensorFlow's own
+    operations: nothing of this package is needed to serve it, and nothing is fused. The folder has
+    the endpoints that `model.export` gives it: `serve` and the signature "serving_default", both
+    for any batch size.
 
     Args:
         model: a functional or sequential Keras 3 or tf_keras model, compressed or not.

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -320,26 +321,23 @@ def single_consumers(model: Any) -> list[tuple[str, str]]:
     Paths as in `layers`. Used to fold what follows a layer into its weights.
     """
     paths = {id(layer): path for path, layer in layers(model).items()}
-    times: dict[int, int] = {}
+    times: Counter[int] = Counter()
     pairs = []
     for container in containers(model):
         found = nodes(container)
-        readers: dict[int, list[Any]] = {}
+        readers: dict[int, list[Any]] = {id(tensor): [None] for tensor in container.outputs}
         for layer, inputs, _, _ in found:
-            times[id(layer)] = times.get(id(layer), 0) + 1
+            times[id(layer)] += 1
             for tensor in inputs:
                 readers.setdefault(id(tensor), []).append(layer)
-        outside = {id(tensor) for tensor in container.outputs}
         for layer, _, outputs, _ in found:
-            if len(outputs) == 1 and id(outputs[0]) not in outside:
-                reading = readers.get(id(outputs[0]), [])
-                if len(reading) == 1:
-                    pairs.append((layer, reading[0]))
+            reading = readers.get(id(outputs[0]), []) if len(outputs) == 1 else []
+            if len(reading) == 1:
+                pairs.append((layer, reading[0]))
     return [
         (paths[id(producer)], paths[id(consumer)])
         for producer, consumer in pairs
-        if id(producer) in paths
-        and id(consumer) in paths
+        if {id(producer), id(consumer)} <= paths.keys()
         and times[id(producer)] == times[id(consumer)] == 1
     ]
 

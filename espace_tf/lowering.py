@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -290,7 +290,7 @@ def _is_plain(layer: Any, inputs: list[Any], outputs: list[Any]) -> bool:
         return False  # a subclass computes what it likes
     if len(outputs) != 1 or not inputs or getattr(layer.dtype_policy, "name", "") != "float32":
         return False
-    if getattr(layer, "lora_enabled", False) or getattr(layer, "fade", None) is not None:
+    if getattr(layer, "lora_enabled", False) or layer.activity_regularizer is not None:
         return False
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         return False
@@ -373,8 +373,7 @@ def _convolved(layer: Any, kind: str, size: tuple[int, int], channels: int) -> l
             )
             for weight, filters, index_map in layer.index_maps(size)
         ]
-        ending = {**vars(made[-1]), "bias": bias, "activation": activation}
-        return [*made[:-1], Piece(**ending)]
+        return [*made[:-1], replace(made[-1], bias=bias, activation=activation)]
     table = _table(layer, layer.kernel_size, size)
     options = {"filter": "kernel", "bias": bias, "table": table, "activation": activation}
     if kind == "DepthwiseConv2D":

@@ -42,7 +42,8 @@ def compress(
 
     Analyses the model, plans, applies the plan and measures both whole networks in turns, each as
     `strip` makes it for deployment: batch norms that are not folded take their time in both, and
-    would hide what was gained. If the speed is off, the predicted times are corrected by what was
+    would hide what was gained; and a compressed Keras 3 model runs in fused graphs only once it is
+    stripped. If the speed is off, the predicted times are corrected by what was
     measured and the plan is made anew, up to config.rounds times. The model nearest to the asked
     speed is measured once more, longer, and returned; unchanged if that is no faster than the given
     one. It is not trained: `fine_tune` brings most of the lost accuracy back.

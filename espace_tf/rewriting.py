@@ -79,8 +79,10 @@ def strip(model: Any, *, fuse: bool = True) -> Any:
 
     Args:
         model: a Functional or Sequential model of Keras 3 or tf_keras, compressed or not.
-        fuse: in a compressed Keras 3 model, makes each stretch that one native operation can run
-            one `FusedGraph` layer, with the layers inside (see `espace_tf.fusing.fuse`).
+        fuse: in a Keras 3 model with masked or decomposed layers, makes each stretch that one
+            native operation can run one `FusedGraph` layer, with the layers inside (see
+            `espace_tf.fusing.fuse`); they are no longer in the model's own list of layers. Other
+            models have no such layers, nor have tf_keras models.
 
     Returns:
         The new model; the same outputs at inference, to float rounding. `espace_plan` is kept.

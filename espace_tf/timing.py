@@ -213,6 +213,7 @@ def single_layer(
         "dilation_rate": site.dilation_rate,
         "padding": site.padding,
         "groups": site.groups,
+        "data_format": "channels_last",
         "activation": "relu",
     }
     if rank is not None:

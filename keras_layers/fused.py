@@ -17,8 +17,9 @@ class FusedGraph(keras.layers.Layer):
 
     Wherever that operation cannot run the inner model does, with the same results to float
     rounding: in training, in exported files, with XLA, on GPUs, without the native binary. The
-    weights are those of the inner model's layers. The operation holds the maps' sizes; the batch is
-    free. `espace_tf.strip` makes these layers.
+    weights are those of the inner model's layers, read in every call. The operation takes groups of
+    images through the whole stretch, so that what lies between its layers stays in the cache. It
+    holds the maps' sizes; the batch is free. `espace_tf.strip` makes these layers.
 
     Input shape: that of the inner model's input, or a list of its inputs' shapes.
     Output shape: that of the inner model's output, or a list of its outputs' shapes.
@@ -49,6 +50,7 @@ class FusedGraph(keras.layers.Layer):
         self.program = Program.read(as_rows(program, "program"))
         self.sources = tuple((str(layer), str(weight)) for layer, weight in weights)
         self._check()
+        self.input_spec = self.model.input_spec
         self._native = FusedGraphCall(self.program, self.program_weights, self._plain)
 
     def _check(self) -> None:

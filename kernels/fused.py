@@ -1,5 +1,6 @@
 """A whole program (see `program`) as one native operation, for calls at inference."""
 
+import functools
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
@@ -34,7 +35,10 @@ class FusedGraphCall:
         self._outputs, self._weights, self._plain = len(program.outputs), weights, plain
         self._words = tf.make_tensor_proto(program.words)
         # Eager operations know no attribute that is a tensor: there a function makes the call.
-        self._eager = tf.function(self._run, autograph=False, reduce_retracing=True)
+        # Of a partial, because TensorFlow counts the tracings of all functions of one piece of
+        # code together, and would warn of a model with five of these.
+        run = functools.partial(self._run)
+        self._eager = tf.function(run, autograph=False, reduce_retracing=True)
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, operations: ModuleType, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:

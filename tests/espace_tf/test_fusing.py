@@ -1,6 +1,11 @@
 """Fused models against what they were made of: their programs, and the native operation."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -256,6 +261,95 @@ def test_files(tmp_path):
     assert "EspaceFusedGraph" not in str(loaded.signatures["serving_default"].graph.as_graph_def())
     same(loaded.serve(x), small(x))
     assert export_tflite(small, tmp_path / "model.tflite").max_difference < 1e-5
+
+
+def test_weights_set_later_are_seen():
+    small = compressed(build(residual))
+    fused, plain, x = strip(small), strip(small, fuse=False), images()
+    traced = tf.function(fused)
+    before = np.asarray(traced(x))
+    fused.set_weights([1.3 * weight for weight in fused.get_weights()])
+    by_path = {weight.path.split("/")[-2:][0] + weight.name: weight for weight in fused.weights}
+    for weight in plain.weights:
+        weight.assign(by_path[weight.path.split("/")[-2:][0] + weight.name])
+    assert np.abs(plain(x) - before).max() > 0.1
+    for found in (fused(x), traced(x), fused.predict(x, verbose=0)):
+        same(found, plain(x))
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_another_process_loads_fused_models(backend, tmp_path):
+    small, x = compressed(build(inception)), images()
+    strip(small).save(tmp_path / "model.keras")
+    np.save(tmp_path / "x.npy", x)
+    program = (
+        "import keras, numpy, espace_tf\n"
+        "model = keras.models.load_model('model.keras')\n"
+        "numpy.save('y.npy', model.predict(numpy.load('x.npy'), verbose=0))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment["ESPACE_TF_BACKEND"] = backend
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    same(np.load(tmp_path / "y.npy"), small(x))
+
+
+@pytest.mark.parametrize("policy", ["float16", "bfloat16", "mixed_float16", "float64"])
+def test_other_types_are_left_alone(policy):
+    x = keras.Input((SIDE, SIDE, 3), dtype="float64" if policy == "float64" else "float32")
+    small = compressed(keras.Model(x, LAYERS.Conv2D(4, 3, dtype=policy)(x)))
+    assert not stretches(strip(small))
+
+
+def test_open_sizes_are_left_alone():
+    x = keras.Input((None, SIDE, 3))
+    small = apply(
+        model := keras.Model(x, LAYERS.Conv2D(4, 3)(x)), Plan.uniform(model, rank_ratio=0.5)
+    )
+    fused = strip(small)
+    assert not stretches(fused)
+    same(fused(images()), small(images()))
+
+
+def test_losses_of_activities_are_kept():
+    x = keras.Input((SIDE, SIDE, 3))
+    y = LAYERS.Conv2D(4, 3, activity_regularizer="l2")(conv(x, 4, 3))
+    model = keras.Model(x, y)
+    fused = fuse(model)
+    assert kinds(fused) == ["InputLayer", "FusedGraph", "Conv2D"]
+    for each in (model, fused):
+        each(images())
+    np.testing.assert_allclose(fused.losses, model.losses, rtol=1e-5)
+
+
+def test_no_images_give_nothing():
+    fused = strip(compressed(build(residual)))
+    assert fused(images(0)).shape == (0, *fused.output_shape[1:])
+
+
+def test_threads_at_once_get_their_own_results():
+    small, x = compressed(build(inception)), images(5)
+    fused, wanted, found = strip(small), np.asarray(small(x)), {}
+
+    def work(number):
+        for turn in range(10):
+            batch = 1 + (number + turn) % 5
+            found[number, turn] = batch, np.asarray(fused(x[:batch]))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 30
+    for batch, values in found.values():
+        same(values, wanted[:batch])
 
 
 def test_a_benchmark_takes_fused_models():

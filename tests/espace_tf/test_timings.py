@@ -143,6 +143,27 @@ def test_a_place_that_cannot_be_written_keeps_nothing(place, tmp_path, monkeypat
     assert Timings.of_this_machine().get("layer") is None
 
 
+def test_a_folder_in_the_place_of_the_file_keeps_nothing(tmp_path):
+    (tmp_path / "times.json" / "inside").mkdir(parents=True)
+    known = Timings(tmp_path / "times.json")
+    known.add("layer", 2.0, {"a": 0.5})
+    assert known.get("layer", "a") == 1.0
+    assert [path.name for path in tmp_path.rglob("*")] == ["times.json", "inside"]
+
+
+@pytest.mark.parametrize("value", ["off", "elsewhere", "file/cache"])
+def test_an_analysis_needs_no_place_to_keep_times(value, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(VARIABLE, value)
+    monkeypatch.setattr(offers, "_SECONDS", 0.0)
+    config = EspaceConfig(keeps=(0.5,), mask_families=("rows",), include="first")
+    found = analyze(network(), None, config=config, verbose=0)
+    assert all(option.ms > 0 for option in found.sites["first"].options)
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {"file", "elsewhere"} if value == "elsewhere" else {"file"}
+
+
 @pytest.mark.parametrize("name", ["_cpu", "_cores", "_sources"])
 def test_other_machines_and_binaries_have_files_of_their_own(name, folder, monkeypatch):
     Timings.of_this_machine().add("layer", 2.0, {})

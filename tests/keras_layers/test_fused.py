@@ -1,5 +1,7 @@
 """The layer that runs a whole model as one operation: its configuration, gradients and errors."""
 
+import logging
+
 import keras
 import numpy as np
 import pytest
@@ -129,6 +131,25 @@ def test_what_does_not_fit_is_refused_in_words():
         FusedGraph(model, words[1:], WEIGHTS)
     with pytest.raises(TypeError, match="Functional Keras 3 model"):
         FusedGraph(keras.layers.Conv2D(3, 3), words, WEIGHTS)
+    layer = FusedGraph(model, words, WEIGHTS)
+    for wrong in (keras.Input((4, 5, 2)), images()[:, :4], np.zeros((1, 5, 4, 3), "float32")):
+        with pytest.raises(ValueError, match=r"expected shape=\(None, 5, 4, 2\)"):
+            layer(wrong)
     open_model = keras.Sequential([keras.Input((None, 4, 2)), keras.layers.Conv2D(3, 1)])
     with pytest.raises(ValueError, match="inputs of known size"):
         FusedGraph(open_model, words, WEIGHTS)
+
+
+def test_many_layers_called_eagerly_are_no_retracing():
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    tf.get_logger().addHandler(handler)
+    try:
+        for _ in range(6):
+            layer = FusedGraph(*parts(), WEIGHTS)
+            assert layer(images(1)).shape == (1, 5, 4, 3)
+            assert layer(images(2)).shape == (2, 5, 4, 3)
+    finally:
+        tf.get_logger().removeHandler(handler)
+    assert said == []
