@@ -129,3 +129,13 @@ def test_a_single_layer_is_like_its_site(change, kind):
         assert layer.rank == 2 and layer.order == change.get("order", "vertical")
     if "positions" in change:
         np.testing.assert_array_equal(layer.positions, change["positions"])
+
+
+def test_a_single_layer_is_channels_last_whatever_is_the_default():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        layers = [timing.single_layer(site()), timing.single_layer(site(), rank=2)]
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    for layer in layers:
+        assert layer.compute_output_shape((2, 8, 9, 4)) == (2, 4, 9, 6)

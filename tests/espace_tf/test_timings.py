@@ -161,7 +161,7 @@ def test_an_analysis_needs_no_place_to_keep_times(value, tmp_path, monkeypatch):
     found = analyze(network(), None, config=config, verbose=0)
     assert all(option.ms > 0 for option in found.sites["first"].options)
     kept = {path.name for path in tmp_path.iterdir()}
-    assert kept == {"file", "elsewhere"} if value == "elsewhere" else {"file"}
+    assert kept == ({"file", "elsewhere"} if value == "elsewhere" else {"file"})
 
 
 @pytest.mark.parametrize("name", ["_cpu", "_cores", "_sources"])
