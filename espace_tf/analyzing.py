@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import time
@@ -11,11 +12,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from espace_tf import damages, graph, moments, offers, step_times, targets, timing
 from espace_tf import data as user_data
-from espace_tf import graph, moments, offers, step_times, targets, timing
 from espace_tf.analysis import Analysis, SiteAnalysis
 from espace_tf.config import EspaceConfig
-from espace_tf.factors import reconstruct
 from espace_tf.fusing import fuse
 from espace_tf.kernels.fused import fused_operations
 from espace_tf.options import Option
@@ -26,13 +26,6 @@ from espace_tf.timings import Timings
 from espace_tf.whatif import WhatIf
 
 _BATCH = 16  # images per batch of statistics: bounds the memory of the backward pass
-# A scale found from a loss increase near zero says little: none is taken below this share of the
-# median.
-_LEAST_SCALE = 0.1
-# The one-at-a-time losses take no more multiply-accumulates than this (about a minute on two
-# cores): of a large network fewer than config.damage_images images are used, but 8 at least.
-_PROBE_MACS = 3e12
-_PROBE_IMAGES = 8
 # Seconds for building and calling all layers' options; what one layer leaves, the others get.
 _TIMING_SECONDS = 120.0
 
@@ -92,15 +85,14 @@ def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) ->
     }
     times = _time(model, sites, stages, config, progress)
     if data is not None:
-        probe_images = [x for x, _ in batches(_probe_images(sites, config))]
-        what_if = _Once(
-            lambda: WhatIf(model, _changeable(sites), probe_images, classes=resolved.classes)
-        )
-        _calibrate(sites, what_if, stages, progress)
+        tried = damages.changeable(sites)
+        probes = [x for x, _ in batches(damages.probe_images(sites, config))]
+        what_if = functools.cache(lambda: WhatIf(model, tried, probes, classes=resolved.classes))
+        with progress("one-at-a-time losses", len(tried)) as advance:
+            damages.calibrate(sites, what_if, stages, advance)
         baseline = _baseline(model, resolved, batches(config.damage_images))
     else:
-        for site in sites.values():
-            site.options = tuple(_guessed(site, option) for option in site.options)
+        damages.guess(sites)
     return Analysis(
         fingerprint=graph.fingerprint(model),
         config=config,
@@ -259,108 +251,6 @@ def _fused(plain: Any, config: EspaceConfig) -> Any | None:
 def _timed(site: SiteAnalysis, known: Timings, seconds: float, fused: bool) -> Arrays:
     _, options = offers.timed(site, offers.offered(site), known, seconds, fused=fused)
     return {"options": np.array(json.dumps([dataclasses.asdict(option) for option in options]))}
-
-
-def _changeable(sites: dict[str, SiteAnalysis]) -> list[Site]:
-    return [site.site for site in sites.values() if len(site.options) > 1]
-
-
-def _probe_images(sites: dict[str, SiteAnalysis], config: EspaceConfig) -> int:
-    """On how many images every rank and mask is tried; does not depend on measured times."""
-    macs = sum(site.site.macs() for site in sites.values())
-    probes = sum(
-        any(option.rank and not option.family for option in site.options)
-        + any(option.family and not option.rank for option in site.options)
-        for site in sites.values()
-    )
-    affordable = int(_PROBE_MACS // max(macs * probes, 1))
-    return min(config.damage_images, max(_PROBE_IMAGES, affordable))
-
-
-def _calibrate(
-    sites: dict[str, SiteAnalysis], what_if: "_Once", stages: Stages, progress: Progress
-) -> None:
-    """Turns predicted errors into units of loss: one rank and one mask of every layer are tried."""
-    tried = [sites[site.path] for site in _changeable(sites)]
-    with progress("one-at-a-time losses", len(tried)) as advance:
-        for site in tried:
-            found = stages.get(
-                f"probes-{site.site.path}", lambda site=site: _probe(site, what_if.value)
-            )
-            site.rank_probes = tuple(map(tuple, found["rank"].tolist()))
-            site.mask_probes = tuple(map(tuple, found["mask"].tolist()))
-            site.release()
-            advance(1)
-    rank_scales = _scales({site.site.path: site.rank_probes for site in tried})
-    mask_scales = _scales({site.site.path: site.mask_probes for site in tried})
-    for site in tried:
-        path = site.site.path
-        site.options = tuple(
-            dataclasses.replace(
-                option,
-                damage=rank_scales.get(path, 0.0) * option.error
-                + (
-                    mask_scales.get(path, 0.0) * _mask_error(site, option) if option.family else 0.0
-                ),
-            )
-            for option in site.options
-        )
-
-
-class _Once:
-    """A value computed when it is first asked for."""
-
-    def __init__(self, compute: Callable[[], Any]):
-        self._compute = compute
-
-    @property
-    def value(self) -> Any:
-        if not hasattr(self, "_value"):
-            self._value = self._compute()
-        return self._value
-
-
-def _probe(site: SiteAnalysis, what_if: WhatIf) -> Arrays:
-    """(predicted error, increase of the loss) of a middle rank and of a middle mask."""
-    ranks = [option for option in site.options if option.rank and not option.family]
-    found: dict[str, list] = {"rank": [], "mask": []}
-    if ranks:
-        option = ranks[len(ranks) // 3]
-        factors = site.factors(option.rank, option.order)
-        shift = None
-        if factors.bias is not None:
-            shift = factors.bias - (0 if site.bias is None else site.bias)
-        kernel = reconstruct(factors, option.order, site.site.groups)
-        loss = what_if.damage(site.site, kernel=kernel, shift=shift)
-        found["rank"].append((option.error, loss))
-    masked = [option for option in site.options if option.family and not option.rank]
-    if masked:
-        option = min(masked, key=lambda each: abs(each.keep - 0.5))
-        positions = site.positions(option.family, option.keep)
-        loss = what_if.damage(site.site, positions=positions)
-        found["mask"].append((_mask_error(site, option), loss))
-    return {name: np.array(pairs, float).reshape(-1, 2) for name, pairs in found.items()}
-
-
-def _mask_error(site: SiteAnalysis, option: Option) -> float:
-    return site.position_damage(site.positions(option.family, option.keep)) or 0.0
-
-
-def _scales(probes: dict[str, tuple[tuple[float, float], ...]]) -> dict[str, float]:
-    """Loss per predicted error of each layer, kept away from zero by the layers' median."""
-    raw = {
-        path: np.mean([loss / max(error, 1e-12) for error, loss in pairs])
-        for path, pairs in probes.items()
-        if pairs
-    }
-    positive = [scale for scale in raw.values() if scale > 0]
-    least = _LEAST_SCALE * float(np.median(positive)) if positive else 0.0
-    return {path: max(float(scale), least) for path, scale in raw.items()}
-
-
-def _guessed(site: SiteAnalysis, option: Option) -> Option:
-    """Without data: the tail energy of the kernel, and the share of positions not computed."""
-    return dataclasses.replace(option, damage=option.error + (1.0 - option.keep))
 
 
 def _baseline(model: Any, resolved: targets.Resolved, batches: Iterator) -> float | None:

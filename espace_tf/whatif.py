@@ -1,5 +1,6 @@
-"""What a network would lose if one layer were changed: one traced function, many assignments."""
+"""What a network would lose if layers were changed: one traced function, many assignments."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,23 @@ from espace_tf import cloning, graph, targets
 from espace_tf.kernels.index_map import nearest_spread
 from espace_tf.moments import linear_response
 from espace_tf.sites import Site
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Change:
+    """What is tried out in one layer.
+
+    Args:
+        site: the layer.
+        kernel: [kh, kw, Cin / g, Cout], what the factors multiply out to; None: its own.
+        shift: [Cout], added to the response, as the bias correction does; None: nothing.
+        positions: kept output positions; None: all.
+    """
+
+    site: Site
+    kernel: np.ndarray | None = None
+    shift: np.ndarray | None = None
+    positions: np.ndarray | None = None
 
 
 class WhatIf:
@@ -41,47 +59,46 @@ class WhatIf:
         self._classes = classes
         self._probabilities = self._classes and targets.sums_to_one(flat[0])
 
-    def damage(
-        self,
-        site: Site,
-        *,
-        kernel: np.ndarray | None = None,
-        shift: np.ndarray | None = None,
-        positions: np.ndarray | None = None,
-    ) -> float:
-        """Mean increase of the loss per sample if this one layer is changed, in nats for classes.
+    def damage(self, *changes: Change) -> float:
+        """Mean increase of the loss per sample with these changes at once, in nats for classes.
 
         The loss is the cross-entropy against the unchanged network's own distribution, the increase
         therefore their Kullback-Leibler divergence: the same unit as a classifier's loss, never
         negative, and far less noisy than a difference of label losses on few images. Outputs other
         than class scores: the relative squared change of the output.
-
-        Args:
-            site: the layer.
-            kernel: [kh, kw, Cin / g, Cout], what the factors multiply out to; None: its own.
-            shift: [Cout], added to the response, as the bias correction does; None: nothing.
-            positions: kept output positions; None: all.
         """
-        variable = self._layers[site.path].kernel
-        own = variable.numpy()
+        own = {}
         try:
-            if kernel is not None:
-                variable.assign(kernel)
-            if shift is not None:
-                self._shift[site.path].assign(shift)
-            if positions is not None:
-                shown = positions[nearest_spread(site.output_sizes[0], positions)]
-                self._shown[site.path].assign(shown)
+            for change in changes:
+                variable = self._layers[change.site.path].kernel
+                own[change.site.path] = variable.numpy()
+                self._assign(change)
             changed = [self._forward(batch) for batch in self._images]
         finally:
-            variable.assign(own)
-            self._shift[site.path].assign(np.zeros(site.filters, np.float32))
-            if positions is not None:
-                shown = self._shown[site.path]
-                shown.assign(np.arange(shown.shape[0], dtype=np.int32))
+            for change in changes:
+                if change.site.path in own:
+                    self._reset(change, own[change.site.path])
         pairs = zip(self._reference, changed, strict=True)
         weights = [len(tf.nest.flatten(batch)[0]) for batch in self._images]
         return float(np.average([self._distance(*pair) for pair in pairs], weights=weights))
+
+    def _assign(self, change: Change) -> None:
+        site = change.site
+        if change.kernel is not None:
+            self._layers[site.path].kernel.assign(change.kernel)
+        if change.shift is not None:
+            self._shift[site.path].assign(change.shift)
+        if change.positions is not None:
+            spread = nearest_spread(site.output_sizes[0], change.positions)
+            self._shown[site.path].assign(change.positions[spread])
+
+    def _reset(self, change: Change, kernel: np.ndarray) -> None:
+        site = change.site
+        self._layers[site.path].kernel.assign(kernel)
+        self._shift[site.path].assign(np.zeros(site.filters, np.float32))
+        if change.positions is not None:
+            shown = self._shown[site.path]
+            shown.assign(np.arange(shown.shape[0], dtype=np.int32))
 
     def _call(self, x: Any) -> list[tf.Tensor]:
         with graph.record(self._copy, self._shift, self._respond):

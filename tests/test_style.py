@@ -43,7 +43,7 @@ ORDER = [
     *("layer_plans", "summaries", "plans"),
     *("allocation", "choices", "faithful", "planning", "regions", "topology", "packing"),
     *("lowering", "fusing"),
-    *("rewriting", "analyzing", "schedules"),
+    *("rewriting", "damages", "analyzing", "schedules"),
     *(
         "callbacks",
         "distillation",

@@ -10,7 +10,7 @@ from espace_tf import graph
 from espace_tf.factors import Factors, plain_factors, reconstruct
 from espace_tf.plans import LayerPlan, Plan
 from espace_tf.rewriting import apply
-from espace_tf.whatif import WhatIf
+from espace_tf.whatif import Change, WhatIf
 
 SEED = 2
 LIBRARIES = pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
@@ -78,7 +78,9 @@ def test_the_damage_is_that_of_the_plan_applied(library, head, path, change):
     small = apply(model, Plan(layers={path: LayerPlan(**planned)}))
     x = np.concatenate(images())
     expected = divergence(model(x), small(x), head == "logits")
-    found = WhatIf(model, list(sites.values()), images(), classes=True).damage(site, **options)
+    found = WhatIf(model, list(sites.values()), images(), classes=True).damage(
+        Change(site=site, **options)
+    )
     assert expected > 1e-4
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
@@ -89,11 +91,25 @@ def test_a_probe_leaves_nothing_behind(library):
     sites = graph.sites(model)
     weights, what_if = model.get_weights(), WhatIf(model, sites, images(), classes=True)
     kernel = np.zeros_like(graph.layers(model)["shared"].get_weights()[0])
-    first = what_if.damage(sites[1], kernel=kernel)
-    masked = what_if.damage(sites[0], positions=POSITIONS, shift=np.ones(6, np.float32))
-    assert what_if.damage(sites[0]) == pytest.approx(0, abs=1e-7)
-    assert what_if.damage(sites[1], kernel=kernel) == first > 0 and masked > 0
+    first = what_if.damage(Change(site=sites[1], kernel=kernel))
+    masked = what_if.damage(
+        Change(site=sites[0], positions=POSITIONS, shift=np.ones(6, np.float32))
+    )
+    assert what_if.damage(Change(site=sites[0])) == pytest.approx(0, abs=1e-7)
+    assert what_if.damage(Change(site=sites[1], kernel=kernel)) == first > 0 and masked > 0
     assert all(map(np.array_equal, model.get_weights(), weights))
+
+
+def test_changes_of_several_layers_are_made_at_once():
+    model = network(keras)
+    sites = graph.sites(model)
+    masks = {site.path: POSITIONS for site in sites}
+    small = apply(model, Plan(layers={path: LayerPlan(positions=p) for path, p in masks.items()}))
+    x = np.concatenate(images())
+    what_if = WhatIf(model, sites, images(), classes=True)
+    found = what_if.damage(*(Change(site=site, positions=POSITIONS) for site in sites))
+    np.testing.assert_allclose(found, divergence(model(x), small(x), False), rtol=1e-3)
+    assert what_if.damage() == pytest.approx(0, abs=1e-7)
 
 
 def test_one_trace_for_all_probes():
@@ -102,8 +118,8 @@ def test_one_trace_for_all_probes():
     what_if = WhatIf(model, sites, images()[:2], classes=True)
     traced = what_if._forward.experimental_get_tracing_count()
     for site in sites:
-        what_if.damage(site, positions=POSITIONS)
-        what_if.damage(site, shift=np.ones(6, np.float32))
+        what_if.damage(Change(site=site, positions=POSITIONS))
+        what_if.damage(Change(site=site, shift=np.ones(6, np.float32)))
     assert traced == what_if._forward.experimental_get_tracing_count() == 1
 
 
@@ -111,7 +127,7 @@ def test_outputs_other_than_classes_count_their_relative_change():
     model = network(keras, "map")
     sites = graph.sites(model)
     what_if = WhatIf(model, sites, images(), classes=False)
-    found = what_if.damage(sites[0], positions=POSITIONS)
+    found = what_if.damage(Change(site=sites[0], positions=POSITIONS))
     small = apply(model, Plan(layers={sites[0].path: LayerPlan(positions=POSITIONS)}))
     batches = [(np.asarray(model(x), float), np.asarray(small(x), float)) for x in images()]
     each = [((a - b) ** 2).mean() / a.var() for a, b in batches]
