@@ -26,7 +26,7 @@ from espace_tf.files import atomic_write
 _HERE = Path(__file__).parent
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
-_SPEEDUP = flags.DEFINE_float("speedup", 2.0, "How many times faster on the wall clock.")
+_SPEEDUP = flags.DEFINE_float("speedup", 3.0, "How many times faster on the wall clock.")
 _BATCH = flags.DEFINE_integer("batch_size", 16, "Images per call when time is measured.")
 _DATA = flags.DEFINE_string(
     "data",
@@ -35,7 +35,7 @@ _DATA = flags.DEFINE_string(
 )
 _OUTPUT = flags.DEFINE_string("output_dir", "out/demo", "Where the results go.")
 _IMAGES = flags.DEFINE_integer("images", 10000, "Training images used, at most.", 1)
-_EPOCHS = flags.DEFINE_integer("epochs", 2, "Passes of fine-tuning over them.", 0)
+_EPOCHS = flags.DEFINE_integer("epochs", 4, "Passes of fine-tuning over them.", 0)
 
 
 def top1(model: keras.Model, data: bin_data.Data) -> float:
