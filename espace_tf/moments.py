@@ -230,29 +230,36 @@ def _map_sums(y: tf.Tensor, g: tf.Tensor, with_tables: bool) -> dict[str, tf.Ten
 def _damage_table(y: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
     """sum_k |g_pk| |y_pk - y_{p+offset,k}| of y and |g| [OH, OW, K], for every offset.
 
-    An offset and its opposite share their differences. One offset comes after the other: side by
-    side they would take the memory of 24 such maps.
+    An offset and its opposite share their differences. One offset comes after the other, in a loop:
+    side by side they would take the memory of 24 such maps, and a graph of as many operations.
     """
-    height, width, _ = y.shape
-    found: dict[tuple[int, int], tf.Tensor] = {}
-    done: list[tf.Tensor] = []
-    for dy, dx in OFFSETS:
-        if (dy, dx) < (0, 0):
-            continue
-        if dy >= height or abs(dx) >= width:
-            found[dy, dx] = found[-dy, -dx] = tf.zeros([height, width])
-            continue
-        here = (_inside(dy, height), _inside(dx, width))
-        there = (_inside(-dy, height), _inside(-dx, width))
-        with tf.control_dependencies(done):
-            change = tf.abs(y[here] - y[there])
-            done = [tf.reduce_sum(g[side] * change, axis=-1) for side in (here, there)]
-        for sign, cost in zip((1, -1), done, strict=True):
-            edges = [[max(-sign * d, 0), max(sign * d, 0)] for d in (dy, dx)]
-            found[sign * dy, sign * dx] = tf.pad(cost, edges)
-    return tf.stack([found[offset] for offset in OFFSETS])
+    height, width, length = y.shape
+    halves = [offset for offset in OFFSETS if offset > (0, 0)]
 
+    def both(offset: tf.Tensor) -> tf.Tensor:
+        """[2, OH, OW], of this offset and of its opposite."""
+        offset = tf.clip_by_value(offset, [-height, -width], [height, width])
+        ahead, back = tf.maximum(offset, 0), tf.maximum(-offset, 0)
+        size = [*tf.unstack([height, width] - tf.abs(offset)), length or tf.shape(y)[2]]
+        # p runs over the positions for which p + offset is on the map; there, p - offset is p.
+        here, there = ([*tf.unstack(start), 0] for start in (back, ahead))
+        change = tf.abs(tf.slice(y, here, size) - tf.slice(y, there, size))
+        return tf.stack(
+            [
+                tf.pad(
+                    tf.reduce_sum(tf.slice(g, start, size) * change, axis=-1),
+                    tf.stack([before, after], axis=1),
+                )
+                for start, before, after in ((here, back, ahead), (there, ahead, back))
+            ]
+        )
 
-def _inside(offset: int, length: int) -> slice:
-    """The positions p of an axis for which p + offset is on the map."""
-    return slice(max(-offset, 0), length - max(offset, 0))
+    signature = tf.TensorSpec([2, height, width], tf.float32)
+    table = tf.map_fn(
+        both, tf.constant(halves), fn_output_signature=signature, parallel_iterations=1
+    )
+    places = [
+        2 * halves.index(max(offset, (-offset[0], -offset[1]))) + (offset < (0, 0))
+        for offset in OFFSETS
+    ]
+    return tf.gather(tf.reshape(table, [-1, height, width]), places)
