@@ -112,7 +112,7 @@ class _Group:
     weights: np.ndarray  # [taps, m, N]: M by taps of the second convolution
     basis: np.ndarray  # [m, Kmax]
     patches: _Patches | None
-    output_root: np.ndarray | None  # F^1/2, [N, N]
+    output_root: np.ndarray | None  # a root of F, [N, N]: F = output_root output_root^T
 
     @functools.cached_property
     def products(self) -> np.ndarray:
@@ -122,7 +122,7 @@ class _Group:
     @property
     def output_metric(self) -> np.ndarray | None:
         """F, [N, N]."""
-        return None if self.output_root is None else self.output_root @ self.output_root
+        return None if self.output_root is None else self.output_root @ self.output_root.T
 
     def pair(self, rank: int, rounds: int) -> tuple[np.ndarray, np.ndarray]:
         """First [m, K] and exactly fitting second factor [K, taps * N]."""
@@ -139,7 +139,7 @@ class _Group:
 
         taps, _, filters = self.weights.shape
         rank = first.shape[1]
-        right = np.einsum("mk,tmn->ktn", first, self.products).reshape(rank * taps, filters)
+        right = np.tensordot(first, self.products, [0, 1]).reshape(rank * taps, filters)
         if self.patches is not None:  # else the first factor is orthonormal and B^T W solves it
             right = linalg.solve(self.patches.gram(first), right, assume_a="pos")
         return right.reshape(rank, taps * filters)
@@ -193,7 +193,7 @@ class _Group:
 
         taps, _, filters = self.weights.shape
         products = self.products
-        right = np.einsum("mk,tmn->ktn", self.basis, products).reshape(-1, filters)
+        right = np.tensordot(self.basis, products, [0, 1]).reshape(-1, filters)
         if self.patches is not None:
             lower = linalg.cholesky(
                 self.patches.gram(self.basis), lower=True, overwrite_a=True, check_finite=False
@@ -349,18 +349,31 @@ def decompose(
 def _basis(
     weights: np.ndarray, patches: _Patches | None, output_root: np.ndarray | None
 ) -> np.ndarray:
-    """Columns of the first factor, the most important one first: C^-1/2 U, [m, Kmax]."""
-    inverse = None
+    """Columns of the first factor, the most important one first: C^-1/2 U, [m, Kmax].
+
+    Any root serves, and a Cholesky factor costs a tenth of the symmetric one: with C = L L^T,
+    L^T = Q C^1/2 for an orthogonal Q, so that L^T M has the left singular vectors Q U, and
+    L^-T Q U = C^-1/2 U.
+    """
+    from scipy import linalg
+
+    lower = None
     if patches is not None:
         metric, taps_metric = patches.input_metric()
-        root, inverse = _roots(metric)
-        weights = np.einsum("st,tmn->smn", _roots(taps_metric)[0], root @ weights)
+        lower = np.linalg.cholesky(metric)
+        weights = np.tensordot(_root(taps_metric), lower.T @ weights, 1)
     if output_root is not None:
         weights = weights @ output_root
     flat = weights.swapaxes(0, 1).reshape(weights.shape[1], -1)
+    outer = None
+    if flat.shape[0] > flat.shape[1]:
+        outer, flat = np.linalg.qr(flat)
     # Left singular vectors as eigenvectors of the Gram matrix: several times faster than an svd.
     left = np.linalg.eigh(flat @ flat.T)[1][:, ::-1][:, : min(flat.shape)]
-    return left if inverse is None else inverse @ left
+    left = left if outer is None else outer @ left
+    if lower is None:
+        return left
+    return linalg.solve_triangular(lower, left, trans="T", lower=True, check_finite=False)
 
 
 def _errors(parts: Sequence[_Group]) -> np.ndarray:
@@ -374,24 +387,27 @@ def _errors(parts: Sequence[_Group]) -> np.ndarray:
     return np.minimum.accumulate(np.clip(left, 0, 1))
 
 
-def _roots(metric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The symmetric square root of a positive matrix, and its inverse."""
+def _root(metric: np.ndarray) -> np.ndarray:
+    """The symmetric square root of a positive semidefinite matrix."""
     values, vectors = np.linalg.eigh(metric)
-    half = np.sqrt(np.maximum(values, values[-1] * 1e-12))
-    return (vectors * half) @ vectors.T, (vectors / half) @ vectors.T
+    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
 def _output_roots(
     gradient: np.ndarray | None, filters: int, groups: int
 ) -> list[np.ndarray] | None:
-    """F^1/2 of each group; F has mean diagonal 1 before and after the identity is mixed in."""
+    """A Cholesky factor of F for each group.
+
+    F has mean diagonal 1 before and after the identity is mixed in.
+    """
     if gradient is None:
         return None
     gradient = checked_arrays("gradient", [np.asarray(gradient)], (filters, filters))[0]
     scale = np.trace(gradient) / filters
     if scale <= 0:
         return None
-    metric = (1 - IDENTITY_SHARE) / scale * gradient + IDENTITY_SHARE * np.eye(filters)
+    metric = (1 - IDENTITY_SHARE) / scale * gradient.astype(np.float64)
+    metric[np.diag_indices(filters)] += IDENTITY_SHARE
     width = filters // groups
     starts = range(0, filters, width)
-    return [_roots(metric[i : i + width, i : i + width].astype(np.float64))[0] for i in starts]
+    return [np.linalg.cholesky(metric[i : i + width, i : i + width]) for i in starts]
