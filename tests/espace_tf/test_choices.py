@@ -6,7 +6,7 @@ import pytest
 from espace_tf.analysis import Analysis, SiteAnalysis
 from espace_tf.choices import Choice, Clock
 from espace_tf.config import EspaceConfig
-from espace_tf.options import Option
+from espace_tf.options import Option, interpolate_ms
 from espace_tf.sites import Site
 
 
@@ -52,3 +52,22 @@ def test_single_times_are_scaled_down_to_the_whole_never_up(model, common):
 def test_a_model_that_was_not_timed_takes_the_sum_of_its_layers():
     clock = Clock.of(analysis(), {})
     assert (clock.model_ms, clock.other_ms, clock.total({})) == (6.0, 0.0, 6.0)
+
+
+@pytest.mark.parametrize(
+    "macs, ms",
+    [
+        ([10, 20, 30], [1.0, 1.5, 2.0]),  # on the line
+        ([5, 40], [0.75, 2.5]),  # and beyond it
+        ([0, -100], [0.5, 0.1]),  # never below a tenth of the cheapest
+    ],
+)
+def test_times_between_and_beyond_measurements_lie_on_lines(macs, ms):
+    assert interpolate_ms(macs, [30, 10], [2.0, 1.0]).tolist() == pytest.approx(ms)
+    # Two measurements at one number of operations are one point, at either end.
+    found = interpolate_ms(macs, [30, 10, 10, 30], [1.9, 0.9, 1.1, 2.1])
+    assert found.tolist() == pytest.approx(ms, abs=0.01)
+
+
+def test_one_measurement_gives_times_in_proportion():
+    assert interpolate_ms([5, 20, 0], [10], [1.0]).tolist() == pytest.approx([0.5, 2.0, 0.1])
