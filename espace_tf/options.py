@@ -91,7 +91,7 @@ def interpolate_ms(
     if len(x) == 1:
         return y[0] * np.maximum(wanted / max(x[0], 1.0), 0.1)
     values = np.interp(wanted, x, y)
-    for outside, (a, b) in ((wanted < x[0], (0, 1)), (wanted > x[-1], (-2, -1))):
-        slope = max((y[b] - y[a]) / max(x[b] - x[a], 1.0), 0.0)
-        values = np.where(outside, y[a if a == 0 else b] + slope * (wanted - x[a or b]), values)
+    for outside, end, inner in ((wanted < x[0], 0, 1), (wanted > x[-1], -1, -2)):
+        slope = max((y[end] - y[inner]) / (x[end] - x[inner]), 0.0)
+        values = np.where(outside, y[end] + slope * (wanted - x[end]), values)
     return np.maximum(values, 0.1 * y.min())

@@ -43,7 +43,7 @@ def test_every_plan_is_of_its_kind_and_reaches_its_speed(analysis, combination):
     for path, layer in made.layers.items():
         site = analysis.sites[path]
         after += site.site.macs(layer.rank, layer.order, layer.positions) - site.site.macs()
-    assert made.predicted_speedup == pytest.approx(total / after, rel=5e-3)
+    assert made.predicted_speedup == pytest.approx(total / after, rel=1e-6)
     assert 1.6 <= made.predicted_speedup < 2.2
     for path, layer in made.layers.items():
         site = analysis.sites[path]
