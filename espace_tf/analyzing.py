@@ -27,7 +27,7 @@ from espace_tf.whatif import WhatIf
 
 _BATCH = 16  # images per batch of statistics: bounds the memory of the backward pass
 # Seconds for building and calling all layers' options; what one layer leaves, the others get.
-_TIMING_SECONDS = 120.0
+_TIMING_SECONDS = 80.0
 
 Progress = Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None]]]
 

@@ -25,7 +25,8 @@ class Option:
         measured: whether ms was measured as it stands; otherwise it lies on the line between the
             measured options of its kind (see `espace_tf.options.interpolate_ms`).
         error: predicted relative squared error of the layer's response to the decomposition.
-        damage: predicted increase of the loss per sample, calibrated by one-layer-at-a-time losses.
+        damage: predicted increase of the loss per sample, calibrated by what ranks and masks lose
+            when they are tried, one layer at a time and all together.
         macs: multiply-accumulates per image, all calls together.
     """
 

@@ -16,7 +16,7 @@ from espace_tf.kernels.fused import fused_operations
 from espace_tf.kernels.program import CONVOLVE, MAX, SUM, ProgramBuilder
 
 _REPEATS = 15
-_SECONDS = 20.0  # for whole networks
+_SECONDS = 12.0  # for whole networks
 
 
 def step_times(
