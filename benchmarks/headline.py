@@ -2,7 +2,8 @@
 
     python benchmarks/headline.py --teachers=teachers --output_dir=out/headline
 
-For AlexNet (5.48 times) and GoogLeNet (4.12 times), 224 x 224 networks on Fashion-MNIST:
+For AlexNet (5.48 times) and GoogLeNet (4.12 times), 224 x 224 networks on Fashion-MNIST; asked for
+are 5 % more, since compress lands within 5 %:
 
  1. train      the trained network in --teachers (alexnet_224_fashion.keras, ...; built and trained
                from random weights if it is missing) is trained on until its accuracy on held-back
@@ -65,8 +66,8 @@ _MODEL = flags.DEFINE_string("model", None, "One trained .keras file instead of 
 _SPEEDUPS = flags.DEFINE_list(
     "speedups",
     None,
-    "How many times faster: one number for all networks or one for each. Default: alexnet 5.48, "
-    "googlenet 4.12; with --speed_only 4.",
+    "How many times faster: one number for all networks or one for each. Default: alexnet 5.75, "
+    "googlenet 4.33; with --speed_only 4.",
 )
 flags.DEFINE_alias("speedup", "speedups")
 _OUTPUT = flags.DEFINE_string("output_dir", "out/headline", "Where results are kept.")
@@ -106,7 +107,8 @@ _THREADS = flags.DEFINE_integer("threads", None, "CPU threads. Default: the runt
 _SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", 0)
 _SPEED_ONLY = flags.DEFINE_bool("speed_only", False, "Random weights, no training, no accuracy.")
 
-TRAINED = {"alexnet": 5.48, "googlenet": 4.12}
+# Five per cent above 5.48 and 4.12: compress lands within five per cent of what it is asked for.
+TRAINED = {"alexnet": 5.75, "googlenet": 4.33}
 UNTRAINED = ("vgg16", "resnet50", "squeezenet")
 # Flags that do not change what a network's folder holds.
 _FREE = ("networks", "speedups", "speedup", "output_dir")
