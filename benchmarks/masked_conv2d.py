@@ -83,7 +83,8 @@ def masked_map(geometry: Geometry, keep: float) -> IndexMap:
 
 def weights(*shape: int) -> tf.Variable:
     """Random weights that keep the scale of what passes through them."""
-    return tf.Variable(tf.random.normal(shape) / np.sqrt(np.prod(shape[:-1])))
+    values = np.random.default_rng(0).standard_normal(shape, np.float32)
+    return tf.Variable(values / np.sqrt(np.prod(shape[:-1]), dtype=np.float32))
 
 
 def dense(layer: Layer) -> Callable[[tf.Tensor], tf.Tensor]:
