@@ -103,8 +103,9 @@ class Timings:
 def cache_folder() -> Path | None:
     """Where files are kept; None: nowhere, because the user said so or has no home."""
     given = os.environ.get(VARIABLE)
-    if given is not None:
-        return None if given.strip().lower() in ("", "off") else Path(given)
+    if given is not None:  # "~" where a shell did not replace it, as in a file of settings.
+        off = given.strip().lower() in ("", "off")
+        return None if off else Path(os.path.expanduser(given))
     base = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(base):  # Others are to be ignored (XDG Base Directory Specification).
         return Path(base) / "espace_tf"

@@ -124,6 +124,8 @@ def test_where_the_files_are(monkeypatch, tmp_path):
         Timings.of_this_machine().add("layer", 1.0, {})
     monkeypatch.setenv(VARIABLE, "here")
     assert timings.cache_folder() == Path("here")
+    monkeypatch.setenv(VARIABLE, "~/times")
+    assert timings.cache_folder() == tmp_path / "times"
     monkeypatch.delenv(VARIABLE)
     assert timings.cache_folder() == tmp_path / ".cache" / "espace_tf"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
