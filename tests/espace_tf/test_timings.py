@@ -210,6 +210,7 @@ def test_layers_share_the_seconds_and_leave_what_they_do_not_need(folder, monkey
         now[0] += 10.0
         return {"options": np.array('[{"ms": 1.0, "macs": 1}]')}
 
+    monkeypatch.setattr(analyzing, "_TIMING_SECONDS", 120.0)
     monkeypatch.setattr(analyzing.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(analyzing, "_timed", timed)
     monkeypatch.setattr(timing, "time_models", lambda *_, **__: [1.0])
