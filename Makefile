@@ -1,7 +1,8 @@
 # make native: builds the fast operator for the TensorFlow in the environment.
 # make core-test: its C++ tests; core-test-sanitized: shorter, with AddressSanitizer and UBSan;
 # core-test-threads: with ThreadSanitizer; core-test-aarch64: for another processor, emulated.
-# make fuzz: a million random and hostile calls; fuzz-short: fewer. SEED= begins elsewhere.
+# make fuzz: a million random and hostile calls, and programs of fused graphs; fuzz-short: fewer.
+# SEED= begins elsewhere.
 # make bazel: the operator and the C++ tests with Bazel 4 as Debian packages it.
 # make cuda: libespace_cuda.so, the operators on GPUs without TensorFlow; needs nvcc, no GPU.
 # make cuda-test: the GPU kernels on the CPU; cuda-test-races: a few calls, with ThreadSanitizer.
@@ -54,10 +55,10 @@ core-test-aarch64:
 	fi
 
 fuzz:
-	$(MAKE) -C kernels/core $(SANITIZED) fuzz ARGUMENTS="1000000 $(SEED)"
+	$(MAKE) -C kernels/core $(SANITIZED) fuzz CALLS=1000000 PROGRAMS=20000 SEED=$(SEED)
 
 fuzz-short:
-	$(MAKE) -C kernels/core $(SANITIZED) fuzz ARGUMENTS="60000 $(SEED)"
+	$(MAKE) -C kernels/core $(SANITIZED) fuzz CALLS=60000 PROGRAMS=400 SEED=$(SEED)
 
 bazel: setup
 	PYTHON_BIN_PATH=$(abspath $(PY)) $(BAZEL) test :channels_test :core_test :fuzz_test
