@@ -67,6 +67,7 @@ class SiteAnalysis:
     config: EspaceConfig = field(default_factory=EspaceConfig)
     _cached: dict[str, low_rank.Decomposition] = field(default_factory=dict, repr=False)
     _masks: dict[tuple[str, float], np.ndarray] = field(default_factory=dict, repr=False)
+    _factors: dict[tuple[int, str], low_rank.Factors] = field(default_factory=dict, repr=False)
 
     def decomposition(self, order: str) -> low_rank.Decomposition:
         """Factors and predicted errors of every rank; computed when first asked for."""
@@ -89,7 +90,9 @@ class SiteAnalysis:
 
     def factors(self, rank: int, order: str) -> low_rank.Factors:
         """The pair of this rank with its corrected bias."""
-        return self.decomposition(order).factors(rank)
+        if (rank, order) not in self._factors:
+            self._factors[rank, order] = self.decomposition(order).factors(rank)
+        return self._factors[rank, order]
 
     def positions(self, family: str, keep: float) -> np.ndarray:
         """The kept output positions, sorted int32; nested: a smaller keep gives a subset.

@@ -212,15 +212,9 @@ class Decomposition:
     """Every rank's predicted error and factors of one kernel in one order; made by `decompose`.
 
     Args:
-        errors: [Kmax + 1], errors[K] is the relative squared response error of the pair of rank K,
-            E |y - y~|^2 over the variance of y: 1 at rank 0, never increasing, 0 at full rank.
-            Exact for the (shrunk) patch covariance after refit and bias correction, so a bound for
-            `factors(K)`, whose further round lowers it by some 10 to 20 %; without covariance the
-            tail energy of the kernel; with a gradient measured in its metric.
         order, groups: as given to `decompose`.
     """
 
-    errors: np.ndarray
     order: str
     groups: int
     _kernel: np.ndarray = field(repr=False)
@@ -228,10 +222,21 @@ class Decomposition:
     _mean: np.ndarray | None = field(repr=False)  # [g, d]
     _bias: np.ndarray | None = field(repr=False)
 
+    @functools.cached_property
+    def errors(self) -> np.ndarray:
+        """[Kmax + 1], the relative squared response error of the pair of every rank K.
+
+        E |y - y~|^2 over the variance of y: 1 at rank 0, never increasing, 0 at full rank. Exact
+        for the (shrunk) patch covariance after refit and bias correction, so a bound for
+        `factors(K)`, whose further round lowers it by some 10 to 20 %; without covariance the tail
+        energy of the kernel; with a gradient measured in its metric.
+        """
+        return _errors(self._parts)
+
     @property
     def max_rank(self) -> int:
         """Full rank, per group: min(kh Cin / g, kw Cout / g) vertical first."""
-        return len(self.errors) - 1
+        return self._parts[0].basis.shape[1]
 
     @functools.cached_property
     def singular_values(self) -> np.ndarray:
@@ -336,7 +341,6 @@ def decompose(
         root = roots[group] if roots else None
         parts.append(_Group(weights, _basis(weights, patches, root), patches, root))
     return Decomposition(
-        errors=_errors(parts),
         order=order,
         groups=groups,
         _kernel=kernel,

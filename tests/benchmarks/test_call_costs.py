@@ -43,7 +43,7 @@ def test_rows_and_their_summary(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(masked_conv2d, "layers", lambda network: LAYERS)
     monkeypatch.setattr(call_costs, "_pool", lambda: contextlib.nullcontext(pool))
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["test"])
+        flags.FLAGS.mark_as_parsed()
     with flagsaver.flagsaver(
         networks=["tiny"], batch=2, keep=0.5, repeats=2, json=str(tmp_path / "rows.json")
     ):
