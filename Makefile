@@ -60,7 +60,8 @@ fuzz-short:
 	$(MAKE) -C kernels/core $(SANITIZED) fuzz ARGUMENTS="60000 $(SEED)"
 
 bazel: setup
-	PYTHON_BIN_PATH=$(abspath $(PY)) $(BAZEL) test :channels_test :core_test :fuzz_test
+	PYTHON_BIN_PATH=$(abspath $(PY)) $(BAZEL) test :channels_test :core_test :fused_graph_test \
+	  :fuzz_test :memory_test
 	PYTHON_BIN_PATH=$(abspath $(PY)) $(BAZEL) build :native
 
 cuda:
