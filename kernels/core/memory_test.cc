@@ -35,11 +35,10 @@ void* Allocate(std::size_t size, std::size_t alignment) {
 
 }  // namespace
 
-// Not inlined, or GCC 12 sees vectors of no floats, and warns of their first one.
-[[gnu::noinline]] void* operator new(std::size_t size) {
+void* operator new(std::size_t size) {
   return Allocate(size, alignof(std::max_align_t));
 }
-[[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment) {
+void* operator new(std::size_t size, std::align_val_t alignment) {
   return Allocate(size, static_cast<std::size_t>(alignment));
 }
 void operator delete(void* memory) noexcept { std::free(memory); }
@@ -137,13 +136,14 @@ void Convolution_(unsigned seed, int channels, Tally& tally) {
   ForwardArgs args;
   args.shape = {2, 20, channels, 5, 30, 40, 24};
   const ConvShape& s = args.shape;
-  const Guarded rows = Filled(random, s.batch * s.rows_in * s.channels);
-  const Guarded filter = Filled(random, s.taps * s.channels * s.filters);
+  const int64_t shown = s.batch * s.rows_out * s.filters, read = s.batch * s.rows_in * s.channels;
+  const int64_t weights = s.taps * s.channels * s.filters;
+  const Guarded rows = Filled(random, read), filter = Filled(random, weights);
   const std::vector<int32_t> table = random.Indices(s.computed * s.taps, -1, 19);
   const std::vector<int32_t> spread = random.Indices(s.rows_out, 0, 29);
-  Guarded out(s.batch * s.rows_out * s.filters), expected(out.size());
-  Guarded grad_rows(rows.size()), grad_filter(filter.size()), grad_bias(s.filters);
-  Guarded wanted_rows(rows.size()), wanted_filter(filter.size()), wanted_bias(s.filters);
+  Guarded out(shown), expected(shown);
+  Guarded grad_rows(read), grad_filter(weights), grad_bias(s.filters);
+  Guarded wanted_rows(read), wanted_filter(weights), wanted_bias(s.filters);
   args.rows = rows.data();
   args.filter = filter.data();
   args.table = table.data();
