@@ -61,7 +61,8 @@ fuzz-short:
 	$(MAKE) -C kernels/core $(SANITIZED) fuzz CALLS=60000 PROGRAMS=400 SEED=$(SEED)
 
 bazel: setup
-	PYTHON_BIN_PATH=$(abspath $(PY)) $(BAZEL) test :channels_test :core_test :fuzz_test
+	PYTHON_BIN_PATH=$(abspath $(PY)) $(BAZEL) test :channels_test :core_test :fused_graph_test \
+	  :fuzz_test :memory_test
 	PYTHON_BIN_PATH=$(abspath $(PY)) $(BAZEL) build :native
 
 cuda:

@@ -6,8 +6,8 @@
 namespace espace {
 namespace {
 
-// Pointers to the inputs of a block: what a block may keep of them.
-constexpr int64_t kBlockPointers = 1 << 17;
+// What a block may keep: pointers to its inputs, and copies of them.
+constexpr int64_t kBlockPointers = 1 << 17, kBlockFloats = 1 << 20;
 
 // In place of an input row.
 constexpr int32_t kZeros = -1, kScattered = -2;
@@ -50,7 +50,8 @@ Convolution::Convolution(const Variant& variant, const ConvShape& shape, const i
 }
 
 int64_t Convolution::block_rows() const {
-  return std::clamp(kBlockPointers / taps_, int64_t{1}, kBlockRows);
+  const int64_t most = run_ == 1 ? kBlockRows : kBlockFloats / depth();
+  return std::clamp(std::min(kBlockPointers / taps_, most), int64_t{1}, kBlockRows);
 }
 
 // Where each run of taps of each computed position reads: kZeros, the first of neighbouring input

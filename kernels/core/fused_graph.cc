@@ -16,9 +16,7 @@ using Place = Program::Place;
 // the filters, as long as their maps stay in the second-level cache.
 constexpr int64_t kMostImages = 4;
 constexpr int64_t kCacheFloats = 1 << 18;
-// Multiply-accumulates worth a piece of their own, and pieces of a step for each thread: enough for
-// a thread that comes late not to hold up the others.
-constexpr double kPieceCost = 1e6;
+// Pieces of a step for each thread: enough for one that comes late not to hold up the others.
 constexpr int64_t kPiecesPerThread = 4;
 // A pooling or a sum does one operation for each number that it loads.
 constexpr double kLoadCost = 8;
@@ -28,6 +26,18 @@ int64_t Nanoseconds() {
              std::chrono::steady_clock::now().time_since_epoch())
       .count();
 }
+
+// Counts one when it goes, also when an exception takes it.
+class Counted {
+ public:
+  explicit Counted(std::atomic<int64_t>& count) : count_(count) {}
+  Counted(const Counted&) = delete;
+  Counted& operator=(const Counted&) = delete;
+  ~Counted() { count_.fetch_add(1, std::memory_order_acq_rel); }
+
+ private:
+  std::atomic<int64_t>& count_;
+};
 
 }  // namespace
 
@@ -99,16 +109,19 @@ class FusedGraph::Call {
     }
   }
 
+  // Nothing here waits for a thread that has yet to begin: whoever runs takes all the pieces that
+  // nobody has, and waits for those only that another one is working on. So it does not matter how
+  // many of the threads there are, nor in which order they come. A piece without memory counts as
+  // done, since others may be waiting for it; its exception leaves the rest to them.
   void ByStep() {
     for (size_t s = 0; s < program_.steps.size(); ++s) {
       const int64_t pieces = Pieces(s);
       int64_t piece;
       while ((piece = next_[s].fetch_add(1)) < pieces) {
+        const Counted done(done_[s]);
         Piece(s, {0, batch_, scratch_.get()}, piece, pieces);
         if (timed()) nanoseconds_[s] = Now();  // before it is done: the next step ends later
-        done_[s].fetch_add(1, std::memory_order_acq_rel);
       }
-      // What is not done yet is being done by a thread that runs.
       for (int spins = 0; done_[s].load(std::memory_order_acquire) < pieces; ++spins) {
         if (spins > 4096) std::this_thread::yield();
       }
@@ -119,7 +132,7 @@ class FusedGraph::Call {
   int64_t Now() const { return timed() ? Nanoseconds() : 0; }
 
   int64_t Pieces(size_t s) const {
-    const double worth = static_cast<double>(batch_) * graph_.steps_[s].cost / kPieceCost;
+    const double worth = static_cast<double>(batch_) * graph_.steps_[s].cost / graph_.piece_cost_;
     return static_cast<int64_t>(
         std::clamp(worth, 1.0, static_cast<double>(kPiecesPerThread * threads_)));
   }
@@ -256,8 +269,11 @@ class FusedGraph::Call {
   const int64_t start_;
 };
 
-FusedGraph::FusedGraph(const Variant& variant, Program program)
-    : variant_(variant), program_(std::move(program)), is_packed_(program_.weights.size()) {
+FusedGraph::FusedGraph(const Variant& variant, Program program, double piece_cost)
+    : variant_(variant),
+      program_(std::move(program)),
+      piece_cost_(piece_cost),
+      is_packed_(program_.weights.size()) {
   for (const Program::Step& step : program_.steps) {
     const ConvShape shape = program_.Shape(step);
     const int32_t *table = program_.Values(step.table), *spread = program_.Values(step.spread);

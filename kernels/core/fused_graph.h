@@ -25,8 +25,12 @@ class FusedGraph {
     std::vector<std::vector<float>> biases;  // padded to whole vectors
   };
 
-  // program: what ParseProgram accepted.
-  FusedGraph(const Variant& variant, Program program);
+  // Multiply-accumulates worth waking another thread for.
+  static constexpr double kPieceCost = 1e6;
+
+  // program: what ParseProgram accepted. piece_cost: of the pieces that a step is divided into when
+  // a call has fewer images than threads.
+  FusedGraph(const Variant& variant, Program program, double piece_cost = kPieceCost);
 
   const Program& program() const { return program_; }
   // About the multiply-accumulates per image.
@@ -39,8 +43,9 @@ class FusedGraph {
   Packed Pack(const std::vector<const float*>& weights) const;
 
   // Runs the program on `batch` images. packed: of these weights. nanoseconds: null, or room for the
-  // time of each step, of which one thread would need `threads` times as much. Throws bad_alloc
-  // before any thread has begun.
+  // time of each step, of which one thread would need `threads` times as much. parallel_for: runs
+  // `threads` bodies, on as many threads as it likes, one after the other too; they may throw
+  // bad_alloc (throwing.h), and so may this.
   void Run(int64_t batch, const std::vector<const float*>& inputs,
            const std::vector<const float*>& weights, const Packed& packed,
            const std::vector<float*>& outputs, int threads, const ParallelFor& parallel_for,
@@ -62,6 +67,7 @@ class FusedGraph {
 
   const Variant& variant_;
   const Program program_;
+  const double piece_cost_;
   std::vector<Prepared> steps_;
   std::vector<bool> is_packed_;  // by weight
   double cost_ = 0;

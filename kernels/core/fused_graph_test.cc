@@ -1,8 +1,10 @@
 // Fused graphs: random programs on every variant against naive loops in double, with few and many
-// images on several threads; then the same programs with words spoiled, which must be refused or
-// run without touching memory that is not theirs (the sanitizers watch).
+// images, on threads that come all at once, one after the other, backwards or late; then the same
+// programs with words spoiled, which must be refused or run without touching memory that is not
+// theirs (the sanitizers watch). A program that hangs is ended by SIGALRM.
 //   fused_graph_test [COUNT] [SEED]: program i uses seed SEED + i; "short" or "threads": a few.
-#include <algorithm>
+#include <unistd.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -10,227 +12,44 @@
 #include <vector>
 
 #include "fused_graph.h"
+#include "program_testing.h"
 #include "testing.h"
 
 namespace espace {
 namespace {
 
-constexpr double kTolerance = 2e-5;  // of the largest value
 // Spoiled programs that want more memory than this are not run.
 constexpr int64_t kMostFloats = 1 << 20;
+// So long that it is none of a busy machine's doing.
+constexpr unsigned kSecondsOfAProgram = 900;
 
-using Kind = Program::Kind;
-using Place = Program::Place;
+// Bodies one by one on the caller's thread, the last one first.
+ParallelFor Backwards() {
+  return [](int64_t count, const std::function<void(int64_t, int64_t)>& body) {
+    for (int64_t i = count; i-- > 0;) body(i, i + 1);
+  };
+}
 
-// Writes a random program word by word, as kernels/program.py would.
-class Writer {
- public:
-  explicit Writer(unsigned seed) : random_(seed) {}
+// Bodies one by one, each on a thread that begins when the one before it has ended.
+ParallelFor OneByOne() {
+  return [](int64_t count, const std::function<void(int64_t, int64_t)>& body) {
+    for (int64_t i = 0; i < count; ++i) std::thread(body, i, i + 1).join();
+  };
+}
 
-  std::vector<int32_t> Write() {
-    const int inputs = random_.Integer(1, 2), steps = random_.Integer(1, 6);
-    for (int i = 0; i < inputs; ++i) {
-      const int channels = random_.Integer(1, 40);
-      tensors_.push_back({0, i, 0, random_.Integer(1, 12), channels, channels});
-    }
-    for (int s = 0; s < steps; ++s) Step(s + 1 == steps);
-    std::vector<int32_t> words = {kProgramMagic,          inputs,          1,
-                                  Count(weights_),        Count(tensors_), Count(tables_),
-                                  steps,                  scratch_};
-    words.insert(words.end(), weights_.begin(), weights_.end());
-    for (const auto& part : {tensors_, tables_, steps_}) {
-      for (const auto& each : part) words.insert(words.end(), each.begin(), each.end());
-    }
-    return words;
-  }
-
- private:
-  using List = std::vector<int32_t>;
-
-  template <typename T>
-  static int32_t Count(const std::vector<T>& list) {
-    return static_cast<int32_t>(list.size());
-  }
-
-  void Step(bool last) {
-    const int kind = random_.Integer(0, 4), in = random_.Integer(0, Count(tensors_) - 1);
-    const int rows_in = tensors_[in][3], channels = tensors_[in][4];
-    const bool mixes = kind == 0, pools = kind == 2 || kind == 3;
-    const int filters = mixes ? random_.Integer(1, 60) : channels;
-    List step = {kind, pools ? 0 : random_.Integer(0, 2), 0, -1, -1, -1, -1};
-    int rows = rows_in;
-    List ins = {in};
-    if (kind == 4) {
-      if (random_.Integer(0, 1)) step[3] = Weight(channels);
-      for (int other = 0; other < Count(tensors_); ++other) {
-        if (tensors_[other][3] == rows && tensors_[other][4] == channels) ins.push_back(other);
-      }
-    } else {
-      const int taps = random_.Integer(1, 5);
-      rows = random_.Integer(1, 14);
-      step[5] = Table(rows, taps, -1, rows_in - 1);
-      if (!pools) step[3] = Weight(taps * channels * (mixes ? filters : 1));
-      if (random_.Integer(0, 1)) {
-        const int shown = random_.Integer(1, 16);
-        step[6] = Table(shown, 1, 0, rows - 1);
-        rows = shown;
-      }
-    }
-    if (!pools && random_.Integer(0, 1)) step[4] = Weight(filters);
-    step[2] = Count(tensors_);
-    step.push_back(Count(ins));
-    step.insert(step.end(), ins.begin(), ins.end());
-    steps_.push_back(step);
-    Out(last, rows, filters);
-  }
-
-  // A tensor of its own, or a slice of a wider one.
-  void Out(bool last, int rows, int channels) {
-    const int before = random_.Integer(0, 1) * random_.Integer(0, 20);
-    const int stride = before + channels + random_.Integer(0, 1) * random_.Integer(0, 20);
-    tensors_.push_back({last ? 1 : 2, 0, last ? before : scratch_ + before, rows, channels, stride});
-    if (!last) scratch_ += rows * stride;
-  }
-
-  int32_t Weight(int32_t size) {
-    weights_.push_back(size);
-    return Count(weights_) - 1;
-  }
-
-  int32_t Table(int rows, int taps, int low, int high) {
-    List table = {rows, taps};
-    const List values = random_.Indices(int64_t{rows} * taps, low, high);
-    table.insert(table.end(), values.begin(), values.end());
-    tables_.push_back(table);
-    return Count(tables_) - 1;
-  }
-
-  Random random_;
-  int32_t scratch_ = 0;
-  List weights_;
-  std::vector<List> tensors_, tables_, steps_;
+struct Way {
+  const char* name;
+  int batch, threads;
+  ParallelFor parallel_for;
 };
 
-// Contents for a program, and what it must give.
-class Contents {
- public:
-  Contents(const Program& program, int64_t batch, unsigned seed) : program_(program), batch_(batch) {
-    Random random(seed);
-    for (int64_t size : program.inputs) inputs_.push_back(Filled(random, batch * size));
-    for (int64_t size : program.weights) weights_.push_back(Filled(random, size));
-    for (const auto& size : program.outputs) outputs_.emplace_back(batch * size.rows * size.channels);
-  }
-
-  bool Run(const Variant& variant, const FusedGraph& graph, int threads) {
-    std::vector<const float*> inputs, weights;
-    std::vector<float*> outputs;
-    for (const Guarded& each : inputs_) inputs.push_back(each.data());
-    for (const Guarded& each : weights_) weights.push_back(each.data());
-    for (Guarded& each : outputs_) {
-      std::fill_n(each.data(), each.size(), kSentinel);
-      outputs.push_back(each.data());
-    }
-    std::vector<int64_t> times(program_.steps.size(), -1);
-    graph.Run(batch_, inputs, weights, graph.Pack(weights), outputs, threads,
-              threads > 1 ? Threads(threads) : Serial(), times.data());
-    bool right = true;
-    for (int64_t time : times) right &= time >= 0;
-    for (const Guarded& each : outputs_) right &= each.intact();
-    if (!right) std::printf("%s: a time or a sentinel is wrong\n", variant.name);
-    return right;
-  }
-
-  // Whether the outputs of the last Run are those of the definition.
-  bool Agrees() const {
-    std::vector<Guarded> expected;
-    for (const Guarded& each : outputs_) expected.emplace_back(each.size(), kSentinel);
-    for (int64_t image = 0; image < batch_; ++image) {
-      std::vector<double> scratch(program_.scratch, NAN);
-      for (const Program::Step& step : program_.steps) Step(step, image, scratch, expected);
-    }
-    bool agrees = true;
-    for (size_t i = 0; i < outputs_.size(); ++i) {
-      agrees &= IsClose(expected[i], outputs_[i], kTolerance);
-    }
-    return agrees;
-  }
-
- private:
-  static Guarded Filled(Random& random, int64_t size) {
-    Guarded values(size);
-    random.Fill(values);
-    return values;
-  }
-
-  static int64_t Place_(const Program::Tensor& t, int64_t row, int64_t channel) {
-    return t.start + row * t.stride + channel;
-  }
-
-  double Read(int64_t tensor, int64_t image, int64_t row, int64_t channel,
-              const std::vector<double>& scratch, const std::vector<Guarded>& outputs) const {
-    const Program::Tensor& t = program_.tensors[tensor];
-    const int64_t at = Place_(t, row, channel), size = t.rows * t.stride;
-    if (t.place == Place::kScratch) return scratch[at];
-    return (t.place == Place::kInput ? inputs_ : outputs)[t.index].data()[image * size + at];
-  }
-
-  void Step(const Program::Step& step, int64_t image, std::vector<double>& scratch,
-            std::vector<Guarded>& outputs) const {
-    const Program::Tensor& out = program_.tensors[step.out];
-    for (int64_t r = 0; r < out.rows; ++r) {
-      const int64_t row = step.spread < 0 ? r : program_.Values(step.spread)[r];
-      for (int64_t n = 0; n < out.channels; ++n) {
-        const double value = Value(step, image, row, n, scratch, outputs);
-        const int64_t at = Place_(out, r, n);
-        if (out.place == Place::kScratch) {
-          scratch[at] = value;
-        } else {
-          outputs[out.index].data()[image * out.rows * out.stride + at] = static_cast<float>(value);
-        }
-      }
-    }
-  }
-
-  double Value(const Program::Step& step, int64_t image, int64_t row, int64_t n,
-               const std::vector<double>& scratch, const std::vector<Guarded>& outputs) const {
-    const auto read = [&](int64_t in, int64_t at, int64_t c) {
-      return Read(in, image, at, c, scratch, outputs);
-    };
-    const auto weight = [&](int64_t w, int64_t at) { return double{weights_[w].data()[at]}; };
-    double sum = 0, most = -INFINITY;
-    int64_t count = 0;
-    if (step.kind == Kind::kSum) {
-      for (int64_t in : step.ins) sum += read(in, row, n);
-      if (step.filter >= 0) sum *= weight(step.filter, n);
-    } else {
-      const ConvShape shape = program_.Shape(step);
-      for (int64_t t = 0; t < shape.taps; ++t) {
-        const int32_t at = program_.Values(step.table)[row * shape.taps + t];
-        if (at < 0) continue;
-        ++count;
-        if (step.kind == Kind::kConvolve) {
-          for (int64_t c = 0; c < shape.channels; ++c) {
-            sum += read(step.ins[0], at, c) *
-                   weight(step.filter, (t * shape.channels + c) * shape.filters + n);
-          }
-        } else {
-          const double value = read(step.ins[0], at, n);
-          most = std::max(most, value);
-          sum += value * (step.filter < 0 ? 1.0 : weight(step.filter, t * shape.channels + n));
-        }
-      }
-    }
-    if (step.kind == Kind::kMax) return count == 0 ? 0.0 : most;
-    if (step.kind == Kind::kAverage) return count == 0 ? 0.0 : sum / static_cast<double>(count);
-    if (step.bias >= 0) sum += weight(step.bias, n);
-    const Bounds bounds(step.activation);
-    return std::min(std::max(sum, double{bounds.low}), double{bounds.high});
-  }
-
-  const Program& program_;
-  const int64_t batch_;
-  std::vector<Guarded> inputs_, weights_, outputs_;
-};
+std::vector<Way> Ways() {
+  return {{"one thread", 1, 1, Serial()},         {"3 threads", 1, 3, Threads(3)},
+          {"3 of one thread", 2, 3, Serial()},    {"4 backwards", 3, 4, Backwards()},
+          {"5 one by one", 2, 5, OneByOne()},     {"8 of 2 threads", 3, 8, Threads(2)},
+          {"2 threads", 9, 2, Threads(2)},        {"3 threads", 17, 3, Threads(3)},
+          {"3 of one thread", 17, 3, Backwards()}};
+}
 
 // A program that is right, on every variant.
 int Right(const std::vector<int32_t>& words, unsigned seed, int* cases) {
@@ -243,53 +62,73 @@ int Right(const std::vector<int32_t>& words, unsigned seed, int* cases) {
       std::printf("seed %u: %s\n", seed, error.c_str());
       return 1;
     }
-    const FusedGraph graph(*variant, std::move(program));
-    for (const auto& [batch, threads] : {std::pair{1, 1}, {1, 3}, {3, 2}, {9, 2}, {17, 3}}) {
-      Contents contents(graph.program(), batch, seed);
+    // Pieces of all sizes.
+    const FusedGraph graph(*variant, std::move(program), seed % 3 == 0 ? 1e5 : 1.0);
+    for (const Way& way : Ways()) {
+      ProgramContents contents(graph.program(), way.batch, seed);
       ++*cases;
-      if (contents.Run(*variant, graph, threads) && contents.Agrees()) continue;
+      if (contents.Run(graph, way.threads, way.parallel_for) && contents.Agrees()) continue;
       ++failures;
-      std::printf("seed %u, %s, batch %d, %d threads: wrong\n", seed, variant->name, batch, threads);
+      std::printf("seed %u, %s, batch %d, %s: wrong\n", seed, variant->name, way.batch, way.name);
     }
   }
   return failures;
 }
 
-// The same with a few words changed or cut off; what is still accepted must stay in its memory.
-int Spoiled(std::vector<int32_t> words, unsigned seed, int* accepted) {
-  Random random(seed);
-  for (int times = random.Integer(1, 3); times > 0; --times) {
-    static const std::vector<int32_t> hostile = {-1, 0, 1, 2, 3, 5, 8, 1 << 16, 1 << 30, -(1 << 30)};
-    const int kind = random.Integer(0, 9), at = random.Integer(0, static_cast<int>(words.size()) - 1);
-    if (kind == 0) words.resize(at);
-    if (kind == 1) words.push_back(random.Integer(-1, 3));
-    if (kind > 1 && kind < 6) words[at] += random.Integer(-2, 2);
-    if (kind >= 6) words[at] = hostile[random.Integer(0, static_cast<int>(hostile.size()) - 1)];
-    if (words.empty()) break;
-  }
+// What is accepted of the words of a spoiled program must stay in its memory.
+int Accepted(const std::vector<int32_t>& words, unsigned seed, int* accepted) {
   Program program;
-  if (!ParseProgram(words, &program).empty()) return 0;
-  int64_t floats = program.scratch;
-  for (int64_t size : program.inputs) floats = std::max(floats, size);
-  for (int64_t size : program.weights) floats = std::max(floats, size);
-  for (const auto& size : program.outputs) floats = std::max(floats, size.rows * size.channels);
-  if (floats > kMostFloats) return 0;
+  if (!ParseProgram(words, &program).empty() || !IsSmall(program, kMostFloats)) return 0;
   ++*accepted;
-  const Variant& variant = BestVariant();
-  const FusedGraph graph(variant, std::move(program));
-  Contents contents(graph.program(), 2, seed);
-  return contents.Run(variant, graph, 1) ? 0 : 1;
+  const FusedGraph graph(BestVariant(), std::move(program));
+  ProgramContents contents(graph.program(), 2, seed);
+  return contents.Run(graph, 1, Serial()) ? 0 : 1;
+}
+
+// One step that adds input 0, [4, 3], to a slice of scratch memory, [rows, channels] at start with
+// a stride, and writes another one of the same size, stride and start + shift.
+std::string Aliased(int start, int stride, int shift) {
+  Program program;
+  return ParseProgram({kProgramMagic, 1, 1, 0, 4, 0, 2, 100,                        //
+                       0, 0, 0, 4, 3, 3, 2, 0, start, 4, 3, stride,                 //
+                       2, 0, start + shift, 4, 3, stride, 1, 0, 0, 4, 3, 3,         //
+                       4, 0, 2, -1, -1, -1, -1, 2, 0, 1, 4, 0, 3, -1, -1, -1, -1, 1, 2},
+                      &program);
+}
+
+int Aliases() {
+  int failures = 0;
+  for (int stride : {3, 6, 7, 9}) {
+    for (int shift = 0; shift < 40; ++shift) {
+      bool shared = false;  // a float
+      for (int i = 0; i < 12; ++i) {
+        for (int k = 0; k < 12; ++k) {
+          shared |= i / 3 * stride + i % 3 == shift + k / 3 * stride + k % 3;
+        }
+      }
+      const std::string error = Aliased(5, stride, shift);
+      const bool refused = error.find("writes where it reads") != std::string::npos;
+      if (refused == shared && (refused || error.empty())) continue;
+      ++failures;
+      std::printf("stride %d, shift %d: %s\n", stride, shift, error.c_str());
+    }
+  }
+  return failures;
 }
 
 }  // namespace
 
 int Main(int count, unsigned first) {
-  int cases = 0, failures = 0, accepted = 0;
+  int cases = 0, failures = Aliases(), accepted = 0;
   for (int i = 0; i < count; ++i) {
+    alarm(kSecondsOfAProgram);
     const unsigned seed = first + static_cast<unsigned>(i);
-    const std::vector<int32_t> words = Writer(seed).Write();
+    const std::vector<int32_t> words = ProgramWriter(seed).Write();
     failures += Right(words, seed, &cases);
-    for (unsigned k = 0; k < 20; ++k) failures += Spoiled(words, 1000 * seed + k, &accepted);
+    for (unsigned k = 0; k < 20; ++k) {
+      const unsigned other = 1000 * seed + k;
+      failures += Accepted(Spoiled(words, other), other, &accepted);
+    }
   }
   std::printf("%d runs of fused graphs, %d of %d spoiled ones accepted, %d failures\n", cases, accepted,
               20 * count, failures);

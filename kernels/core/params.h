@@ -10,7 +10,7 @@ namespace espace {
 enum class Activation : int32_t { kNone = 0, kRelu = 1, kRelu6 = 2 };
 
 // Runs body(begin, end) over disjoint pieces that cover [0, count), on as many threads as the
-// caller likes.
+// caller likes. Bodies may throw bad_alloc, see throwing.h.
 using ParallelFor =
     std::function<void(int64_t count, const std::function<void(int64_t begin, int64_t end)>& body)>;
 

@@ -164,7 +164,21 @@ class Reader {
       return "has a bias of " + Number(program_.weights[step.bias]) + " floats for " +
              Number(out.channels) + " channels";
     }
+    for (int64_t in : step.ins) {
+      if (Overlap(program_.tensors[in], out)) return "writes where it reads";
+    }
     return step.kind == Program::Kind::kSum ? SumSizes(step, out) : TableSizes(step, out);
+  }
+
+  // Whether two tensors may share a float: slices of one concatenation, which is to say rows of one
+  // stride, share none when their columns differ.
+  static bool Overlap(const Program::Tensor& one, const Program::Tensor& other) {
+    if (one.place != other.place) return false;
+    if (one.place != Program::Place::kScratch && one.index != other.index) return false;
+    const Program::Tensor &a = one.start <= other.start ? one : other, &b = &a == &one ? other : one;
+    if (a.start + (a.rows - 1) * a.stride + a.channels <= b.start) return false;
+    const int64_t column = (b.start - a.start) % a.stride;
+    return a.stride != b.stride || column < a.channels || column + b.channels > a.stride;
   }
 
   std::string SumSizes(const Program::Step& step, const Program::Tensor& out) const {

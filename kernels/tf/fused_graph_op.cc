@@ -1,6 +1,7 @@
 // EspaceFusedGraph: a stretch of a network as one TensorFlow operation on the CPU; the arithmetic is
 // kernels/core.
 
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -37,6 +38,11 @@ absl::Status Parse(const Tensor& words, Program* program) {
   return error.empty() ? absl::OkStatus() : InvalidArgument(error);
 }
 
+absl::Status CheckOutputs(const Program& program, int outputs) {
+  if (static_cast<int>(program.outputs.size()) == outputs) return absl::OkStatus();
+  return InvalidArgument("program must have ", outputs, " outputs, got ", program.outputs.size());
+}
+
 absl::Status FusedGraphShape(InferenceContext* c) {
   Tensor words;
   TF_RETURN_IF_ERROR(c->GetAttr("program", &words));
@@ -49,10 +55,7 @@ absl::Status FusedGraphShape(InferenceContext* c) {
     if (c->RankKnown(shape)) TF_RETURN_IF_ERROR(c->Merge(batch, c->Dim(shape, 0), &batch));
   }
   const int outputs = c->num_outputs() - 1;
-  if (static_cast<int>(program.outputs.size()) != outputs) {
-    return InvalidArgument("program must have ", outputs, " outputs, got ",
-                           program.outputs.size());
-  }
+  TF_RETURN_IF_ERROR(CheckOutputs(program, outputs));
   for (int i = 0; i < outputs; ++i) {
     const Program::Output& size = program.outputs[i];
     c->set_output(i, c->MakeShape({batch, c->MakeDim(size.rows), c->MakeDim(size.channels)}));
@@ -82,7 +85,11 @@ class FusedGraphOp : public OpKernel {
     OP_REQUIRES_OK(context, context->GetAttr("profile", &profile_));
     Program program;
     OP_REQUIRES_OK(context, Parse(words, &program));
-    graph_ = std::make_unique<FusedGraph>(BestVariant(), std::move(program));
+    // Also where no shape function has run, as in functions that a file brings.
+    OP_REQUIRES_OK(context, CheckOutputs(program, context->num_outputs() - 1));
+    OP_REQUIRES_OK(context, OrExhausted([&] {
+                     graph_ = std::make_unique<FusedGraph>(BestVariant(), std::move(program));
+                   }));
   }
 
   void Compute(OpKernelContext* context) override {
@@ -96,10 +103,11 @@ class FusedGraphOp : public OpKernel {
     std::vector<float*> results;
     for (size_t i = 0; i < graph_->program().outputs.size(); ++i) {
       const Program::Output& size = graph_->program().outputs[i];
+      TensorShape shape;
+      OP_REQUIRES_OK(context, TensorShape::BuildTensorShape({batch, size.rows, size.channels},
+                                                            &shape));
       Tensor* result = nullptr;
-      OP_REQUIRES_OK(context, out.allocate(static_cast<int>(i),
-                                           TensorShape({batch, size.rows, size.channels}),
-                                           &result));
+      OP_REQUIRES_OK(context, out.allocate(static_cast<int>(i), shape, &result));
       results.push_back(result->flat<float>().data());
     }
     const auto steps = static_cast<int64_t>(graph_->program().steps.size());
@@ -138,6 +146,9 @@ class FusedGraphOp : public OpKernel {
     for (int i = 0; i < inputs.size(); ++i) {
       const Tensor& input = inputs[i];
       if (i == 0 && input.dims() > 0) *batch = input.dim_size(0);
+      if (*batch > std::numeric_limits<int32_t>::max()) {
+        return InvalidArgument("inputs must have less than 2^31 images, got ", *batch);
+      }
       if (input.dims() < 1 || input.dim_size(0) != *batch ||
           input.NumElements() / std::max<int64_t>(*batch, 1) != (*batch ? program.inputs[i] : 0)) {
         return InvalidArgument("inputs[", i, "] must have ", program.inputs[i],

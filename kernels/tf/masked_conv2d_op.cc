@@ -118,21 +118,23 @@ class MaskedConv2DOp : public OpKernel {
     Tensor* out = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, ShownShape(shape), &out));
     if (out->NumElements() == 0) return;
-    const Floats<T> rows_view(rows), filter_view(filter), bias_view(bias), out_view(*out);
     ForwardArgs args;
     args.shape = shape;
-    args.rows = rows_view.data();
-    args.filter = filter_view.data();
-    args.bias = use_bias_ ? bias_view.data() : nullptr;
     args.table = table.flat<int32_t>().data();
     args.spread = use_spread_ ? spread.flat<int32_t>().data() : nullptr;
     args.activation = activation_;
-    args.out = out_view.data();
-    int threads;
-    const ParallelFor workers = Workers(context, Work(shape), &threads);
-    OP_REQUIRES_OK(context,
-                   OrExhausted([&] { MaskedConv2D(BestVariant(), args, threads, workers); }));
-    out_view.WriteTo(out);
+    OP_REQUIRES_OK(
+        context, OrExhausted([&] {
+          const Floats<T> rows_view(rows), filter_view(filter), bias_view(bias), out_view(*out);
+          args.rows = rows_view.data();
+          args.filter = filter_view.data();
+          args.bias = use_bias_ ? bias_view.data() : nullptr;
+          args.out = out_view.data();
+          int threads;
+          const ParallelFor workers = Workers(context, Work(shape), &threads);
+          MaskedConv2D(BestVariant(), args, threads, workers);
+          out_view.WriteTo(out);
+        }));
   }
 
  private:
@@ -160,29 +162,29 @@ class MaskedConv2DGradOp : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(0, rows.shape(), &grad_rows));
     OP_REQUIRES_OK(context, context->allocate_output(1, filter.shape(), &grad_filter));
     OP_REQUIRES_OK(context, context->allocate_output(2, TensorShape({shape.filters}), &grad_bias));
-    const Floats<T> rows_view(rows), filter_view(filter), out_view(out), grad_out_view(grad_out);
-    const Floats<T> grad_rows_view(*grad_rows), grad_filter_view(*grad_filter),
-        grad_bias_view(*grad_bias);
     BackwardArgs args;
     args.shape = shape;
-    args.rows = rows_view.data();
-    args.filter = filter_view.data();
     args.table = table.flat<int32_t>().data();
     args.spread = use_spread_ ? spread.flat<int32_t>().data() : nullptr;
     args.activation = activation_;
-    args.out = out_view.data();
-    args.grad_out = grad_out_view.data();
-    args.grad_rows = grad_rows_view.data();
-    args.grad_filter = grad_filter_view.data();
-    args.grad_bias = grad_bias_view.data();
-    int threads;
-    const ParallelFor workers = Workers(context, Work(shape), &threads);
     OP_REQUIRES_OK(context, OrExhausted([&] {
+                     const Floats<T> rows_view(rows), filter_view(filter), out_view(out),
+                         grad_out_view(grad_out), grad_rows_view(*grad_rows),
+                         grad_filter_view(*grad_filter), grad_bias_view(*grad_bias);
+                     args.rows = rows_view.data();
+                     args.filter = filter_view.data();
+                     args.out = out_view.data();
+                     args.grad_out = grad_out_view.data();
+                     args.grad_rows = grad_rows_view.data();
+                     args.grad_filter = grad_filter_view.data();
+                     args.grad_bias = grad_bias_view.data();
+                     int threads;
+                     const ParallelFor workers = Workers(context, Work(shape), &threads);
                      MaskedConv2DGradients(BestVariant(), args, threads, workers);
+                     grad_rows_view.WriteTo(grad_rows);
+                     grad_filter_view.WriteTo(grad_filter);
+                     grad_bias_view.WriteTo(grad_bias);
                    }));
-    grad_rows_view.WriteTo(grad_rows);
-    grad_filter_view.WriteTo(grad_filter);
-    grad_bias_view.WriteTo(grad_bias);
   }
 
  private:

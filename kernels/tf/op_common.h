@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/params.h"
+#include "core/throwing.h"
 #include "core/validate.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/util/work_sharder.h"
@@ -80,12 +81,13 @@ inline ParallelFor Workers(tensorflow::OpKernelContext* context, double cost, in
   }
   const auto& workers = *context->device()->tensorflow_cpu_worker_threads();
   *threads = workers.num_threads;
-  return [&workers, cost](int64_t count, const std::function<void(int64_t, int64_t)>& body) {
+  return Throwing([&workers, cost](int64_t count,
+                                   const std::function<void(int64_t, int64_t)>& body) {
     if (count == 0) return;
     const double each = std::clamp(cost / static_cast<double>(count), 1.0, 1e15);
     tensorflow::Shard(workers.num_threads, workers.workers, count, static_cast<int64_t>(each),
                       body);
-  };
+  });
 }
 
 // A float view of a tensor: itself, or a converted copy that is written back when it is an output.
