@@ -88,10 +88,12 @@ _HOLDOUT = flags.DEFINE_integer(
     "holdout", 2000, "The last training images are kept back, to judge on while training.", 1
 )
 _TEST = flags.DEFINE_integer("test_images", 10000, "Test images, at most.", 1)
-_EPOCH = flags.DEFINE_integer("epoch_images", 4000, "Images in an epoch of training on.", 1)
-_PATIENCE = flags.DEFINE_integer("patience", 3, "Epochs without a rise after which it ends.", 1)
+_EPOCH = flags.DEFINE_integer("epoch_images", 8000, "Images in an epoch of training on.", 1)
+_PATIENCE = flags.DEFINE_integer("patience", 2, "Epochs without a rise after which it ends.", 1)
 _MINUTES = flags.DEFINE_float("train_minutes", 90, "Of training on, at most, a network.", 0)
-_RATE = flags.DEFINE_float("train_rate", 1e-4, "Adam's rate; halved when accuracy stalls.", 0)
+_RATE = flags.DEFINE_float(
+    "train_rate", 3e-4, "Adam's rate there, with cosine decay in each epoch.", 0
+)
 _TRAIN_BATCH = flags.DEFINE_integer("train_batch", 32, "Images a step, all training.", 1)
 _CALIBRATION = flags.DEFINE_integer("calibration_images", 512, "To compress with.", 1)
 _BATCH = flags.DEFINE_integer("batch_size", 16, "Images per call that is to become faster.", 1)

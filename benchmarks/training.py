@@ -16,8 +16,6 @@ from espace_tf.distillation import sums_to_one
 from espace_tf.files import atomic_write
 from espace_tf.finetuning import fine_tune
 
-_DECAY = 0.5  # of the learning rate after an epoch that brought nothing
-
 
 def save(model: keras.Model, path: Path) -> None:
     """Writes a .keras file whole or not at all."""
@@ -54,8 +52,10 @@ def train_on(
 ) -> tuple[keras.Model, dict[str, Any]]:
     """Trains with Adam in short epochs for as long as the accuracy on images.holdout rises.
 
-    The rate is halved after every epoch that does not raise the best accuracy. The state after each
-    epoch is in `work`: called again, a run that was killed goes on after its last whole epoch.
+    In every epoch the rate decays to 0 (cosine; warm restarts, Loshchilov and Hutter, ICLR 2017):
+    at a constant rate the accuracy after an epoch says more about its last steps than about what
+    was learned. The state after each epoch is in `work`: called again, a run that was killed goes
+    on after its last whole epoch.
 
     Args:
         model: trained in place, unless a state is found.
@@ -64,7 +64,7 @@ def train_on(
         epoch_images, batch: images per epoch and per step.
         patience: epochs without a rise after which it ends.
         minutes: of training after which no further epoch begins; 0 leaves the model as it is.
-        rate: learning rate at the start.
+        rate: learning rate at the start of every epoch.
         seed: of the flips.
 
     Returns:
@@ -78,7 +78,9 @@ def train_on(
     else:
         keras.utils.set_random_seed(seed)
         loss = cross_entropy(model, images)
-        model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
+        schedules = keras.optimizers.schedules
+        decay = schedules.CosineDecayRestarts(rate, max(epoch_images // batch, 1), t_mul=1.0)
+        model.compile(keras.optimizers.Adam(decay), loss, metrics=["accuracy"])
         start = top1(model, images.holdout)
         state = {"epochs": [], "best": start, "start": start, "stale": 0, "seconds": 0.0}
         _keep_state(model, state, work)
@@ -89,8 +91,6 @@ def train_on(
         state["epochs"].append(found)
         state["stale"] = 0 if found > state["best"] else state["stale"] + 1
         state["best"] = max(found, state["best"])
-        if state["stale"]:
-            model.optimizer.learning_rate.assign(model.optimizer.learning_rate * _DECAY)
         state["seconds"] += time.perf_counter() - began
         _keep_state(model, state, work)
         console.print(f"  epoch {number + 1}: {found:.4f}, best {state['best']:.4f}")
