@@ -37,6 +37,8 @@ _OUTPUT = flags.DEFINE_string("output_dir", "out/demo", "Where the results go.")
 _IMAGES = flags.DEFINE_integer("images", 10000, "Training images used, at most.", 1)
 _EPOCHS = flags.DEFINE_integer("epochs", 4, "Passes of fine-tuning over them.", 0)
 
+_REPEATS = 200  # some seconds: the interruptions of a busy machine come in bursts
+
 
 def top1(model: keras.Model, data: bin_data.Data) -> float:
     """Accuracy on the held-out images."""
@@ -49,6 +51,7 @@ def describe(
     """The table of the demo, and the rows of the TensorFlow benchmark behind it."""
     batch = _BATCH.value
     options = {"batch_size": batch, "inputs": data.x[:batch], "names": list(models)}
+    options |= {"repeats": _REPEATS}
     rows = espace_tf.benchmark(*models.values(), **options)
     litert = espace_tf.benchmark(*models.values(), runtime="litert", **options)
     sizes = [
