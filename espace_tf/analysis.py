@@ -142,7 +142,8 @@ class Analysis:
         model_ms: milliseconds of one call of the whole model, stripped.
         fused_ms: the same with fused graphs, in which its compressed forms will run; None where
             they will not.
-        other_ms: of these, what is not spent in convolutions of `sites`; None as well.
+        other_ms: of these, what is not spent in convolutions of `sites`; None: what these leave of
+            the whole.
         baseline_loss: mean loss per sample on the damage images; None without data.
         target: what the gradients belong to: "labels", "drawn labels", "projections", "no data".
         images: how many images the statistics come from.

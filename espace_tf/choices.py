@@ -51,12 +51,11 @@ class Clock:
         """The times of an analysis; time_scale corrects those of the options, by path."""
         total = sum(site.dense_ms for site in analysis.sites.values())
         model_ms = analysis.model_ms if analysis.model_ms > 0 else total
-        if analysis.fused_ms is None:
-            common = min(1.0, model_ms / total) if total > 0 else 1.0
-            other_ms = max(model_ms - common * total, 0.0)
-        else:
-            other_ms = analysis.other_ms
-            common = (analysis.fused_ms - other_ms) / total if total > 0 else 1.0
+        whole = model_ms if analysis.fused_ms is None else analysis.fused_ms
+        other_ms = analysis.other_ms
+        if other_ms is None:
+            other_ms = max(whole - total, 0.0)
+        common = (whole - other_ms) / total if total > 0 else 1.0
         return cls(
             model_ms=model_ms,
             other_ms=other_ms,

@@ -174,7 +174,11 @@ def nearest(
 
 
 def _best(model: Any, analysis: Analysis, speedup: float | None, previous: Plan | None) -> _Tried:
-    """The nearest of the first plan and up to config.rounds corrected ones; the first near one."""
+    """The nearest of the first plan and up to config.rounds corrected ones; the first near one.
+
+    A network that takes less time than what the plan leaves as it is was predicted to take alone
+    refutes that prediction, which no scale of the changed layers could correct: it is replaced.
+    """
     config, landing, seen = analysis.config, Landing(speedup or 1.0), {}
     scale, made, best = 1.0, _planned(analysis, speedup, 1.0, previous), None
     while True:
@@ -188,8 +192,14 @@ def _best(model: Any, analysis: Analysis, speedup: float | None, previous: Plan 
         seen[_choices(made)] = tried.speed
         for _ in range(_REPLANS):
             speed = seen[_choices(made)]
-            landing.add(scale, speed)
-            scale = landing.next(explained=scale * _correction(made, speed))
+            if made.dense_ms / speed < _unchanged_ms(made):
+                # A machine that was busy for a moment, or masks that poolings gain from, too.
+                rest = max(made.dense_ms / speed - _changed_ms(made), 0.0)
+                analysis = dataclasses.replace(analysis, other_ms=rest)
+                scale, landing = 1.0, Landing(speedup)
+            else:
+                landing.add(scale, speed)
+                scale = landing.next(explained=scale * _correction(made, speed))
             made = _planned(analysis, speedup, scale, previous)
             if _choices(made) not in seen:
                 break
@@ -260,11 +270,20 @@ def _measured_speedup(
 
 def _correction(made: Plan, measured: float) -> float:
     """What the predicted times of the changed layers must be multiplied by to explain the time."""
-    changed = sum(made.times[path][1] for path in made.layers)
+    changed = _changed_ms(made)
     if changed <= 0:
         return 1.0
-    unchanged = made.predicted_ms - changed
-    return float(np.clip((made.dense_ms / measured - unchanged) / changed, *_SCALES))
+    return float(np.clip((made.dense_ms / measured - _unchanged_ms(made)) / changed, *_SCALES))
+
+
+def _changed_ms(made: Plan) -> float:
+    """Predicted milliseconds of the layers that a plan changes."""
+    return sum(made.times[path][1] for path in made.layers)
+
+
+def _unchanged_ms(made: Plan) -> float:
+    """Predicted milliseconds of everything else."""
+    return made.predicted_ms - _changed_ms(made)
 
 
 def checked(

@@ -16,7 +16,9 @@ from espace_tf.kernels.fused import fused_operations
 from espace_tf.kernels.program import CONVOLVE, MAX, SUM, ProgramBuilder
 
 _REPEATS = 15
-_SECONDS = 12.0  # for whole networks
+# For whole networks: of a small one many calls, since interruptions come in bursts.
+_ROUNDS = 300
+_SECONDS = 12.0
 
 
 def step_times(
@@ -75,7 +77,7 @@ def network_times(
     ]
     calls = [timing.runner(each, arrays, "tf", threads)[0] for each in (plain, fused)]
     calls.append(lambda: inside.append(sum(profile() for profile in profiles)))
-    plain_ms, fused_ms, _ = timing.alternate(calls, seconds=_SECONDS)
+    plain_ms, fused_ms, _ = timing.alternate(calls, repeats=_ROUNDS, seconds=_SECONDS)
     return plain_ms, fused_ms, max(fused_ms - float(np.median(inside[2:])), 0.0)
 
 

@@ -88,6 +88,28 @@ def test_lands_within_five_per_cent_in_nearly_all_cases(monkeypatch):
     assert errors.std() == pytest.approx(0.005, rel=0.2)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_rest_that_was_predicted_far_too_slow_does_not_hide_slower_plans(monkeypatch, fused):
+    rng = np.random.default_rng(3)
+    analysis = network(rng)
+    total = sum(site.dense_ms for site in analysis.sites.values())
+    monkeypatch.setattr(pipeline, "apply", lambda model, made: SimpleNamespace(espace_plan=made))
+    monkeypatch.setattr(SiteAnalysis, "factors", lambda *_: None)
+    analysis.model_ms, rest, asked = total + 0.1 * total, 0.1 * total, 3.0
+
+    def measured(model, small, config, *effort) -> float:
+        made = small.espace_plan
+        shares = {path: 0.1 + 0.8 * layer.rank / RANKS for path, layer in made.layers.items()}
+        layers = sum(s.dense_ms * shares.get(path, 1.0) for path, s in analysis.sites.items())
+        return analysis.model_ms / (rest + layers)
+
+    # Predicted: no plan at all is three times faster, for what no plan changes takes half the time.
+    analysis.fused_ms, analysis.other_ms = (analysis.model_ms if fused else None), 0.55 * total
+    monkeypatch.setattr(pipeline, "_measured_speedup", measured)
+    made = pipeline.nearest(None, analysis, asked).espace_plan
+    assert made.measured_speedup == pytest.approx(asked, rel=0.05)
+
+
 @pytest.mark.parametrize("steepness", [1.0, 1.5, 2.2, 3.0])
 @pytest.mark.parametrize("shape", ["line", "curved", "steps"])
 def test_a_response_steeper_than_explained_is_landed_on_where_one_rule_jumps(steepness, shape):
