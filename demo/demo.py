@@ -62,14 +62,15 @@ def describe(
     for name in ("", *models, "before / after"):
         table.add_column(name, justify="right" if name else "left")
     table.add_row("top-1 accuracy", *(f"{accuracy[name]:.4f}" for name in models), "")
-    for label, form, before, after in (
-        (f"TensorFlow, ms for {batch} images", ".2f", *(row.milliseconds for row in rows)),
-        (f"LiteRT, ms for {batch} images", ".2f", *(row.milliseconds for row in litert)),
-        ("multiply-accumulates an image", ",d", *(row.macs for row in rows)),
-        ("parameters", ",d", *(row.parameters for row in rows)),
-        ("bytes of the .tflite file", ",d", *sizes),
+    for label, found in (("TensorFlow", rows), ("LiteRT", litert)):
+        times = (f"{row.milliseconds:.2f}" for row in found)
+        table.add_row(f"{label}, ms for {batch} images", *times, f"{1 / found[1].ratio:.2f}")
+    for label, before, after in (
+        ("multiply-accumulates an image", *(row.macs for row in rows)),
+        ("parameters", *(row.parameters for row in rows)),
+        ("bytes of the .tflite file", *sizes),
     ):
-        table.add_row(label, format(before, form), format(after, form), f"{before / after:.2f}")
+        table.add_row(label, f"{before:,}", f"{after:,}", f"{before / after:.2f}")
     return table, rows
 
 

@@ -19,7 +19,7 @@ class Row:
     Attributes:
         name: the model's name, made distinct if it is another model's too.
         milliseconds: median time of one call on a batch.
-        ratio: milliseconds divided by the first model's; 0.25 is four times as fast.
+        ratio: time divided by the first model's, median over turns; 0.25 is four times as fast.
         macs: multiply-accumulates per image; None if they depend on a size that the model leaves
             open.
         parameters: weights of the model.
@@ -86,17 +86,20 @@ def benchmark(
     ran = [export.inference_copy(each, runtime) for each in models]
     runs = [timing.runner(each, arrays, runtime, threads) for each in ran]
     outputs = [read() for _, read in runs]
-    medians = timing.alternate([run for run, _ in runs], repeats=repeats)
+    times = timing.rounds([run for run, _ in runs], repeats)
+    medians, ratios = np.median(1e3 * times, axis=0), np.median(times / times[:, :1], axis=0)
     return [
         Row(
             name=name,
             milliseconds=float(median),
-            ratio=float(median / medians[0]),
+            ratio=float(ratio),
             macs=_macs(each),
             parameters=each.count_params(),
             max_difference=_difference(outputs[0], found),
         )
-        for each, name, median, found in zip(models, names, medians, outputs, strict=True)
+        for each, name, median, ratio, found in zip(
+            models, names, medians, ratios, outputs, strict=True
+        )
     ]
 
 

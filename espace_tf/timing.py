@@ -36,7 +36,7 @@ def alternate(
     Example:
         >>> fast, slow = alternate([lambda: model(x), lambda: other(x)], repeats=10)
     """
-    return (1e3 * np.median(_rounds(calls, repeats, seconds, least), axis=0)).tolist()
+    return (1e3 * np.median(rounds(calls, repeats, seconds, least), axis=0)).tolist()
 
 
 def ratio(
@@ -55,14 +55,17 @@ def ratio(
         repeats: rounds at most, after two rounds of warming up.
         seconds: no further round is begun after this time, but three are always taken.
     """
-    first, second = _rounds([slow, fast], repeats, seconds, 3).T
+    first, second = rounds([slow, fast], repeats, seconds, 3).T
     return float(np.median(first / second))
 
 
-def _rounds(
-    calls: Sequence[Callable[[], Any]], repeats: int, seconds: float | None, least: int
+def rounds(
+    calls: Sequence[Callable[[], Any]],
+    repeats: int,
+    seconds: float | None = None,
+    least: int = 3,
 ) -> np.ndarray:
-    """Seconds [round, call] of calls in turns."""
+    """Seconds [round, call] of calls in turns; the arguments are those of `alternate`."""
     for call in list(calls) * _WARMUP:
         call()
     found: list[list[float]] = []
