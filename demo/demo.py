@@ -34,7 +34,7 @@ _DATA = flags.DEFINE_string(
     "Fashion-MNIST: the folder of its idx files, or the shipped subset.",
 )
 _OUTPUT = flags.DEFINE_string("output_dir", "out/demo", "Where the results go.")
-_IMAGES = flags.DEFINE_integer("images", 20000, "Training images used, at most.", 1)
+_IMAGES = flags.DEFINE_integer("images", 15000, "Training images used, at most.", 1)
 _EPOCHS = flags.DEFINE_integer("epochs", 3, "Passes of fine-tuning over them.", 0)
 
 _REPEATS = 200  # some seconds: the interruptions of a busy machine come in bursts
