@@ -77,7 +77,7 @@ _STEPS = flags.DEFINE_integer("tune_steps", 200, "Of fine-tuning.", 1)
 _TRAIN_BATCH = flags.DEFINE_integer("train_batch", 32, "Images a step.", 1)
 _RATE = flags.DEFINE_float("tune_rate", 1e-3, "Adam's rate there, with cosine decay to 0.", 0)
 _NORMS = flags.DEFINE_integer("batch_norm_batches", 50, "To estimate batch norms on; 0: none.", 0)
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "How often a row is measured and corrected.", 1)
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "How often a row is measured and corrected.", 1)
 _TOLERANCE = flags.DEFINE_float("tolerance", 0.03, "How near is near enough.", 0.001, 1)
 _TIME_ROUNDS = flags.DEFINE_integer("time_rounds", 5, "Of timing: each gives one ratio.", 1)
 _REPEATS = flags.DEFINE_integer("repeats", 15, "Calls of each network in a round, at most.", 1)
@@ -175,7 +175,7 @@ class Ablation:
 
     def _plan(self, combination: Combination, speedup: float, work: Path) -> dict[str, Any]:
         """Writes the plan measured nearest to the speed; what it reached."""
-        target, best = speedup, None
+        target, best, seen = speedup, None, []
         for _ in range(_ROUNDS.value):
             made, reached = combinations.plan_at(self.analysis, combination, target)
             small = espace_tf.apply(self.model, made)
@@ -188,7 +188,8 @@ class Ablation:
             too_slow = not reached and time["ratio"] < speedup  # and there is nothing faster
             if miss <= _TOLERANCE.value or too_slow:
                 break
-            target = min(max(target * speedup / time["ratio"], 1.01), 4 * speedup)
+            seen.append((target, time["ratio"]))
+            target = combinations.next_target(seen, speedup)
         return best
 
     def _time(self, small: keras.Model) -> dict[str, float]:
