@@ -21,6 +21,8 @@ __all__ = ["LayerPlan", "Plan", "SummaryRow", "UnreachableSpeedWarning", "plan"]
 
 # An option must take at most this share of the layer's time: less is within the error of measuring.
 _WORTH = 0.95
+# Nats for making every layer infinitely fast: far below any damage that counts.
+_TIE = 1e-9
 
 
 class UnreachableSpeedWarning(EspaceWarning):
@@ -112,7 +114,10 @@ def _choose_options(
         if len(usable) == 1:
             reasons[path] = _why_none(site, clock)
     costs = [[clock.of_option(path, each) for each in offered[path]] for path in offered]
-    damages = [[max(each.damage, 0.0) for each in options] for options in offered.values()]
+    damages = [
+        [max(option.damage, 0.0) + _tie(clock, path, option) for option in options]
+        for path, options in offered.items()
+    ]
     picked = allocate(costs, damages, budget)
     reached = picked is not None
     if reached and analysis.fused_ms:
@@ -147,6 +152,19 @@ def _something(offered: Sequence[Sequence[Option]], picked: list[int]) -> list[i
         return picked
     _, layer, index = min(changes)
     return [index if each == layer else i for each, i in enumerate(picked)]
+
+
+def _tie(clock: Clock, path: str, option: Option) -> float:
+    """What decides between options of equal damage: to change no more than the speed needs.
+
+    A network that hardly depends on its input (random weights, a saturated softmax) loses nothing
+    whatever is done to it, and would always get the fastest plan.
+    """
+    dense = clock.dense_ms[path]
+    if dense <= 0:
+        return 0.0
+    saved = 1 - clock.of_option(path, option) / dense
+    return _TIE * saved**2 * dense / clock.model_ms
 
 
 def _usable_options(site: SiteAnalysis, clock: Clock) -> list[Option]:

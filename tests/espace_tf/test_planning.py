@@ -1,5 +1,6 @@
 """The planner on synthetic analyses: the best combination, the budget, reasons, nested masks."""
 
+import dataclasses
 import itertools
 import math
 import subprocess
@@ -130,6 +131,15 @@ def test_a_plan_carries_factors_positions_and_reasons():
             expected = of.sites[path].positions(option.family, option.keep)
             np.testing.assert_array_equal(layer.positions, expected)
             assert layer.output_size == (16, 16)
+
+
+@pytest.mark.parametrize("speedup", [1.3, 1.6, 2.0])
+def test_where_nothing_is_lost_layers_change_no_more_than_the_speed_needs(speedup):
+    of = analysis(5, layers=8)
+    for each in of.sites.values():
+        harmless = tuple(dataclasses.replace(option, damage=0.0) for option in each.options)
+        of.sites[each.site.path] = dataclasses.replace(each, options=harmless)
+    assert speedup <= plan(of, speedup=speedup).predicted_speedup < 1.05 * speedup
 
 
 def test_more_speed_costs_no_less():
