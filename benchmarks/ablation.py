@@ -1,6 +1,6 @@
 """What each part of the method is worth: every combination of its parts at one and the same speed.
 
-    python benchmarks/ablation.py --output_dir=out/ablation --markdown=docs/ablation.md
+    python benchmarks/ablation.py --output_dir=out/ablation
 
 On a trained network (the demo's by default), at 2, 4 and 5.48 times its speed, a row for each of
 
@@ -22,7 +22,7 @@ test images before and after the same short fine-tuning with the dense network a
 
 Every row is kept in --output_dir: the same command goes on where a killed run stopped. Writes
 ablation.json there and the table as Markdown to --markdown. About a minute a row for the demo's
-network on two cores. Another network: --model=resnet20_fashion.keras.
+network on two cores. Another network: --model=FILE.keras.
 """
 
 import functools

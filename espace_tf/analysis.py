@@ -115,7 +115,7 @@ class SiteAnalysis:
     def score(self) -> np.ndarray | None:
         """[OH, OW] expected damage of showing a neighbour instead of the position itself.
 
-        The mean over the eight nearest neighbours, METHOD's default score: what counts is the cost
+        The mean over the eight nearest neighbours, the default score: what counts is the cost
         of interpolating, not of zeroing.
         """
         if self.damage_table is None:

@@ -16,7 +16,7 @@ from espace_tf.targets import Target
 from espace_tf.tracing import traced
 
 Batches = Iterable[tuple[Any, Any]]
-# Patches per dimension of a patch: METHOD (a)4 asks for ten at least.
+# Patches per dimension of a patch: ten at least keep the covariance sound.
 _PATCHES = 10
 # Damage tables come from as many images as together have this many values in the maps that may be
 # masked, but from _TABLE_IMAGES at least: they take longer than the gradients themselves, about a

@@ -105,7 +105,7 @@ def compress_in_stages(
     The speed grows geometrically, speedup^(k / stages) after stage k. From the second stage on the
     pairs are multiplied out to whole kernels first, which are then analysed and planned anew; masks
     only shrink, each lies inside the one before. Every stage ends with `epochs` of `fine_tune`,
-    with the given model as teacher (METHOD: most is recovered in about one epoch a stage).
+    with the given model as teacher (most is recovered in about one epoch a stage).
 
     Args:
         model, data, config, loss, verbose: as for `compress`; data is trained on too.

@@ -65,7 +65,7 @@ class Site:
         return self.geometry_of(self.input_sizes[0])
 
     def full_rank(self, order: str = "vertical") -> int:
-        """The largest rank of its separable pair, per group (METHOD: rank of the matrix M)."""
+        """The largest rank of its separable pair, per group: that of the matrix factored."""
         axis = _axis(order)
         reads = self.kernel_size[axis] * self.in_channels // self.groups
         return min(reads, self.kernel_size[1 - axis] * self.filters // self.groups)

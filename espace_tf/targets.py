@@ -32,7 +32,7 @@ def resolve(model: Any, loss: Any, example: tuple[Any, Any], seed: int) -> Resol
 
     With labels it is the given loss, else the compiled one, else cross-entropy for integer or
     one-hot classes. Without labels a classifier's are drawn from its own output distribution: the
-    gradient against its own argmax or probabilities is degenerate (METHOD (b)1). Any other output
+    gradient against its own argmax or probabilities is degenerate. Any other output
     is projected on random signs.
 
     Args:
