@@ -253,7 +253,10 @@ class ReestimateBatchNorm(_Callback):
     Args:
         data: tf.data.Dataset of batches, or arrays: usually the training data.
         batches: how many batches to use at most, >= 1.
-        batch_size: for arrays.
+        batch_size: for arrays, >= 1.
+
+    Raises:
+        TypeError, ValueError: batches or batch_size is no such number.
 
     Example:
         >>> model.fit(x, y, callbacks=[espace_tf.callbacks.ReestimateBatchNorm(x)])
@@ -261,6 +264,8 @@ class ReestimateBatchNorm(_Callback):
 
     def __init__(self, data: Any, batches: int = 200, *, batch_size: int = 32):
         super().__init__()
+        check_count(batches, "batches")
+        check_count(batch_size, "batch_size")
         self.data, self.batches, self.batch_size = data, batches, batch_size
 
     def on_test_begin(self, logs=None):

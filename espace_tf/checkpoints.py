@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 from espace_tf.files import atomic_write, output_folder
 
 VERSION = 1
+# What NumPy and JSON raise of a file that is cut, changed, or another one.
+_DAMAGED = (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class Checkpoint:
@@ -55,7 +58,7 @@ class Checkpoint:
             with np.load(self.path) as stored:
                 body = json.loads(stored["body"].tobytes())
                 arrays = [stored[f"array{index}"] for index in range(body["count"])]
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except _DAMAGED as error:
             raise ValueError(
                 f"{self.path} is damaged ({error}): delete it to begin the training anew"
             ) from error

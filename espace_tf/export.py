@@ -87,7 +87,7 @@ def export_tflite(
         ValueError: an argument makes no sense, or the model holds something that has no built-in
             operator.
         OSError: the path cannot be written; what was there before stays.
-        RuntimeError: the float file does not compute what the model computes.
+        RuntimeError: the float file does not compute what the model computes, or any file NaN.
 
     Example:
         >>> result = export_tflite(model, "model.tflite", quantize="float16")
@@ -111,7 +111,7 @@ def export_tflite(
             raise RuntimeError(
                 f"{str(path)!r} was not written: LiteRT does not run what was converted: {error}"
             ) from error
-        if quantize is None:
+        if quantize is None or not np.isfinite(difference):
             _refuse_difference(difference, model, path)
     return ExportResult(path, len(content), quantize, difference, found)
 
@@ -320,6 +320,11 @@ def _refuse_foreign(found: tuple[str, ...]) -> None:
 
 
 def _refuse_difference(difference: float, model: Any, path: Path) -> None:
+    if not np.isfinite(difference):
+        raise RuntimeError(
+            f"{str(path)!r} was not written: the model or what was exported computes NaN or "
+            "infinity; look for such values in its weights"
+        )
     limit = LARGEST_HALF_DIFFERENCE if _half_layers(model) else LARGEST_DIFFERENCE
     if not difference <= limit:
         raise RuntimeError(

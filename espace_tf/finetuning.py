@@ -139,6 +139,10 @@ def fine_tune(
             "data must hold labels, (x, y), when there is no teacher. Received: inputs only; give "
             "teacher=, the uncompressed model"
         )
+    if validation is not None and batch[1] is not None and next(validation.epoch(0))[1] is None:
+        raise ValueError(
+            "validation_data must hold labels, (x, y), as data does. Received: inputs only"
+        )
     weights = {"distillation_loss": distillation_weight, "feature_loss": feature_weight}
     task = Task(model, batch, loss=loss, metrics=metrics)
     for each in (feed, validation):

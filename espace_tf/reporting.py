@@ -72,7 +72,7 @@ def report(
     Raises:
         TypeError: model_or_plan is neither a compressed model nor a Plan; analysis, rows or
             sweep are something else than what they are called.
-        ValueError: accuracy holds something else, or the path is empty.
+        ValueError: accuracy holds something else, or the path does not end in .html.
         OSError: the path cannot be written; nothing is left there.
 
     Example:
@@ -80,7 +80,7 @@ def report(
         >>> report(small, "report.html", accuracy={"before": 0.92, "after": 0.915})
         PosixPath('report.html')
     """
-    plan, path = _plan_of(model_or_plan), output_path(path)
+    plan, path = _plan_of(model_or_plan), output_path(path, suffix=".html")
     _check_accuracy(accuracy)
     _check_known(analysis, rows, sweep)
     require("report", "jinja2", "matplotlib")

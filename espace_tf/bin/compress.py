@@ -242,13 +242,18 @@ def _write(
         batch_size=_BATCH.value,
         runtime=_RUNTIME.value,
         threads=_THREADS.value,
-        inputs=None if data is None else data.x[: _BATCH.value],
+        inputs=None if data is None else _batch(data.x),
         names=("before", "after"),
     )
     named = {"before": model, "after": written}
     found = _accuracies(named, data)
     summary = _summary(speedup, rows, found, _export(written, folder, data), named)
     return _Result(small, rows, found, summary)
+
+
+def _batch(x: np.ndarray) -> np.ndarray:
+    """A batch of them to time with, some repeatedly if there are too few."""
+    return np.resize(x[: _BATCH.value], (_BATCH.value, *x.shape[1:]))
 
 
 def _draw(model: Any, results: dict[Path, _Result], output: Path) -> None:

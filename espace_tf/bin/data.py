@@ -2,6 +2,7 @@
 
 import gzip
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def read_idx(path: Path) -> np.ndarray:
         rank = content[3]
         shape = np.frombuffer(content, ">i4", rank, offset=4)
         return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
-    except (ValueError, IndexError, EOFError, gzip.BadGzipFile) as error:
+    except (ValueError, IndexError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} cannot be read as an idx file: {error}.") from error
 
 
@@ -119,9 +120,12 @@ def _from_idx(folder: Path) -> dict[str, np.ndarray]:
 
 def _from_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            raise ValueError("it is an .npy file; write it with np.savez(path, x=x, y=y)")
+        with found as file:
             arrays = {name.removesuffix("_train"): file[name] for name in file.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} cannot be read as an .npz file of arrays: {error}.") from error
     if "x" not in arrays:
         raise ValueError(

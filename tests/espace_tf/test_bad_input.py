@@ -117,6 +117,11 @@ CASES = {
         lambda: espace_tf.report(Plan(), "a.html", accuracy={"after": "x"}),
         "accuracy must be .*'x'",
     ),
+    "report": (lambda: espace_tf.report(Plan(), "a.keras"), r"path must end in .\.html.*a\.keras"),
+    "batches 0": (
+        lambda: espace_tf.callbacks.ReestimateBatchNorm(X, batches=0),
+        "batches must be at least 1. Received: 0",
+    ),
     "rows": (lambda: espace_tf.report(Plan(), "a.html", rows=[1]), "rows must be what benchmark"),
     "rows 3": (lambda: espace_tf.report(Plan(), "a.html", rows=3), "rows must be what benchmark"),
     "analysis": (lambda: espace_tf.report(Plan(), "a.html", analysis="x"), "analysis must be an A"),

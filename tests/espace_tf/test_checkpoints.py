@@ -101,6 +101,10 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         fine_tune(student, data, temperature=2.0, **run)
     with pytest.raises(ValueError, match="another training: data was"):
         fine_tune(student, task(64, seed=1), **run)
+    with open(tmp_path / "fine_tune.npz", "wb") as file:
+        np.save(file, np.zeros(3))  # an array, no archive of them
+    with pytest.raises(ValueError, match="is damaged .*delete it"):
+        fine_tune(student, data, **run)
     (tmp_path / "fine_tune.npz").write_bytes(b"PK nothing")
     with pytest.raises(ValueError, match="is damaged .*delete it"):
         fine_tune(student, data, **run)

@@ -285,3 +285,13 @@ def test_a_file_that_computes_something_else_is_not_left(tmp_path, monkeypatch):
         export_tflite(network(), tmp_path / "a.tflite")
     assert os.listdir(tmp_path) == ["a.tflite"]
     assert (tmp_path / "a.tflite").read_text() == "the one before"
+
+
+@pytest.mark.parametrize("quantize", [None, "float16", "dynamic"])
+def test_a_model_that_computes_nan_is_not_written(quantize, tmp_path):
+    model = network()
+    kernel, bias = model.get_layer("logits").get_weights()
+    model.get_layer("logits").set_weights([kernel, np.full_like(bias, np.nan)])
+    with pytest.raises(RuntimeError, match="computes NaN or infinity"):
+        export_tflite(model, tmp_path / "nan.tflite", quantize=quantize)
+    assert list(tmp_path.iterdir()) == []

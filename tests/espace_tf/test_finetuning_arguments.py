@@ -69,6 +69,7 @@ def test_scalars_are_refused_before_the_data_is_looked_at(options, words):
         ({"data": (np.zeros((4, 9, 9, 1)), np.zeros(4))}, "takes shape"),
         ({"data": (np.zeros((4, 12, 12, 1)), np.zeros((4, 2)))}, "loss must be given"),
         ({"validation_data": np.zeros((2, 9, 9, 1))}, "validation_data: .*takes shape"),
+        ({"validation_data": np.zeros((2, 12, 12, 1))}, "validation_data must hold labels"),
         ({"validation_data": "x"}, "validation_data: data must be a tf.data.Dataset"),
         (
             {"metrics": ["zzz"]},

@@ -99,6 +99,14 @@ def test_all_results_are_written(files, tmp_path, capsys):
     assert "little" in (output / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("images", [1, 3, 4, 9])
+def test_a_batch_is_full_however_few_images_there_are(images):
+    x = np.arange(images * 8).reshape(images, 2, 2, 2)
+    with flagsaver.flagsaver(batch_size=4):
+        batch = compress._batch(x)
+    np.testing.assert_array_equal(batch, x[np.arange(4) % images])
+
+
 @pytest.mark.parametrize("data", [True, False])
 def test_several_speeds_get_a_folder_each_and_a_curve(data, files, tmp_path, capsys):
     output, given = tmp_path / "out", [f"--data={files / 'data.npz'}"] if data else []

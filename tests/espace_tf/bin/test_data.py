@@ -91,6 +91,10 @@ def test_what_cannot_be_read_is_said(tmp_path):
     (tmp_path / "broken.npz").write_bytes(b"PK nothing")
     with pytest.raises(ValueError, match=r"cannot be read as an \.npz"):
         data.load(tmp_path / "broken.npz")
+    with open(tmp_path / "array.npz", "wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(ValueError, match=r"it is an \.npy file"):
+        data.load(tmp_path / "array.npz")
     np.savez(tmp_path / "other.npz", images=np.zeros(3))
     with pytest.raises(ValueError, match="must hold x"):
         data.load(tmp_path / "other.npz")
@@ -99,3 +103,19 @@ def test_what_cannot_be_read_is_said(tmp_path):
         data.load(tmp_path / "uneven.npz")
     with pytest.raises(ValueError, match="no_such_data_set"):
         data.load("tfds:no_such_data_set")
+
+
+@pytest.mark.parametrize("kind", ["npz", "gz"])
+def test_damaged_compression_is_said(kind, tmp_path):
+    numbers = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1)).astype(np.uint8)
+    if kind == "npz":
+        place = path = tmp_path / "a.npz"
+        np.savez_compressed(path, x=numbers)
+    else:
+        place, path = tmp_path, tmp_path / "train-images-idx3-ubyte.gz"
+        write_idx(path, numbers[..., 0])
+    content = bytearray(path.read_bytes())
+    content[200:260] = bytes(60)
+    path.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="cannot be read as an"):
+        data.load(place)
