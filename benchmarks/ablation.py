@@ -46,6 +46,7 @@ from espace_tf.bin import models
 from espace_tf.bin.quiet import without_chatter
 from espace_tf.config import EspaceConfig
 from espace_tf.files import atomic_write, output_path
+from espace_tf.landing import Landing
 
 _NETWORK = Path(__file__).parents[1] / "demo" / "network.keras"
 
@@ -175,7 +176,7 @@ class Ablation:
 
     def _plan(self, combination: Combination, speedup: float, work: Path) -> dict[str, Any]:
         """Writes the plan measured nearest to the speed; what it reached."""
-        target, best, seen = speedup, None, []
+        target, best, landing = speedup, None, Landing(speedup)
         for _ in range(_ROUNDS.value):
             made, reached = combinations.plan_at(self.analysis, combination, target)
             small = espace_tf.apply(self.model, made)
@@ -188,8 +189,8 @@ class Ablation:
             too_slow = not reached and time["ratio"] < speedup  # and there is nothing faster
             if miss <= _TOLERANCE.value or too_slow:
                 break
-            seen.append((target, time["ratio"]))
-            target = combinations.next_target(seen, speedup)
+            landing.add(target / speedup, time["ratio"])
+            target = max(speedup * landing.next(explained=target / time["ratio"]), 1.01)
         return best
 
     def _time(self, small: keras.Model) -> dict[str, float]:

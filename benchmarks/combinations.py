@@ -106,26 +106,6 @@ def plan_at(analysis: Analysis, combination: Combination, speedup: float) -> tup
     return build(analysis, speedup, clock, choices, {}), fits(choices, speedup)
 
 
-def next_target(seen: list[tuple[float, float]], speedup: float) -> float:
-    """What to ask for next: between what was too slow and what too fast, as soon as both are known.
-
-    Args:
-        seen: what was asked for and what was measured, one pair at least.
-        speedup: what is to be measured.
-
-    Example:
-        >>> next_target([(2.0, 3.0), (1.5, 1.0)], 2.0)
-        1.75
-    """
-    slow = max((pair for pair in seen if pair[1] < speedup), default=None)
-    fast = min((pair for pair in seen if pair[1] >= speedup), default=None)
-    if slow and fast and slow[0] < fast[0]:
-        share = (speedup - slow[1]) / (fast[1] - slow[1])
-        return slow[0] + min(max(share, 0.1), 0.9) * (fast[0] - slow[0])
-    target, measured = seen[-1]
-    return min(max(target * speedup / measured, 1.01), 4 * speedup)
-
-
 def _percent(keep: float) -> float:
     """Rounded down: masks of a few keeps are made, not of all."""
     return math.floor(100 * keep + 1e-9) / 100

@@ -225,8 +225,10 @@ def main(arguments: list[str]) -> None:
                     f"{network} batch {batch:2d} {str(layer):24s} dense {rate}  {shown}", flush=True
                 )
             for keep in sorted({row["keep"] for row in rows}, reverse=True):
-                ideal = [row["of_ideal"] for row in rows if row["keep"] == keep]
-                summary = f"{statistics.mean(ideal):.2f} of ideal, least {min(ideal):.2f}"
+                alike = [row for row in rows if row["keep"] == keep]
+                speed, ideal = ([row[name] for row in alike] for name in ("speed_up", "of_ideal"))
+                summary = f"{statistics.mean(speed):.2f}x on average, "
+                summary += f"{statistics.mean(ideal):.2f} of ideal, least {min(ideal):.2f}"
                 print(f"{network} batch {batch:2d} keep {keep:g}: {summary}")
             every += [{"network": network, **row} for row in rows]
     if JSON.value:

@@ -40,10 +40,10 @@ def plan(
 
     In the default profile each layer gets one of its measured options (orientation, rank, mask,
     keep) such that the total damage is least and the total time at most model_ms / speedup: a
-    multiple-choice knapsack, solved exactly. What is not in a touchable convolution
-    takes the time it takes. In the faithful profile every layer gets the rank of config.energy with
-    plain factors (LRDKT 2018), vertical first, and all impact masks the one keep, found by
-    bisection, that reaches the speed (Figurnov et al. 2016).
+    multiple-choice knapsack, solved exactly; of equal damages the one that changes least. What is
+    not in a touchable convolution takes the time it takes. In the faithful profile every layer gets
+    the rank of config.energy with plain factors (LRDKT 2018), vertical first, and all impact masks
+    the one keep, found by bisection, that reaches the speed (Figurnov et al. 2016).
 
     Args:
         analysis: what `analyze` returned or Analysis.load read.

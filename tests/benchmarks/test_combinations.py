@@ -101,21 +101,3 @@ def test_damage_of_plain_factors_is_that_of_their_responses(analysis):
     }
     found = changed[option.rank, option.order] / option.damage
     assert found == pytest.approx(expected, rel=0.05), f"{path}, seed {SEED}"
-
-
-def test_the_next_target_lies_between_too_slow_and_too_fast():
-    assert combinations.next_target([(2.0, 2.5)], 2.0) == pytest.approx(1.6)
-    assert combinations.next_target([(2.0, 3.0), (1.4, 1.3)], 2.0) == pytest.approx(
-        1.4 + 0.6 * 0.7 / 1.7
-    )
-    # Never the same again, where one of them is all but right.
-    assert combinations.next_target([(2.0, 2.0), (1.0, 1.5)], 2.0) == pytest.approx(1.9)
-    # A jump from too slow to too fast is closed in on.
-    seen = [(2.0, 3.0)]
-    for _ in range(8):
-        target = combinations.next_target(seen, 2.0)
-        seen.append((target, 1.3 if target < 1.7 else 3.0))
-    slow = max(target for target, ratio in seen if ratio < 2.0)
-    fast = min(target for target, ratio in seen if ratio >= 2.0)
-    assert slow < 1.7 <= fast
-    assert fast - slow < 0.1
