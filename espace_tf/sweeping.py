@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from espace_tf import labels, pipeline, targets
+from espace_tf import labels, pipeline, searching, targets
 from espace_tf.analysis import Analysis, analyze
 from espace_tf.config import EspaceConfig, check_speedup
 from espace_tf.data import batches
@@ -150,7 +150,7 @@ def _checked_speedups(speedups: Any) -> list[float]:
 
 
 def _compressed(model: Any, analysis: Analysis, speedup: float) -> Any:
-    small = pipeline.nearest(model, analysis, speedup)
+    small = searching.nearest(model, analysis, speedup)
     small.espace_analysis = analysis
     pipeline.warn_if_off(small.espace_plan, analysis.config, stacklevel=4)
     return small

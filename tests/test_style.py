@@ -53,6 +53,7 @@ ORDER = [
         "finetuning",
         "export",
         "landing",
+        "searching",
         "pipeline",
         "sweeping",
     ),

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from espace_tf import pipeline
+from espace_tf import searching
 from espace_tf.analysis import Analysis, SiteAnalysis
 from espace_tf.config import EspaceConfig
 from espace_tf.landing import Landing
@@ -14,7 +14,7 @@ from espace_tf.options import Option
 from espace_tf.planning import UnreachableSpeedWarning, plan
 from espace_tf.sites import Site
 
-NOISE = {pipeline._QUICK: 0.015, pipeline._FINAL: 0.005}
+NOISE = {searching._QUICK: 0.015, searching._FINAL: 0.005}
 LAYERS, RANKS = 10, 12
 
 
@@ -66,14 +66,14 @@ def landed(seed: int, monkeypatch) -> tuple[float, float, float]:
     rng = np.random.default_rng(seed)
     analysis = network(rng)
     machine = Machine(analysis, rng)
-    monkeypatch.setattr(pipeline, "apply", lambda model, made: SimpleNamespace(espace_plan=made))
-    monkeypatch.setattr(pipeline, "_measured_speedup", machine.measured)
+    monkeypatch.setattr(searching, "apply", lambda model, made: SimpleNamespace(espace_plan=made))
+    monkeypatch.setattr(searching, "_measured_speedup", machine.measured)
     monkeypatch.setattr(SiteAnalysis, "factors", lambda *_: None)  # No weights are needed.
     with pytest.warns(UnreachableSpeedWarning):
         fastest = machine.speed(plan(analysis, speedup=1e3))
     assert fastest > 1.4, seed
     asked = rng.uniform(1.2, 0.9 * fastest)
-    made = pipeline.nearest(None, analysis, asked).espace_plan
+    made = searching.nearest(None, analysis, asked).espace_plan
     return asked, machine.speed(made), made.measured_speedup
 
 
@@ -93,7 +93,7 @@ def test_a_rest_that_was_predicted_far_too_slow_does_not_hide_slower_plans(monke
     rng = np.random.default_rng(3)
     analysis = network(rng)
     total = sum(site.dense_ms for site in analysis.sites.values())
-    monkeypatch.setattr(pipeline, "apply", lambda model, made: SimpleNamespace(espace_plan=made))
+    monkeypatch.setattr(searching, "apply", lambda model, made: SimpleNamespace(espace_plan=made))
     monkeypatch.setattr(SiteAnalysis, "factors", lambda *_: None)
     analysis.model_ms, rest, asked = total + 0.1 * total, 0.1 * total, 3.0
 
@@ -105,8 +105,8 @@ def test_a_rest_that_was_predicted_far_too_slow_does_not_hide_slower_plans(monke
 
     # Predicted: no plan at all is three times faster, for what no plan changes takes half the time.
     analysis.fused_ms, analysis.other_ms = (analysis.model_ms if fused else None), 0.55 * total
-    monkeypatch.setattr(pipeline, "_measured_speedup", measured)
-    made = pipeline.nearest(None, analysis, asked).espace_plan
+    monkeypatch.setattr(searching, "_measured_speedup", measured)
+    made = searching.nearest(None, analysis, asked).espace_plan
     assert made.measured_speedup == pytest.approx(asked, rel=0.05)
 
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from espace_tf import analyzing, curves, pipeline, sweeping
+from espace_tf import analyzing, curves, searching, sweeping
 from espace_tf.config import EspaceConfig
 from espace_tf.planning import UnreachableSpeedWarning
 from espace_tf.plans import LayerPlan, Plan
@@ -42,7 +42,7 @@ def counted(monkeypatch):
 
     monkeypatch.setattr(analyzing, "run", analysed)
     monkeypatch.setattr(
-        pipeline, "_measured_speedup", lambda model, small, *_: small.espace_plan.predicted_speedup
+        searching, "_measured_speedup", lambda model, small, *_: small.espace_plan.predicted_speedup
     )
     return found
 
