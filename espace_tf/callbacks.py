@@ -15,6 +15,8 @@ import tensorflow as tf
 from espace_tf import graph
 from espace_tf.config import check_count
 from espace_tf.feed import Feed
+from espace_tf.files import checked_path
+from espace_tf.schedules import checked_fade
 from espace_tf.tracing import traced
 
 
@@ -122,7 +124,7 @@ class GradualMasks(_Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         """Assigns the fade of this step."""
-        self._fade.assign(self.schedule(self.model.optimizer.iterations))
+        self._fade.assign(checked_fade(self.schedule(self.model.optimizer.iterations)))
         self._due = True
 
     def on_epoch_end(self, epoch, logs=None):
@@ -291,13 +293,16 @@ class CompressionSummary(_Callback):
     Args:
         log_dir: the folder that TensorBoard reads, which the TensorBoard callback may share.
 
+    Raises:
+        TypeError, ValueError: log_dir is no path, or empty.
+
     Example:
         >>> model.fit(x, y, callbacks=[espace_tf.callbacks.CompressionSummary("logs")])
     """
 
     def __init__(self, log_dir: str | Path):
         super().__init__()
-        self.log_dir = Path(log_dir) / "espace"
+        self.log_dir = checked_path(log_dir, "log_dir") / "espace"
         self._writer = None
 
     def on_train_begin(self, logs=None):

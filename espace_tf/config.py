@@ -23,7 +23,7 @@ class EspaceWarning(UserWarning):
 
 def check_choice(value: Any, name: str, allowed: Sequence[Any]) -> None:
     """Raises ValueError unless `value` is one of those allowed."""
-    if value not in allowed:
+    if not isinstance(value, str | Integral) or value not in allowed:
         raise ValueError(
             f"{name} must be one of {', '.join(map(str, allowed))}. Received: {value!r}"
         )

@@ -9,6 +9,28 @@ from typing import Any
 from espace_tf.config import check_count, check_number
 
 
+def checked_fade(value: Any, name: str = "schedule", where: str = "") -> float:
+    """What a schedule gave, as a number in [0, 1].
+
+    Args:
+        value: a number, NumPy scalar, tensor or variable.
+        name: what gave it, for errors.
+        where: where it did, for errors.
+
+    Raises:
+        TypeError: no number.
+        ValueError: outside [0, 1].
+    """
+    words = f"{name} must give a fade from 0 (dense) to 1 (masked). Received: {value!r}{where}"
+    try:
+        fade = float("" if isinstance(value, str | bytes) else value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(words) from error
+    if not 0.0 <= fade <= 1.0:
+        raise ValueError(words)
+    return fade
+
+
 class Schedule:
     """What all schedules share: a call with a step gives the fade, a config makes an equal one.
 
@@ -22,16 +44,11 @@ class Schedule:
             step: the number of optimizer steps done: an integer, NumPy scalar, tensor or variable.
 
         Raises:
+            TypeError: the schedule gave no number.
             ValueError: the schedule gave a number outside [0, 1].
         """
         step = int(step.numpy() if hasattr(step, "numpy") else step)
-        fade = float(self.fade(step))
-        if not 0.0 <= fade <= 1.0:
-            raise ValueError(
-                f"{type(self).__name__} must give a fade from 0 (dense) to 1 (masked). "
-                f"Received: {fade} at step {step}"
-            )
-        return fade
+        return checked_fade(self.fade(step), type(self).__name__, f" at step {step}")
 
     def fade(self, step: int) -> float:
         """The fade at a step, a Python integer >= 0."""

@@ -9,8 +9,8 @@ import numpy as np
 from espace_tf import graph
 from espace_tf.callbacks import Fade, reestimate_from
 from espace_tf.checkpoints import Checkpoint
-from espace_tf.config import check_number
 from espace_tf.feed import Feed
+from espace_tf.schedules import checked_fade
 from espace_tf.trainer import Trainer
 
 
@@ -113,8 +113,7 @@ class Session:
         """One step of training, with the masks as far in as the schedule says."""
         fade = 1.0
         if self.fade is not None:
-            fade = float(self.schedule(self.trainer.optimizer.iterations))
-            check_number(fade, "the fade that schedule gives", 0.0, 1.0)
+            fade = checked_fade(self.schedule(self.trainer.optimizer.iterations))
             self.fade.assign(fade)
         if fade == 1.0:  # as at inference: nothing dense is computed
             return self.trainer.step(*batch)

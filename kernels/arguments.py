@@ -62,15 +62,33 @@ class Argument:
 
         Raises:
             TypeError: not int32.
-            ValueError: of another rank, or empty.
+            ValueError: of another rank, empty, or beyond int32.
         """
         if not isinstance(value, np.ndarray):
+            if not hasattr(value, "dtype"):
+                self._check_listed(value)
             tensor = self.tensor(value, tf.int32)
             value = tf.get_static_value(tensor)
             if value is None:
                 return tensor
         check_indices(value, self.name, len(self.axes))
         return value
+
+    def _check_listed(self, values: object) -> None:
+        """Raises unless a list's integers fit into int32: TensorFlow would wrap them silently."""
+        for each in tf.nest.flatten(values):
+            if tf.is_tensor(each):
+                continue
+            array = np.asarray(each)
+            if array.dtype.kind == "b":
+                raise TypeError(f"{self.name} must be int32. Received: truth values")
+            known = array.dtype.kind in "iu" or isinstance(each, int)
+            limits = np.iinfo(np.int32)
+            if known and ((array < limits.min) | (array > limits.max)).any():
+                raise ValueError(
+                    f"{self.name} must be int32, from {limits.min} to {limits.max}. "
+                    f"Received: {each!r:.80}"
+                )
 
     def must_agree(
         self, value: np.ndarray | tf.Tensor, axis: int, wanted: int | tf.Tensor, other: str
@@ -124,5 +142,5 @@ def check_indices_of(
 
 def check_activation(activation: str) -> None:
     """Raises ValueError unless this is a key of ACTIVATIONS."""
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {list(ACTIVATIONS)}. Received: {activation!r}")

@@ -16,10 +16,14 @@ PADDED = -1  # a table entry that reads zeros
 
 
 def _pair(value: int | Sequence[int], name: str, least: int = 1) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int | np.integer) else tuple(value)
-    if len(pair) != 2 or not all(isinstance(v, int | np.integer) and v >= least for v in pair):
-        raise ValueError(f"{name} must be two integers, each at least {least}. Received: {value}")
+    pair = tuple(value) if isinstance(value, Sequence | np.ndarray) else (value, value)
+    if len(pair) != 2 or not all(_is_count(each, least) for each in pair):
+        raise ValueError(f"{name} must be two integers, each at least {least}. Received: {value!r}")
     return int(pair[0]), int(pair[1])
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,18 @@ def samples(count=64, seed=0):
     return x, rng.normal(size=(count, 2)).astype("float32")
 
 
+@pytest.mark.parametrize(("folder", "error"), [(None, TypeError), ("", ValueError)])
+def test_a_folder_that_is_none_is_refused(folder, error):
+    with pytest.raises(error, match="log_dir must be a path"):
+        CompressionSummary(folder)
+
+
+def test_a_schedule_that_gives_no_number_is_refused():
+    model, (x, y) = masked_network(keras), samples(4)
+    with pytest.raises(TypeError, match="schedule must give a fade .*Received: 'half'"):
+        model.fit(x, y, callbacks=[GradualMasks(lambda step: "half")], verbose=0)
+
+
 def watch(library):
     class Watch(library.callbacks.Callback):
         def __init__(self, fade=None):

@@ -3,13 +3,14 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from espace_tf.config import EspaceConfig, check_speedup
 
 WRONG = {
     "profile": ["fast", None, 1],
-    "runtime": ["cuda", ""],
+    "runtime": ["cuda", "", np.array(["tf", "litert"]), np.array(["tf"])],
     "batch_size": [0, -1, 1.5, "1", True, None],
     "threads": [0, 2.0, "all", 10**6],
     "include": [3, ["a", 4], "("],
@@ -19,7 +20,7 @@ WRONG = {
     "damage_images": [0],
     "energy": [0, 1.1, float("nan"), "0.9"],
     "keeps": [0.5, "0.5", [0.0], [1.0], [float("nan")]],
-    "mask_families": ["impact", ["circles"]],
+    "mask_families": ["impact", ["circles"], [np.array(["rows", "grid"])]],
     "shrinkage": [-1e-3, float("inf")],
     "max_gap": [0],
     "min_map": [1, 8.0],

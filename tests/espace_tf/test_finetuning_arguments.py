@@ -194,7 +194,10 @@ def test_ignored_classes_are_no_mistake():
 def test_a_schedule_that_leaves_its_range():
     model = network(keras, compressed=True)
     for value in (1.5, -0.1, NAN):
-        with pytest.raises(ValueError, match="fade that schedule gives must be"):
+        with pytest.raises(ValueError, match="schedule must give a fade from 0 "):
+            fine_tune(model, task(8), schedule=lambda step, value=value: value, verbose=0)
+    for value in ("0.5", None, [0.5, 0.5]):
+        with pytest.raises(TypeError, match="schedule must give a fade .* Received: "):
             fine_tune(model, task(8), schedule=lambda step, value=value: value, verbose=0)
     assert all(getattr(layer, "fade", None) is None for layer in model.layers)
 

@@ -76,8 +76,13 @@ def test_arguments_are_checked(build, words):
 
 def test_a_schedule_of_ones_own_is_checked_when_called():
     class Wrong(schedules.Schedule):
+        def __init__(self, value):
+            self.value = value
+
         def fade(self, step):
-            return 2.0
+            return self.value
 
     with pytest.raises(ValueError, match="Wrong must give a fade.*2.0 at step 3"):
-        Wrong()(3)
+        Wrong(2.0)(3)
+    with pytest.raises(TypeError, match="Wrong must give a fade.*'0.5' at step 3"):
+        Wrong("0.5")(3)

@@ -78,6 +78,29 @@ def test_none_is_refused_by_name(name):
         kernels.masked_conv2d(**{**valid_arguments(), name: None})
 
 
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        ([[0, 2**31]], ValueError),
+        ([[0, 2**32]], ValueError),  # which would wrap to 0
+        ([[0, -(2**70)]], ValueError),
+        ([[np.int64(2**33), 1]], ValueError),
+        ([np.array([2**33, 1])], ValueError),
+        ([[True, False]], TypeError),
+        ([[2, True]], TypeError),
+        ([[0.5, 1]], TypeError),
+    ],
+)
+def test_lists_of_indices_are_neither_wrapped_nor_taken_for_numbers(value, error):
+    with pytest.raises(error, match="table must be int32"):
+        kernels.masked_conv2d(**{**valid_arguments(), "table": value})
+    listed = [[0, np.int64(3)], [-1, 2]]
+    np.testing.assert_array_equal(
+        kernels.masked_conv2d(**{**valid_arguments(), "table": listed}),
+        kernels.masked_conv2d(**valid_arguments()),
+    )
+
+
 def test_rows_of_unknown_number_are_checked_against_a_constant_table():
     arguments = valid_arguments()
     rows = arguments.pop("rows")
@@ -93,6 +116,8 @@ def test_rows_of_unknown_number_are_checked_against_a_constant_table():
 def test_unknown_activation_and_wrong_size_are_refused():
     with pytest.raises(ValueError, match="activation must be one of .*'relu6'.* 'softmax'"):
         kernels.masked_conv2d(**valid_arguments(), activation="softmax")
+    with pytest.raises(ValueError, match=r"activation must be one of .*\['relu'\]"):
+        kernels.masked_conv2d(**valid_arguments(), activation=["relu"])
     wanted = IndexMap.conv(Geometry(kernel_size=1, input_size=3))
     filter = tf.ones([1, 1, 1, 1])
     with pytest.raises(ValueError, match="activation must be one of"):
