@@ -41,10 +41,10 @@ def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) ->
     kernels = {site.path: _weights(known[site.path]) for site in usable}
     stages = Stages(config.cache_dir, _key(model, data, config, loss))
     progress = _progress(verbose)
-    images = 0
+    images, inputs = 0, user_data.named_inputs(model)
 
     def batches(limit: int) -> Iterator[tuple[Any, Any]]:
-        return user_data.batches(data, limit, _BATCH, inputs=model.inputs)
+        return user_data.batches(data, limit, _BATCH, inputs=inputs)
 
     found: Arrays = {}
     resolved = baseline = None

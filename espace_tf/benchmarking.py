@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf import cost, export, graph, timing
-from espace_tf.config import RUNTIMES, check_choice, check_count, check_threads
-from espace_tf.data import batches
+from espace_tf.config import RUNTIMES, check_choice, check_count, check_text, check_threads
+from espace_tf.data import batches, count, named_inputs
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,8 @@ def _checked_names(models: Sequence[Any], names: Sequence[str] | None) -> list[s
     if names is not None:
         if isinstance(names, str) or not isinstance(names, Sequence):
             raise TypeError(f"names must be a list of texts. Received: {names!r}")
+        for name in names:
+            check_text(name, "a name")
         if len(names) != len(models) or len(set(names)) != len(names):
             raise ValueError(
                 f"names must be {len(models)} different ones, one a model. Received: {names!r}"
@@ -162,15 +164,15 @@ def _batch(model: Any, batch_size: int, inputs: Any) -> list[np.ndarray]:
     """One array per input of the model, of `batch_size` examples."""
     if inputs is None:
         return timing.noise(model, batch_size)
-    try:
-        batch, _ = next(batches(inputs, None, batch_size + 1, inputs=model.inputs))
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"inputs: {error}") from error
+    options = {"inputs": named_inputs(model), "name": "inputs"}
+    batch, _ = next(batches(inputs, None, batch_size + 1, **options))
     arrays = export.in_order(model, batch)
-    if len(arrays[0]) != batch_size:
+    found = len(arrays[0])
+    if found != batch_size:
+        known = count(inputs) or (found if found < batch_size else f"more than {batch_size}")
         raise ValueError(
-            f"inputs must be one batch of {batch_size} examples, as batch_size says. Received: "
-            f"{[array.shape for array in arrays]}"
+            f"inputs must be one batch of {batch_size} examples, as batch_size says. "
+            f"Received: {known}"
         )
     return arrays
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from espace_tf import graph
 from espace_tf.config import check_count
+from espace_tf.data import named_inputs
 from espace_tf.feed import Feed
 from espace_tf.files import checked_path
 from espace_tf.schedules import checked_fade
@@ -173,7 +174,7 @@ def reestimate_batch_norm(model, data: Any, batches: int = 200, *, batch_size: i
     """
     check_count(batches, "batches")
     check_count(batch_size, "batch_size")
-    feed = Feed(data, batch_size, seed=0, inputs=getattr(model, "inputs", None))
+    feed = Feed(data, batch_size, seed=0, inputs=named_inputs(model))
     return reestimate_from(model, (x for x, *_ in itertools.islice(feed.epoch(0), batches)))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf import graph, tflite
-from espace_tf.data import batches
+from espace_tf.data import batches, named_inputs
 from espace_tf.files import atomic_write, in_words, output_path
 from espace_tf.rewriting import strip
 
@@ -236,7 +236,8 @@ def _examples(model: Any, data: Any) -> list[list[np.ndarray]] | None:
     if data is None:
         return None
     size = model.inputs[0].shape[0] or 32
-    found = batches(data, REPRESENTATIVE_EXAMPLES, size, inputs=model.inputs)
+    options = {"inputs": named_inputs(model), "name": "representative_data"}
+    found = batches(data, REPRESENTATIVE_EXAMPLES, size, **options)
     examples = [in_order(model, inputs) for inputs, _ in found]
     # The converter's calibration resizes one input after the other: batches must be of one size.
     return [batch for batch in examples if len(batch[0]) == len(examples[0][0])]
@@ -249,7 +250,7 @@ def in_order(model: Any, inputs: Any) -> list[np.ndarray]:
         model: a Keras model with known inputs.
         inputs: an array, a list with one for each input, or a dictionary by the inputs' names.
     """
-    names = [tensor.name.split(":")[0] for tensor in model.inputs]
+    names = named_inputs(model)
     by_name = isinstance(inputs, Mapping) and set(inputs) == set(names)
     arrays = [inputs[name] for name in names] if by_name else tf.nest.flatten(inputs)
     return [

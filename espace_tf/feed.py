@@ -20,8 +20,7 @@ class Feed:
         batch_size: samples in a batch of arrays; a dataset keeps its own batches.
         seed: shuffles arrays anew in every epoch and leaves out the rest that fills no batch; None
             keeps their order and every sample.
-        inputs: the model's inputs, to check shapes against; None: not checked.
-
+        inputs: from `espace_tf.data.named_inputs`, to check shapes against; None: not checked.
         name: the argument that the data was given by, for errors.
 
     Attributes:
@@ -46,13 +45,8 @@ class Feed:
         inputs: Any = None,
         name: str = "data",
     ):
-        try:
-            next(user_data.batches(data, batch_size, batch_size, inputs=inputs))  # checks the data
-        except (TypeError, ValueError) as error:
-            if name == "data":
-                raise
-            raise type(error)(f"{name}: {error}") from error
-        self.data, self.batch_size, self.seed = data, batch_size, seed
+        next(user_data.batches(data, batch_size, batch_size, inputs=inputs, name=name))  # a check
+        self.data, self.batch_size, self.seed, self.name = data, batch_size, seed, name
         if not self.is_dataset:
             user_data.check_weights(self.whole[2], user_data.count(data), name)
         self.steps = self._count()
@@ -76,8 +70,8 @@ class Feed:
         cardinality = int(self.data.cardinality())
         if cardinality == tf.data.INFINITE_CARDINALITY:
             raise ValueError(
-                "data must end: a pass over it is an epoch. Received: an endless dataset; call "
-                ".take(batches) on it"
+                f"{self.name} must end: a pass over it is an epoch. Received: an endless dataset; "
+                "call .take(batches) on it"
             )
         if cardinality == tf.data.UNKNOWN_CARDINALITY:
             return sum(1 for _ in self.data)

@@ -128,7 +128,7 @@ def fine_tune(
     )
     library = graph.library(model)
     optimizer = _checked_optimizer(library, optimizer)
-    inputs = getattr(model, "inputs", None)
+    inputs = user_data.named_inputs(model)
     feed = Feed(data, batch_size, seed=seed, inputs=inputs)
     validation = None
     if validation_data is not None:
@@ -147,7 +147,7 @@ def fine_tune(
     task = Task(model, batch, loss=loss, metrics=metrics)
     for each in (feed, validation):
         if each is not None and not each.is_dataset:
-            task.check_labels(each.whole[1])
+            task.check_labels(each.whole[1], each.name)
     if teacher is not None:
         teacher = _teacher(model, teacher, batch, task, temperature, features, weights)
     steps = epochs * feed.steps

@@ -24,13 +24,16 @@ def loss_kind(loss: Any) -> str | None:
     return "sparse" if any("sparse" in name for name in plain) else "one-hot"
 
 
-def check(losses: Sequence[Any], outputs: Sequence[Any], labels: Sequence[Any]) -> None:
+def check(
+    losses: Sequence[Any], outputs: Sequence[Any], labels: Sequence[Any], name: str = "data"
+) -> None:
     """Raises unless the labels of categorical cross-entropies are classes of the outputs.
 
     Args:
         losses: one per output; others than categorical cross-entropies are not looked at.
         outputs: [B, ..., classes] each; only their shapes are read, B may be another.
         labels: arrays, one per output.
+        name: the argument that they were given by, for errors.
 
     Raises:
         ValueError: labels of another shape, no whole numbers, or outside the classes.
@@ -42,10 +45,10 @@ def check(losses: Sequence[Any], outputs: Sequence[Any], labels: Sequence[Any]) 
     for loss, output, label in zip(losses, outputs, labels, strict=True):
         kind, array = loss_kind(loss), np.asarray(label)
         if kind == "sparse":
-            axis = _class_axis(tuple(output.shape), array.shape)
-            _check_classes(array, int(output.shape[axis]), _ignored(loss))
+            axis = _class_axis(tuple(output.shape), array.shape, name)
+            _check_classes(array, int(output.shape[axis]), _ignored(loss), name)
         elif kind == "one-hot":
-            _check_one_hot(tuple(output.shape), array.shape)
+            _check_one_hot(tuple(output.shape), array.shape, name)
 
 
 def accuracy(outputs: Any, labels: Any) -> float | None:
@@ -72,7 +75,7 @@ def accuracy(outputs: Any, labels: Any) -> float | None:
     return float(np.mean(outputs.argmax(-1) == labels[:, 0]))
 
 
-def _class_axis(output: tuple, label: tuple) -> int:
+def _class_axis(output: tuple, label: tuple, name: str) -> int:
     """The axis of the outputs that the labels lack: the last one, or the loss's own."""
     for axis in range(len(output) - 1, 0, -1):
         if label[1:] == (*output[1:axis], *output[axis + 1 :]):
@@ -81,19 +84,19 @@ def _class_axis(output: tuple, label: tuple) -> int:
         return -1
     other = "; for one-hot labels give y.argmax(-1), or CategoricalCrossentropy"
     raise ValueError(
-        f"data's labels must be class numbers, of shape {_text(output[1:-1])} for outputs "
+        f"{name}'s labels must be class numbers, of shape {_text(output[1:-1])} for outputs "
         f"{_text(output[1:])} and this loss. Received: shape {label}"
         + (other if output[1:] == label[1:] else "")
     )
 
 
-def _check_one_hot(output: tuple, label: tuple) -> None:
+def _check_one_hot(output: tuple, label: tuple, name: str) -> None:
     if output[1:] == label[1:]:
         return
     sparse = label[1:] in (output[1:-1], (*output[1:-1], 1))
     raise ValueError(
-        f"data's labels must be one-hot, of the outputs' shape {_text(output[1:])}, for this loss. "
-        f"Received: shape {label}"
+        f"{name}'s labels must be one-hot, of the outputs' shape {_text(output[1:])}, for this "
+        f"loss. Received: shape {label}"
         + ("; for class numbers give SparseCategoricalCrossentropy" if sparse else "")
     )
 
@@ -103,17 +106,17 @@ def _ignored(loss: Any) -> int | None:
     return loss.get_config().get("ignore_class") if hasattr(loss, "get_config") else None
 
 
-def _check_classes(label: np.ndarray, classes: int, ignored: int | None) -> None:
+def _check_classes(label: np.ndarray, classes: int, ignored: int | None, name: str) -> None:
     counted = label if ignored is None else label[label != ignored]
     if not counted.size:
         return
     if label.dtype.kind not in "iub" and not (np.mod(counted, 1) == 0).all():
         example = counted[np.mod(counted, 1) != 0].ravel()[0]
-        raise ValueError(f"data's labels must be whole numbers, classes. Received: {example}")
+        raise ValueError(f"{name}'s labels must be whole numbers, classes. Received: {example}")
     low, high = counted.min(), counted.max()
     if low < 0 or high >= classes:
         raise ValueError(
-            f"data's labels must be classes of the model, from 0 to {classes - 1}. Received: "
+            f"{name}'s labels must be classes of the model, from 0 to {classes - 1}. Received: "
             f"{low} to {high}"
         )
 

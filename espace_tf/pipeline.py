@@ -10,7 +10,7 @@ import numpy as np
 from espace_tf import graph
 from espace_tf.analysis import Analysis, analyze
 from espace_tf.config import EspaceConfig, check_choice, check_count, check_speedup
-from espace_tf.data import batches
+from espace_tf.data import batches, named_inputs
 from espace_tf.finetuning import fine_tune
 from espace_tf.planning import UnreachableSpeedWarning
 from espace_tf.plans import Plan
@@ -148,7 +148,7 @@ def checked(
     _check_sites(model, config)
     _check_weights(model)
     if data is not None:
-        next(batches(data, 1, 1, inputs=getattr(model, "inputs", None)))
+        next(batches(data, 1, 1, inputs=named_inputs(model)))
     return config
 
 

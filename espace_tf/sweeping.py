@@ -10,7 +10,7 @@ import tensorflow as tf
 from espace_tf import labels, pipeline, searching, targets
 from espace_tf.analysis import Analysis, analyze
 from espace_tf.config import EspaceConfig, check_speedup
-from espace_tf.data import batches
+from espace_tf.data import batches, named_inputs
 from espace_tf.plans import Plan
 
 _BATCH = 64
@@ -163,19 +163,18 @@ class _Judge:
         self._data, self._resolved = data, None
         if data is None:
             return
-        try:
-            example = next(batches(data, _BATCH, _BATCH, inputs=model.inputs))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"validation_data: {error}") from error
+        options = {"inputs": named_inputs(model), "name": "validation_data"}
+        example = next(batches(data, _BATCH, _BATCH, **options))
         if example[1] is None:
             raise ValueError("validation_data must have labels: (x, y). Received: x alone")
-        self._resolved = targets.resolve(model, loss, example, seed)
+        self._resolved = targets.resolve(model, loss, example, seed, name="validation_data")
 
     def __call__(self, model: Any) -> dict[str, float | None]:
         if self._resolved is None:
             return {}
         total, samples, right = 0.0, 0, 0.0
-        for x, y in batches(self._data, None, _BATCH, inputs=model.inputs):
+        options = {"inputs": named_inputs(model), "name": "validation_data"}
+        for x, y in batches(self._data, None, _BATCH, **options):
             outputs, count = model(x, training=False), len(tf.nest.flatten(x)[0])
             total += float(self._resolved.target(outputs, y, 0))
             share = labels.accuracy(outputs, y) if self._resolved.classes else None

@@ -27,7 +27,9 @@ class Resolved(NamedTuple):
     classes: bool
 
 
-def resolve(model: Any, loss: Any, example: tuple[Any, Any], seed: int) -> Resolved:
+def resolve(
+    model: Any, loss: Any, example: tuple[Any, Any], seed: int, *, name: str = "data"
+) -> Resolved:
     """The function whose gradients rank positions and channels.
 
     With labels it is the given loss, else the compiled one, else cross-entropy for integer or
@@ -40,6 +42,7 @@ def resolve(model: Any, loss: Any, example: tuple[Any, Any], seed: int) -> Resol
         loss: as in `compile`, or None.
         example: a batch (x, y), y None without labels.
         seed: of what is drawn.
+        name: the argument that the example is from, for errors.
 
     Raises:
         ValueError: there are labels, and no loss is given, compiled or to be inferred; losses or
@@ -51,12 +54,12 @@ def resolve(model: Any, loss: Any, example: tuple[Any, Any], seed: int) -> Resol
     losses = known_losses(model, loss, names)
     if y is not None:
         losses = losses or [_inferred(model, outputs, y)]
-        labels.check(losses, outputs, _in_order(y, names, "labels"))
+        labels.check(losses, outputs, _in_order(y, names, "labels"), name)
 
         def label_loss(values, y, step):
             return _loss_sum(losses, tf.nest.flatten(values), _in_order(y, names, "labels"))
 
-        _check_loss(label_loss, structure, y, losses)
+        _check_loss(label_loss, structure, y, losses, name)
         return Resolved("labels", label_loss, is_classifier(outputs, losses))
     if is_classifier(outputs, losses):
         probabilities = sums_to_one(outputs[0])
@@ -70,7 +73,7 @@ def resolve(model: Any, loss: Any, example: tuple[Any, Any], seed: int) -> Resol
     )
 
 
-def _check_loss(label_loss: Target, outputs: Any, y: Any, losses: Sequence[Any]) -> None:
+def _check_loss(label_loss: Target, outputs: Any, y: Any, losses: Sequence[Any], name: str) -> None:
     """Raises ValueError if the loss of a first batch cannot be computed or is not finite."""
     shapes = [tuple(np.shape(label)) for label in tf.nest.flatten(y)]
     names = [getattr(loss, "name", None) or getattr(loss, "__name__", "?") for loss in losses]
@@ -78,7 +81,7 @@ def _check_loss(label_loss: Target, outputs: Any, y: Any, losses: Sequence[Any])
         value = float(label_loss(outputs, y, 0))
     except Exception as error:
         raise ValueError(
-            f"data's labels, of shapes {shapes}, do not go with the loss {', '.join(names)} and "
+            f"{name}'s labels, of shapes {shapes}, do not go with the loss {', '.join(names)} and "
             f"outputs of shapes {[tuple(o.shape) for o in tf.nest.flatten(outputs)]}: {error}"
         ) from error
     if not np.isfinite(value):

@@ -67,16 +67,17 @@ class Task:
         self.judge.compute_metrics(x, y, outputs, weight)
         self.judge.reset_metrics()
 
-    def check_labels(self, y: Any) -> None:
+    def check_labels(self, y: Any, name: str = "data") -> None:
         """Raises ValueError if labels of a categorical cross-entropy are no classes.
 
         Args:
             y: labels of a batch or of all the data; None: nothing to check.
+            name: the argument that they were given by, for errors.
         """
         by_name = isinstance(y, dict) and set(y) == set(self._names)
         flat = [y[name] for name in self._names] if by_name else tf.nest.flatten(y)
         if len(flat) == len(self._outputs) and y is not None:
-            labels.check(self.losses, self._outputs, flat)
+            labels.check(self.losses, self._outputs, flat, name)
 
     def loss(self, x, y, outputs, weight) -> tf.Tensor:
         """The task loss with the model's regularisation, a float32 scalar."""

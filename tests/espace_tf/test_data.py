@@ -1,10 +1,12 @@
 """User data in all its forms against plain slices of the arrays behind it."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
-from espace_tf.data import batches, count, describe
+from espace_tf.data import batches, count, describe, named_inputs
 
 X = np.arange(11 * 4, dtype=np.float32).reshape(11, 2, 2, 1)
 Y = np.arange(11)
@@ -62,8 +64,8 @@ def test_description_tells_data_apart():
 class _Tensor:
     dtype = "float32"
 
-    def __init__(self, shape, name="image"):
-        self.shape, self.name = shape, name
+    def __init__(self, shape):
+        self.shape = shape
 
 
 @pytest.mark.parametrize(
@@ -75,7 +77,15 @@ class _Tensor:
         ((X, Y[:4]), ValueError, r"equally many samples.*\[4, 11\]"),
         (X[..., 0], ValueError, r"'image' takes shape \(None, 2, 2, 1\).*\(11, 2, 2\)"),
         (X[:, :1], ValueError, r"takes shape .*Received: \(11, 1, 2, 1\)"),
-        ([X, X], ValueError, "takes 1 inputs. Received: 2"),
+        ([X, X], ValueError, "one array for each input .* 'image'. Received: 2 arrays"),
+        ([X, Y], ValueError, r"labels go into a tuple, \(x, y\)"),
+        ([X, Y.astype(str)], ValueError, r"labels go into a tuple, \(x, y\)"),
+        ({"picture": X}, ValueError, "dictionary .* must have the keys 'image'.*: 'picture'"),
+        ({"image": X, "b": X}, ValueError, "must have the keys 'image'.*: 'image', 'b'"),
+        ((X.tolist(), Y), TypeError, "make an array of each list, by np.asarray"),
+        ((X, Y.tolist()), TypeError, "make an array of each list, by np.asarray"),
+        ((X, None), TypeError, "leave y out: give x alone"),
+        ((X, Y.astype(str)), TypeError, "pictures's labels must be real numbers: .* np.unique"),
         (np.where(X == 3, np.nan, X), ValueError, "NaN"),
         (np.where(X == 3, np.inf, X), ValueError, "infinite"),
         (tf.data.Dataset.from_tensor_slices(Y), ValueError, "batch"),
@@ -87,7 +97,23 @@ class _Tensor:
 )
 def test_bad_data_is_refused_in_words(data, error, words):
     with pytest.raises(error, match=words):
-        list(batches(data, None, 20, inputs=[_Tensor((None, 2, 2, 1))]))
+        list(batches(data, None, 20, inputs={"image": _Tensor((None, 2, 2, 1))}, name="pictures"))
+    with pytest.raises(error, match="pictures"):
+        list(batches(data, None, 20, inputs={"image": _Tensor((None, 2, 2, 1))}, name="pictures"))
+
+
+@pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
+@pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
+def test_inputs_are_named_as_a_dictionary_of_data_names_them(library):
+    one, two = (library.Input((2, 2, 1), name=name) for name in "ab")
+    total = library.layers.Add()([one, two])
+    for structure, names in (([one, two], ["a", "b"]), ({"q": one, "p": two}, ["p", "q"])):
+        model = library.Model(structure, total)
+        assert list(named_inputs(model)) == names
+        (x, _), *_ = batches(dict.fromkeys(names, X), None, 20, inputs=named_inputs(model))
+        np.testing.assert_allclose(model(x), 2 * X)
+    assert list(named_inputs(library.Model(one, one + 1))) == ["a"]
+    assert named_inputs(library.Sequential([library.layers.Dense(2)])) is None
 
 
 @pytest.mark.parametrize("options", [{"limit": 0, "batch": 1}, {"limit": 1, "batch": 0}])

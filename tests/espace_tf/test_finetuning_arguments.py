@@ -68,9 +68,9 @@ def test_scalars_are_refused_before_the_data_is_looked_at(options, words):
         ({"data": np.zeros((4, 12, 12, 1), "float32")}, "labels.*no teacher.*teacher="),
         ({"data": (np.zeros((4, 9, 9, 1)), np.zeros(4))}, "takes shape"),
         ({"data": (np.zeros((4, 12, 12, 1)), np.zeros((4, 2)))}, "loss must be given"),
-        ({"validation_data": np.zeros((2, 9, 9, 1))}, "validation_data: .*takes shape"),
+        ({"validation_data": np.zeros((2, 9, 9, 1))}, "validation_data must .*takes shape"),
         ({"validation_data": np.zeros((2, 12, 12, 1))}, "validation_data must hold labels"),
-        ({"validation_data": "x"}, "validation_data: data must be a tf.data.Dataset"),
+        ({"validation_data": "x"}, "validation_data must be a tf.data.Dataset"),
         (
             {"metrics": ["zzz"]},
             r"metrics and labels .* Received: .*metrics=\['zzz'\], labels",
@@ -138,8 +138,10 @@ def test_labels_that_are_no_classes(library, change, loss, words, form):
     given = {"data": data} if form != "validation" else {"data": (x, y), "validation_data": data}
     if form == "validation" and loss == "one-hot":
         given["data"] = x, np.eye(4)[y]
-    with pytest.raises((TypeError, ValueError), match=words):
+    with pytest.raises((TypeError, ValueError), match=words) as caught:
         fine_tune(model, given.pop("data"), **given, **options)
+    name = "validation_data" if form == "validation" else "data"
+    assert f"{name}'s labels must" in str(caught.value)
 
 
 def test_a_bad_label_deep_in_the_data():

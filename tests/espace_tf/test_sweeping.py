@@ -117,8 +117,11 @@ def refuse(*_, **__):
         ({"speedups": ["2"]}, "above 1"),
         ({"speedups": None}, "speedups must be a list"),
         ({"validation_data": samples()[0]}, "validation_data must have labels"),
-        ({"validation_data": (samples()[0][:, 2:], samples()[1])}, "validation_data: "),
-        ({"validation_data": (samples()[0], samples()[1] + 9)}, "classes of the model"),
+        (
+            {"validation_data": (samples()[0][:, 2:], samples()[1])},
+            "validation_data must .*takes shape",
+        ),
+        ({"validation_data": (samples()[0], samples()[1] + 9)}, "validation_data's labels"),
         ({"config": {}}, "EspaceConfig"),
     ],
 )
