@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from espace_tf import low_rank, masks
-from espace_tf.config import EspaceConfig, check_choice
+from espace_tf.config import EspaceConfig, check_choice, require_runtime
 from espace_tf.files import atomic_write, checked_path, output_path
 from espace_tf.options import Option
 from espace_tf.sites import Site
@@ -366,12 +366,14 @@ def analyze(
         config: None: EspaceConfig().
         loss: what the model was trained with; None: the compiled loss, else inferred. Without
             labels a classifier's labels are drawn from its own output distribution.
-        verbose: 0 silent, 1 progress bars.
+        verbose: 0 silent; 1, or 2 as in `fine_tune`, progress bars.
 
     Raises:
         TypeError: not a Keras model, or data of another kind.
-        ValueError: a model without a convolution that can be analysed, weights that are not
-            finite, empty data, data of another shape, or labels whose loss is not known.
+        ValueError: a model without a convolution that can be analysed, one that `strip` made,
+            weights that are not finite, empty data, data of another shape, or labels whose loss is
+            not known.
+        ImportError: config.runtime is not installed.
 
     Example:
         >>> analysis = analyze(model, (images, labels))
@@ -383,4 +385,5 @@ def analyze(
     if not isinstance(config, EspaceConfig):
         raise TypeError(f"config must be an EspaceConfig or None. Received: {config!r}")
     check_choice(verbose, "verbose", (0, 1, 2))
+    require_runtime(config.runtime)
     return analyzing.run(model, data, config, loss, verbose)

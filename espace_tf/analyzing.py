@@ -16,7 +16,7 @@ from espace_tf import damages, graph, moments, offers, step_times, targets, timi
 from espace_tf import data as user_data
 from espace_tf.analysis import Analysis, SiteAnalysis
 from espace_tf.config import EspaceConfig
-from espace_tf.fusing import fuse
+from espace_tf.fusing import check_not_fused, fuse
 from espace_tf.kernels.fused import fused_operations
 from espace_tf.options import Option
 from espace_tf.rewriting import strip
@@ -34,6 +34,7 @@ Progress = Callable[[str, int], contextlib.AbstractContextManager[Callable[[int]
 
 def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) -> Analysis:
     """What `espace_tf.analyze` does."""
+    check_not_fused(model)
     usable, skipped = _usable(model, config)
     known = graph.layers(model)
     for layer in known.values():

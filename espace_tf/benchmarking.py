@@ -8,7 +8,14 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf import cost, export, graph, timing
-from espace_tf.config import RUNTIMES, check_choice, check_count, check_text, check_threads
+from espace_tf.config import (
+    RUNTIMES,
+    check_choice,
+    check_count,
+    check_text,
+    check_threads,
+    require_runtime,
+)
 from espace_tf.data import batches, count, named_inputs
 
 
@@ -68,6 +75,7 @@ def benchmark(
         TypeError: not a Keras model.
         ValueError: an argument makes no sense, models take different inputs, or the inputs' size
             is not known.
+        ImportError: the runtime is not installed.
 
     Example:
         >>> for row in benchmark(model, compress(model, data, speedup=2)):
@@ -79,6 +87,7 @@ def benchmark(
     _check_models(models)
     names = _checked_names(models, names)
     check_choice(runtime, "runtime", RUNTIMES)
+    require_runtime(runtime)
     check_count(batch_size, "batch_size")
     check_count(repeats, "repeats")
     check_threads(threads)

@@ -12,6 +12,7 @@ from typing import Any
 PROFILES = ("default", "faithful")
 RUNTIMES = ("tf", "litert")
 MOST_THREADS = 1024
+MOST_SEED = 2**32 - 1  # what NumPy and Keras take
 MASK_FAMILIES = ("impact", "rows", "columns", "grid", "lattice", "runs", "pooling")
 
 Pattern = str | Callable[[str], bool] | Sequence[str | Callable[[str], bool]] | None
@@ -29,12 +30,14 @@ def check_choice(value: Any, name: str, allowed: Sequence[Any]) -> None:
         )
 
 
-def check_count(value: Any, name: str, least: int = 1) -> None:
-    """Raises unless `value` is an integer of at least `least`."""
+def check_count(value: Any, name: str, least: int = 1, most: int | None = None) -> None:
+    """Raises unless `value` is an integer of at least `least` and, if given, at most `most`."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer. Received: {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}. Received: {value}")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be at most {most}. Received: {value}")
 
 
 def check_number(value: Any, name: str, low: float, high: float = math.inf) -> None:
@@ -63,9 +66,7 @@ def check_text(value: Any, name: str) -> None:
 def check_threads(value: Any) -> None:
     """Raises unless `value` is None or a number of threads that a machine can start."""
     if value is not None:
-        check_count(value, "threads")
-        if value > MOST_THREADS:
-            raise ValueError(f"threads must be at most {MOST_THREADS}. Received: {value}")
+        check_count(value, "threads", most=MOST_THREADS)
 
 
 def require(extra: str, *modules: str) -> None:
@@ -75,6 +76,12 @@ def require(extra: str, *modules: str) -> None:
         raise ImportError(
             f"{' and '.join(missing)} must be installed for this: pip install 'espace_tf[{extra}]'"
         )
+
+
+def require_runtime(runtime: str) -> None:
+    """Raises ImportError, saying what to install, unless what runs networks there is installed."""
+    if runtime == "litert":
+        require("litert", "ai_edge_litert")
 
 
 def check_speedup(value: Any) -> None:
@@ -99,7 +106,7 @@ class EspaceConfig:
         include: which layers may be touched, by path: a regular expression (found anywhere in the
             path), a callable path -> bool, or several of these of which one must match; None: all.
         exclude: which layers must not be touched, in the same forms; wins over include.
-        seed: of everything random.
+        seed: of everything random, below 2**32.
         calibration_images: how many images each pass of statistics reads.
         damage_images: how many images the one-layer-at-a-time losses are taken on.
         energy: share of a kernel's energy that the ranks of the faithful profile keep.
@@ -146,7 +153,7 @@ class EspaceConfig:
         for name in ("batch_size", "calibration_images", "damage_images", "max_gap", "rounds"):
             check_count(getattr(self, name), name)
         check_threads(self.threads)
-        check_count(self.seed, "seed", least=0)
+        check_count(self.seed, "seed", 0, MOST_SEED)
         check_count(self.min_map, "min_map", least=2)
         check_number(self.energy, "energy", 1e-6, 1.0)
         check_number(self.shrinkage, "shrinkage", 0.0, 1.0)

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf import graph, tflite
+from espace_tf.config import require
 from espace_tf.data import batches, named_inputs
 from espace_tf.files import atomic_write, in_words, output_path
 from espace_tf.rewriting import strip
@@ -87,6 +88,7 @@ def export_tflite(
         ValueError: an argument makes no sense, or the model holds something that has no built-in
             operator.
         OSError: the path cannot be written; what was there before stays.
+        ImportError: LiteRT is not installed, which runs what was written.
         RuntimeError: the float file does not compute what the model computes, or any file NaN.
 
     Example:
@@ -94,6 +96,7 @@ def export_tflite(
         >>> print(result)
         model.tflite: float16, 73,744 bytes, outputs within 0.0003 of the model's
     """
+    require("litert", "ai_edge_litert")
     path = output_path(path, suffix=".tflite")
     _check_options(quantize, representative_data, kernel)
     examples = _examples(model, representative_data)
@@ -315,8 +318,10 @@ def _refuse_foreign(found: tuple[str, ...]) -> None:
     """LiteRT as it is installed runs neither custom operators nor variables that were left over."""
     foreign = [name for name in found if name.startswith("CUSTOM") or name == "VAR_HANDLE"]
     if foreign:
-        raise RuntimeError(
-            f"the file must hold built-in operators only. It holds: {', '.join(foreign)}."
+        raise ValueError(
+            "the model must need no more than TensorFlow Lite's built-in operators. Received: one "
+            f"that needs {', '.join(foreign)}; replace the layers that do, or use "
+            "export_saved_model"
         )
 
 

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from espace_tf import data as user_data
 from espace_tf import graph
 from espace_tf.callbacks import reestimate_batch_norm
 from espace_tf.checkpoints import Checkpoint
-from espace_tf.config import check_choice, check_count, check_number
+from espace_tf.config import MOST_SEED, check_choice, check_count, check_number
 from espace_tf.distillation import Teacher
 from espace_tf.feed import Feed
+from espace_tf.fusing import check_not_fused
 from espace_tf.schedules import PolynomialDecay
 from espace_tf.session import Session
 from espace_tf.trainer import Task, Trainer
@@ -92,7 +94,7 @@ def fine_tune(
         checkpoint_every: batches between two checkpoints, also between two looks at whether the
             weights are still finite; every epoch ends with one.
         callbacks: callbacks of the model's library.
-        seed: of the order of arrays and of Keras 3's random layers (dropout).
+        seed: of the order of arrays and of Keras 3's random layers (dropout), below 2**32.
         verbose: 0 silent, 1 progress bar, 2 one line an epoch.
 
     Returns:
@@ -100,9 +102,9 @@ def fine_tune(
 
     Raises:
         TypeError: an argument of another kind.
-        ValueError: an argument outside its range, empty data, labels without a known loss or that
-            are not the model's classes, no labels and no teacher, a teacher with other outputs, a
-            checkpoint of another run.
+        ValueError: an argument outside its range, a model that `strip` made, empty data, labels
+            without a known loss or that are not the model's classes, no labels and no teacher, a
+            teacher with other inputs or outputs, a checkpoint of another run.
         OSError: checkpoint_dir cannot be written.
         FloatingPointError: the loss became NaN or infinite; the model has its last good weights.
 
@@ -116,18 +118,23 @@ def fine_tune(
         >>> compressed = espace_tf.compress(model, (x, y), speedup=4)
         >>> history = fine_tune(compressed, (x, y), teacher=model, epochs=2)
     """
-    _check_arguments(
-        counts={"epochs": epochs, "batch_size": batch_size, "checkpoint_every": checkpoint_every},
-        counts_from_0={"batch_norm_batches": batch_norm_batches, "seed": seed},
-        numbers={"distillation_weight": distillation_weight, "feature_weight": feature_weight},
+    check_options(
+        epochs=epochs,
+        batch_size=batch_size,
         temperature=temperature,
+        distillation_weight=distillation_weight,
+        feature_weight=feature_weight,
         features=features,
+        batch_norm_batches=batch_norm_batches,
         schedule=schedule,
+        checkpoint_every=checkpoint_every,
         callbacks=callbacks,
+        seed=seed,
         verbose=verbose,
     )
     library = graph.library(model)
-    optimizer = _checked_optimizer(library, optimizer)
+    check_not_fused(model)
+    optimizer = checked_optimizer(library, optimizer)
     inputs = user_data.named_inputs(model)
     feed = Feed(data, batch_size, seed=seed, inputs=inputs)
     validation = None
@@ -185,31 +192,63 @@ def fine_tune(
     return session.run(list(callbacks), verbose)
 
 
-def _check_arguments(
-    *, counts, counts_from_0, numbers, temperature, features, schedule, callbacks, verbose
-) -> None:
-    """Everything that can be refused without the model or the data."""
-    for name, value in counts.items():
-        check_count(value, name)
-    for name, value in counts_from_0.items():
-        check_count(value, name, 0)
-    for name, value in numbers.items():
-        check_number(value, name, 0.0)
-    check_number(temperature, "temperature", 1e-3, 1e3)
-    check_choice(verbose, "verbose", (0, 1, 2))
-    if features is not None and not isinstance(features, str):
-        if not isinstance(features, Sequence) or not all(isinstance(f, str) for f in features):
-            raise TypeError(
-                f'features must be "auto", None or a list of layer paths. Received: {features!r}'
-            )
-    if not callable(schedule) and schedule not in (GRADUAL, None):
+def check_options(**options: Any) -> None:
+    """Refuses what can be refused without the model or the data.
+
+    Args:
+        **options: any arguments of `fine_tune`.
+
+    Raises:
+        TypeError, ValueError: an argument of another kind, or outside its range.
+    """
+    for name, value in options.items():
+        if name in _COUNTS:
+            check_count(value, name, *_COUNTS[name])
+        elif name in _NUMBERS:
+            check_number(value, name, *_NUMBERS[name])
+        elif name in _CHECKS:
+            _CHECKS[name](value)
+
+
+def _check_features(features: Any) -> None:
+    if features is None or isinstance(features, str):
+        return
+    if not isinstance(features, Sequence) or not all(isinstance(f, str) for f in features):
+        raise TypeError(
+            f'features must be "auto", None or a list of layer paths. Received: {features!r}'
+        )
+
+
+def _check_schedule(schedule: Any) -> None:
+    text = isinstance(schedule, str) and schedule == GRADUAL
+    if not callable(schedule) and schedule is not None and not text:
         raise ValueError(
             f"schedule must be {GRADUAL!r}, None, or a function of the step, such as "
             f"espace_tf.schedules.PolynomialDecay(end_step=1000). Received: {schedule!r}"
         )
+
+
+def _check_callbacks(callbacks: Any) -> None:
     known = isinstance(callbacks, Sequence) and not isinstance(callbacks, str)
     if not known or not all(hasattr(each, "on_train_begin") for each in callbacks):
         raise TypeError(f"callbacks must be a list of Keras callbacks. Received: {callbacks!r}")
+
+
+_COUNTS = {  # least and most
+    **dict.fromkeys(("epochs", "batch_size", "checkpoint_every"), (1,)),
+    "batch_norm_batches": (0,),
+    "seed": (0, MOST_SEED),
+}
+_NUMBERS = {
+    **dict.fromkeys(("distillation_weight", "feature_weight"), (0.0,)),
+    "temperature": (1e-3, 1e3),
+}
+_CHECKS = {
+    "features": _check_features,
+    "schedule": _check_schedule,
+    "callbacks": _check_callbacks,
+    "verbose": lambda value: check_choice(value, "verbose", (0, 1, 2)),
+}
 
 
 def _schedule(model, schedule, steps: int) -> Callable[[Any], float] | None:
@@ -222,10 +261,22 @@ def _schedule(model, schedule, steps: int) -> Callable[[Any], float] | None:
     return PolynomialDecay(end_step=steps // 2) if masked and not packed and steps > 1 else None
 
 
+def _are_compatible(one: Sequence[tf.TensorShape], other: Sequence[tf.TensorShape]) -> bool:
+    pairs = zip(one, other, strict=False)
+    return len(one) == len(other) and all(a.is_compatible_with(b) for a, b in pairs)
+
+
 def _teacher(model, teacher, batch, task, temperature, features, weights) -> Teacher:
-    graph.library(teacher)
+    graph.library(teacher, "teacher")
     if teacher is model:
         raise ValueError("teacher must be another model than the one that is trained, not itself")
+    shapes = [[tuple(t.shape) for t in getattr(each, "inputs", ())] for each in (teacher, model)]
+    sizes = [[tf.TensorShape(shape) for shape in each] for each in shapes]
+    if all(sizes) and not _are_compatible(*sizes):
+        raise ValueError(
+            "teacher must take the model's inputs, shape for shape. Received: a teacher that takes "
+            f"{shapes[0]}, a model that takes {shapes[1]}"
+        )
     if not weights["feature_loss"]:
         features = None
     return Teacher(
@@ -233,8 +284,12 @@ def _teacher(model, teacher, batch, task, temperature, features, weights) -> Tea
     )
 
 
-def _checked_optimizer(library, optimizer):
-    """The optimizer as an object, None for the default."""
+def checked_optimizer(library, optimizer):
+    """The optimizer as an object, None for the default.
+
+    Raises:
+        ValueError: none of the library's, or one with a learning rate below 0 or not finite.
+    """
     if optimizer is None:
         return None
     try:

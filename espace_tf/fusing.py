@@ -43,6 +43,17 @@ def fuse(model: Any) -> Any:
     return made
 
 
+def check_not_fused(model: Any) -> None:
+    """Raises ValueError for a model with fused graphs: what is inside is out of reach."""
+    fused = [path for path, layer in graph.layers(model).items() if isinstance(layer, FusedGraph)]
+    if fused:
+        raise ValueError(
+            "model must be one that strip has not made ready for deployment. Received: "
+            f"{model.name!r} with the fused graph {fused[0]!r}; train or compress the model that "
+            "strip was given, and strip what comes of it"
+        )
+
+
 def _wrap(inner: keras.Model) -> FusedGraph:
     return FusedGraph(inner, *lower(inner), name=inner.name)
 

@@ -50,18 +50,18 @@ class Call:
     outputs: Any
 
 
-def library(model: Any) -> ModuleType:
+def library(model: Any, name: str = "model") -> ModuleType:
     """The module a model belongs to: keras (3) or tf_keras.
 
     Raises:
         TypeError: not a model of either.
     """
-    for name in ("keras", "tf_keras"):
-        module = keras if name == "keras" else sys.modules.get(name)
+    for known in ("keras", "tf_keras"):
+        module = keras if known == "keras" else sys.modules.get(known)
         if module is not None and isinstance(model, module.Model):
             return module
     raise TypeError(
-        f"model must be a keras.Model or a tf_keras.Model. Received: {type(model).__name__}"
+        f"{name} must be a keras.Model or a tf_keras.Model. Received: {type(model).__name__}"
     )
 
 

@@ -9,9 +9,17 @@ import numpy as np
 
 from espace_tf import graph
 from espace_tf.analysis import Analysis, analyze
-from espace_tf.config import EspaceConfig, check_choice, check_count, check_speedup
+from espace_tf.config import (
+    EspaceConfig,
+    check_choice,
+    check_count,
+    check_speedup,
+    require_runtime,
+)
 from espace_tf.data import batches, named_inputs
-from espace_tf.finetuning import fine_tune
+from espace_tf.feed import Feed
+from espace_tf.finetuning import check_options, checked_optimizer, fine_tune
+from espace_tf.fusing import check_not_fused
 from espace_tf.planning import UnreachableSpeedWarning
 from espace_tf.plans import Plan
 from espace_tf.rewriting import densify
@@ -48,7 +56,7 @@ def compress(
             except in the faithful profile, where None means ranks by energy and no masks.
         config: every other knob; None: EspaceConfig().
         loss: what the model was trained with; None: the compiled loss, else inferred.
-        verbose: 0 silent; 1 progress and a table of all layers.
+        verbose: 0 silent; 1, or 2 as in `fine_tune`, progress and a table of all layers.
 
     Returns:
         The new model, of the same library, with `espace_plan` (the Plan, with what was measured)
@@ -58,6 +66,7 @@ def compress(
         TypeError: an argument of another type.
         ValueError: an argument that makes no sense, weights that are not finite, or a model without
             a convolution that may be touched.
+        ImportError: config.runtime is not installed.
 
     Warns:
         UnreachableSpeedWarning: the measured speed is further than config.tolerance from the asked
@@ -98,7 +107,9 @@ def compress_in_stages(
     with the given model as teacher (most is recovered in about one epoch a stage).
 
     Args:
-        model, data, config, loss, verbose: as for `compress`; data is trained on too.
+        model, data, config, loss: as for `compress`; data is trained on too.
+        verbose: 0 silent; 1 as for `compress`, with progress bars of training; 2 the same with one
+            line an epoch.
         speedup: of the last stage.
         stages: how many, at least 1.
         epochs: of training after each stage, at least 1.
@@ -108,7 +119,8 @@ def compress_in_stages(
         The model of the last stage, as from `compress`, and one History per stage.
 
     Raises:
-        TypeError, ValueError: as `compress`; also before any work an unknown training argument.
+        TypeError, ValueError: as `compress`; also, before any work, a training argument that
+            `fine_tune` does not know or refuses.
 
     Example:
         >>> small, histories = compress_in_stages(model, (images, labels), speedup=4, stages=2)
@@ -117,7 +129,7 @@ def compress_in_stages(
     check_speedup(speedup)
     check_count(stages, "stages")
     check_count(epochs, "epochs")
-    _check_training(data, training)
+    _check_training(model, data, training)
     current, small, histories = model, None, []
     for stage in range(1, stages + 1):
         if small is not None:
@@ -145,6 +157,8 @@ def checked(
     if speedup is not None or config.profile != "faithful":
         check_speedup(speedup)
     check_choice(verbose, "verbose", (0, 1, 2))
+    require_runtime(config.runtime)
+    check_not_fused(model)
     _check_sites(model, config)
     _check_weights(model)
     if data is not None:
@@ -178,7 +192,7 @@ def _check_weights(model: Any) -> None:
                 )
 
 
-def _check_training(data: Any, training: Mapping[str, Any]) -> None:
+def _check_training(model: Any, data: Any, training: Mapping[str, Any]) -> None:
     if data is None:
         raise ValueError("data must be given: every stage trains on it. Received: None")
     known = set(inspect.signature(fine_tune).parameters)
@@ -189,6 +203,11 @@ def _check_training(data: Any, training: Mapping[str, Any]) -> None:
             f"training arguments must be some of {', '.join(sorted(known - own))}. "
             f"Received: {', '.join(unknown)}"
         )
+    check_options(**training)
+    checked_optimizer(graph.library(model), training.get("optimizer"))
+    if training.get("validation_data") is not None:
+        options = {"inputs": named_inputs(model), "name": "validation_data"}
+        Feed(training["validation_data"], training.get("batch_size", 1), **options)
 
 
 def warn_if_off(made: Plan, config: EspaceConfig, stacklevel: int = 3) -> None:

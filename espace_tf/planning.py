@@ -99,6 +99,11 @@ def _check_arguments(
     if not isinstance(time_scale, Mapping | None):
         raise TypeError(f"time_scale must be a dictionary by path. Received: {time_scale!r}")
     for path, scale in (time_scale or {}).items():
+        if path not in analysis.sites:
+            raise ValueError(
+                "time_scale must name layers of the analysis: "
+                f"{', '.join(analysis.sites) or 'it has none'}. Received: {path!r}"
+            )
         check_number(scale, f"time_scale[{path!r}]", 1e-3, 1e3)
     return faithful
 

@@ -48,7 +48,7 @@ from absl import app, flags, logging
 from espace_tf.bin import data as bin_data
 from espace_tf.bin import models
 from espace_tf.bin.quiet import without_chatter
-from espace_tf.config import MOST_THREADS, require
+from espace_tf.config import MOST_SEED, MOST_THREADS, require
 from espace_tf.files import atomic_write, checked_path, output_folder
 from espace_tf.labels import accuracy
 
@@ -74,14 +74,14 @@ _THREADS = flags.DEFINE_integer(
 _EPOCHS = flags.DEFINE_integer(
     "epochs", 0, "Fine-tuning: passes over the data, with the given network as teacher.", 0
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", 0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", 0, MOST_SEED)
 _LIMIT = flags.DEFINE_integer("limit", None, "Read at most this many examples of the data.", 1)
 _INCLUDE = flags.DEFINE_string("include", None, "Only layers whose path this expression matches.")
 _EXCLUDE = flags.DEFINE_string("exclude", None, "No layers whose path this expression matches.")
 _EXPORT = flags.DEFINE_list(
     "export", ["float32"], f"TensorFlow Lite files to write: any of {', '.join(_QUANTIZATIONS)}."
 )
-_REPORT = flags.DEFINE_bool("report", True, "Write report.html.")
+_REPORT = flags.DEFINE_bool("report", True, "Write report.html, and sweep.svg for several speeds.")
 flags.mark_flags_as_required(["model", "output_dir"])
 
 
@@ -132,7 +132,7 @@ def _check_flags() -> None:
     missing = [flag for flag, asked in needs.items() if asked and _DATA.value is None]
     if missing:
         raise ValueError(f"{missing[0]} needs --data")
-    if _EXPORT.value:
+    if _EXPORT.value or _RUNTIME.value == "litert":
         require("litert", "ai_edge_litert")
     if _REPORT.value:
         require("report", "jinja2", "matplotlib")

@@ -1,6 +1,7 @@
 """Bad input of every kind to every public function: refused in words, before any work."""
 
 import functools
+import importlib.util
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import espace_tf
+from espace_tf import analyzing, export, timing
 from espace_tf.benchmarking import Row
 from espace_tf.factors import plain_factors
 from espace_tf.plans import LayerPlan, Plan
@@ -35,6 +37,7 @@ Y = np.random.default_rng(SEED).integers(0, 3, 24)
 LATE = np.where(np.arange(24) < 20, Y, 9)
 HUGE = (X * 3.4e38).astype(np.float32)
 RAGGED = tf.ragged.constant([[1.0], [2.0, 3.0]])
+LITERT = espace_tf.EspaceConfig(runtime="litert")
 ANALYSIS = espace_tf.Analysis(fingerprint="f", config=CONFIG, sites={})
 
 
@@ -56,6 +59,11 @@ def applied(**layers):
 
 def one_plan(**options):
     return espace_tf.plan(ANALYSIS, **{"speedup": 2, **options})
+
+
+@functools.cache
+def stripped() -> keras.Model:
+    return espace_tf.strip(applied(conv=LayerPlan(rank=1)))
 
 
 CASES = {
@@ -90,6 +98,22 @@ CASES = {
     "speed": (lambda: one_plan(speedup=10**400), "speedup must be a finite number above 1"),
     "previous": (lambda: one_plan(previous=3), "previous must be a Plan or None. Received: 3"),
     "scales": (lambda: one_plan(time_scale=[1]), "time_scale must be a dictionary"),
+    "scale of another layer": (
+        lambda: one_plan(time_scale={"zzz": 1.0}),
+        "time_scale must name layers .* Received: 'zzz'",
+    ),
+    "stripped, fine_tune": (
+        lambda: espace_tf.fine_tune(stripped(), (X, Y), verbose=0),
+        "fused graph .*; train or compress the model that strip was given",
+    ),
+    "stripped, compress": (
+        lambda: espace_tf.compress(stripped(), (X, Y), speedup=2),
+        "fused graph .*; train or compress the model that strip was given",
+    ),
+    "stripped, analyze": (
+        lambda: espace_tf.analyze(stripped(), (X, Y)),
+        "fused graph .*; train or compress the model that strip was given",
+    ),
     "path 3": (lambda: applied(**{"a": 3}), r"layers\['a'\] must be a LayerPlan"),
     "number as path": (lambda: Plan(layers={3: LayerPlan(rank=1)}), "a layer path must be a text"),
     "rank": (lambda: applied(conv=LayerPlan(rank=99)), "the rank 99; the largest"),
@@ -164,6 +188,34 @@ CASES = {
 def test_is_refused_in_words(call, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises((TypeError, ValueError, OSError), match=words):
+        call()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: espace_tf.export_tflite(network(), "a.tflite"),
+        lambda: benchmark(runtime="litert"),
+        lambda: espace_tf.analyze(network(), X, config=LITERT),
+        lambda: espace_tf.compress(network(), X, speedup=2, config=LITERT),
+        lambda: espace_tf.sweep(network(), X, speedups=[2], config=LITERT),
+        lambda: espace_tf.compress_in_stages(network(), (X, Y), speedup=2, config=LITERT),
+    ],
+    ids=["export_tflite", "benchmark", "analyze", "compress", "sweep", "stages"],
+)
+def test_a_runtime_that_is_not_installed_is_missed_before_any_work(call, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("work began")
+
+    def found(name, *rest, find=importlib.util.find_spec):
+        return None if name == "ai_edge_litert" else find(name, *rest)
+
+    monkeypatch.setattr(importlib.util, "find_spec", found)
+    for module, name in ((analyzing, "run"), (export, "strip"), (timing, "rounds")):
+        monkeypatch.setattr(module, name, refuse)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ImportError, match=r"ai_edge_litert must be installed.*espace_tf\[litert"):
         call()
     assert list(tmp_path.iterdir()) == []
 

@@ -15,7 +15,7 @@ WRONG = {
     "threads": [0, 2.0, "all", 10**6],
     "include": [3, ["a", 4], "("],
     "exclude": ["[", {"a": 1}],
-    "seed": [-1, 0.5],
+    "seed": [-1, 0.5, 2**32],
     "calibration_images": [0, 1e3],
     "damage_images": [0],
     "energy": [0, 1.1, float("nan"), "0.9"],
@@ -40,6 +40,10 @@ def test_every_field_is_tried():
 def test_a_wrong_value_is_refused_by_name(name, value):
     with pytest.raises((TypeError, ValueError), match=name):
         EspaceConfig(**{name: value})
+
+
+def test_the_largest_seed_is_what_numpy_and_keras_take():
+    assert EspaceConfig(seed=2**32 - 1).seed == 2**32 - 1
 
 
 def test_keyword_only_frozen_and_hashable():

@@ -295,3 +295,10 @@ def test_a_model_that_computes_nan_is_not_written(quantize, tmp_path):
     with pytest.raises(RuntimeError, match="computes NaN or infinity"):
         export_tflite(model, tmp_path / "nan.tflite", quantize=quantize)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_needs_foreign_operators_is_refused_with_a_way_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(tflite, "operators", lambda content: ("ADD", "CUSTOM:Magic"))
+    with pytest.raises(ValueError, match="needs CUSTOM:Magic; .* export_saved_model"):
+        export_tflite(network(), tmp_path / "a.tflite")
+    assert list(tmp_path.iterdir()) == []

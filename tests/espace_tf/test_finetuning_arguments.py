@@ -36,6 +36,7 @@ class NoData:
         ({"batch_norm_batches": -1}, "batch_norm_batches must be at least 0"),
         ({"batch_norm_batches": NAN}, "batch_norm_batches must be an integer. Received: nan"),
         ({"seed": -1}, "seed must be at least 0"),
+        ({"seed": 2**32}, "seed must be at most 4294967295. Received: 4294967296"),
         ({"seed": None}, "seed must be an integer"),
         ({"temperature": "a"}, "temperature must be a finite number. Received: 'a'"),
         ({"temperature": 0}, "temperature must be between 0.001 and 1000.0. Received: 0"),
@@ -78,6 +79,8 @@ def test_scalars_are_refused_before_the_data_is_looked_at(options, words):
         ({"loss": "zzz"}, "loss, metrics and labels .* Received: loss='zzz'"),
         ({"schedule": PolynomialDecay(end_step=3)}, "needs a model with masked layers"),
         ({"teacher": "itself"}, "teacher must be another model"),
+        ({"teacher": "m.keras"}, "teacher must be a keras.Model or .* Received: str"),
+        ({"teacher": "larger"}, r"teacher must take the model's inputs.*\(None, 14, 14, 1\)"),
         ({"teacher": "other"}, "shape for shape"),
         ({"teacher": "dense", "features": "zzz"}, "features must be .* Received: 'zzz'; the mod"),
         ({"teacher": "dense", "features": ["conv1", "zzz"]}, "features must be .* 'zzz'"),
@@ -91,8 +94,9 @@ def test_arguments_that_make_no_sense(options, words, monkeypatch):
     model = network(keras)
     options = {"data": task(8), "verbose": 0, **options}
     teachers = {"itself": model, "other": network(keras, outputs=2), "dense": network(keras)}
+    teachers["larger"] = keras.Sequential([keras.Input((14, 14, 1)), keras.layers.Flatten()])
     if "teacher" in options:
-        options["teacher"] = teachers[options["teacher"]]
+        options["teacher"] = teachers.get(options["teacher"], options["teacher"])
     with pytest.raises((TypeError, ValueError), match=words):
         fine_tune(model, options.pop("data"), **options)
 

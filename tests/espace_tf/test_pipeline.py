@@ -187,6 +187,13 @@ def test_weights_that_are_not_finite_are_refused_by_layer(monkeypatch):
         ({"learning_rate": 1.0}, "learning_rate"),
         ({"teacher": None}, "teacher"),
         ({"checkpoint_dir": "x"}, "checkpoint_dir"),
+        ({"batch_size": 0}, "batch_size must be at least 1. Received: 0"),
+        ({"temperature": "a"}, "temperature must be a finite number"),
+        ({"optimizer": "zzz"}, "optimizer must be one of .* 'zzz'"),
+        ({"callbacks": [3]}, "callbacks must be a list"),
+        ({"schedule": "x"}, "schedule must be 'gradual'"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"validation_data": labelled()[0][:, 1:]}, "validation_data must fit the model"),
     ],
 )
 def test_stages_refuse_before_any_work(monkeypatch, arguments, message):

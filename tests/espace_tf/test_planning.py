@@ -265,6 +265,8 @@ def test_other_arguments_that_make_no_sense_are_refused():
         plan({"sites": []}, speedup=2)
     with pytest.raises(ValueError, match="time_scale"):
         plan(analysis(0), speedup=2, time_scale={"conv0": float("nan")})
+    with pytest.raises(ValueError, match="time_scale must name layers .*conv0.* 'cnv0'"):
+        plan(analysis(0), speedup=2, time_scale={"cnv0": 1.0})
 
 
 @pytest.mark.parametrize("seed", range(4))

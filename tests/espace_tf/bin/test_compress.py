@@ -1,6 +1,7 @@
 """The command from its flags to its files."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -162,6 +163,19 @@ def test_mistakes_are_one_line(arguments, words, files, tmp_path, capsys):
     assert error.startswith("espace-compress: error: ")
     assert error.count("\n") == 1
     assert not output.is_dir() or os.listdir(output) == []
+
+
+@pytest.mark.parametrize("flag", ["--runtime=litert", "--export=float32"])
+def test_litert_is_missed_before_any_work(flag, files, tmp_path, capsys, monkeypatch):
+    def found(name, *rest, find=importlib.util.find_spec):
+        return None if name == "ai_edge_litert" else find(name, *rest)
+
+    monkeypatch.setattr(importlib.util, "find_spec", found)
+    output = tmp_path / "out"
+    arguments = (f"--model={files / 'model.keras'}", f"--output_dir={output}", "--export=")
+    assert call(*arguments, flag) == 1
+    assert "error: ai_edge_litert must be installed for this" in capsys.readouterr().err
+    assert not output.exists()
 
 
 @pytest.mark.parametrize("name", ["model.keras", "model.h5"])
