@@ -13,7 +13,6 @@ bias and relu in one tf.function:
   which reads and checks the same table but computes next to nothing, over the time of the call.
 """
 
-import json
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,9 @@ from absl import app, flags
 
 from benchmarks import masked_conv2d
 from benchmarks.masked_conv2d import Layer
+from benchmarks.steps import write_json
 from espace_tf import kernels
+from espace_tf.files import output_path
 
 _BATCH = flags.DEFINE_integer("batch", 16, "Images in a call.", 1)
 _KEEP = flags.DEFINE_float("keep", 0.5, "Share of the positions to compute.", 0, 1)
@@ -93,6 +94,8 @@ def _pool() -> Any:
 def main(arguments: list[str]) -> None:
     """Prints a table and writes it."""
     del arguments
+    if masked_conv2d.JSON.value:
+        output_path(masked_conv2d.JSON.value, "--json")
     print(f"backend: {kernels.backend()}")
     rows = []
     with _pool() as pool:
@@ -114,7 +117,7 @@ def main(arguments: list[str]) -> None:
         f"most {max(row['checking'] for row in rows):.2%}"
     )
     if masked_conv2d.JSON.value:
-        Path(masked_conv2d.JSON.value).write_text(json.dumps(rows, indent=1))
+        write_json(Path(masked_conv2d.JSON.value), rows)
 
 
 if __name__ == "__main__":

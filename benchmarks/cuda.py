@@ -15,6 +15,7 @@ import itertools
 import json
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -307,6 +308,18 @@ def measure_all(library: Library) -> list[dict]:
     return every
 
 
+def check_output(path: Path) -> None:
+    """Makes the folder of --json; exits if no file can be written there."""
+    if path.is_dir():
+        sys.exit(f"--json must be a file. Received: {path}, a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        sys.exit(f"--json {path} cannot be written ({error.strerror}): give another path")
+
+
 def main(arguments: list[str]) -> None:
     """Checks, and unless told otherwise, times."""
     del arguments
@@ -314,6 +327,8 @@ def main(arguments: list[str]) -> None:
         sys.exit("benchmarks.cuda needs a GPU that PyTorch can use, and there is none")
     if not Path(LIBRARY.value).is_file():
         sys.exit(f"there is no {LIBRARY.value}: run `make cuda`, or give --library")
+    if JSON.value:
+        check_output(Path(JSON.value))
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
     device, date = torch.cuda.get_device_name(), datetime.date.today().isoformat()
@@ -324,9 +339,10 @@ def main(arguments: list[str]) -> None:
         return
     rows = measure_all(library)
     if JSON.value:
-        Path(JSON.value).parent.mkdir(parents=True, exist_ok=True)
         result = {"device": device, "date": date, "torch": torch.__version__, "rows": rows}
-        Path(JSON.value).write_text(json.dumps(result, indent=1))
+        temporary = Path(f"{JSON.value}.part")  # not espace_tf.files: that imports TensorFlow
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
+        temporary.replace(JSON.value)
 
 
 if __name__ == "__main__":

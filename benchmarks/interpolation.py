@@ -32,7 +32,7 @@ from benchmarks.neighbours import Comparison
 from benchmarks.steps import markdown, rich_table
 from espace_tf.bin import models
 from espace_tf.bin.quiet import without_chatter
-from espace_tf.files import atomic_write
+from espace_tf.files import atomic_write, output_path
 
 _MODEL = flags.DEFINE_string("model", None, "A trained classifier, a .keras file.")
 _PLAN = flags.DEFINE_string("plan", None, "A plan for it, with masks: a .json file.")
@@ -66,6 +66,8 @@ def table(compared: Comparison, count: int) -> list[tuple[str, ...]]:
 
 def run() -> None:
     """Compares, prints and writes."""
+    if _MARKDOWN.value is not None:
+        output_path(_MARKDOWN.value, "--markdown", suffix=".md")
     model = models.load(models.check(_MODEL.value, "--model"), "--model")
     plan = espace_tf.Plan.load(_PLAN.value)
     if all(layer.positions is None for layer in plan.layers.values()):
@@ -75,7 +77,7 @@ def run() -> None:
     rows = table(Comparison(model, plan, x), _NEIGHBOURS.value)
     Console().print(rich_table(Path(_PLAN.value).name, _COLUMNS, rows))
     if _MARKDOWN.value is not None:
-        with atomic_write(_MARKDOWN.value) as temporary:
+        with atomic_write(_MARKDOWN.value, "--markdown") as temporary:
             temporary.write_text(markdown(_COLUMNS, rows) + "\n")
 
 

@@ -52,3 +52,12 @@ def test_rows_and_their_summary(monkeypatch, tmp_path, capsys):
     assert (row["dense_mb"], row["masked_mb"], row["full_mb"]) == (8.0, 9.0, 7.0)
     assert row["layer"] == str(LAYERS[1]) and row["checking"] >= 0
     assert "1 layers; in 1 of them" in capsys.readouterr().out
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_any_work(monkeypatch, tmp_path):
+    monkeypatch.setattr(call_costs, "_pool", None)
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    path = str(tmp_path / "gone" / "rows.json")
+    with flagsaver.flagsaver(json=path), pytest.raises(FileNotFoundError, match="--json must lie"):
+        call_costs.main([])

@@ -95,3 +95,10 @@ def test_what_cannot_be_compared_is_refused_in_words(files, tmp_path, start, giv
     )
     told = process.communicate()[0]
     assert process.returncode == 1 and said in told and "Traceback" not in told, told
+
+
+def test_a_table_that_cannot_be_written_is_refused_before_any_work(tmp_path, start):
+    arguments = ("--model=none.keras", "--plan=none.json", f"--markdown={tmp_path}/gone/table.md")
+    process = start("interpolation", *arguments)
+    told = process.communicate()[0]
+    assert process.returncode == 1 and "--markdown must lie in an existing folder" in told, told
