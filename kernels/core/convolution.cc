@@ -17,13 +17,14 @@ constexpr int64_t kFewChannels = 16;
 
 // How many taps to take as one. With few channels: those of a kernel's row, which read neighbouring
 // input rows almost everywhere; all of them where no such run is found. A few positions are looked
-// at, since one alone may lie on the border.
+// at, since one alone may lie on the border; far apart in no regular way, since equal distances may
+// hit one column of the map again and again.
 int64_t TapsAtOnce(const ConvShape& shape, const int32_t* table, bool joined) {
-  constexpr int64_t kLooks = 16;
-  if (shape.channels >= kFewChannels) return 1;
+  constexpr int64_t kLooks = 16, kFar = 2654435761;  // 2^32 over the golden ratio
+  if (shape.channels >= kFewChannels || shape.computed == 0) return 1;
   int64_t longest = 1;
   for (int64_t look = 0; joined && look < kLooks; ++look) {
-    const int32_t* reads = table + shape.computed * (2 * look + 1) / (2 * kLooks) * shape.taps;
+    const int32_t* reads = table + look * kFar % shape.computed * shape.taps;
     int64_t run = 1;
     while (reads[0] >= 0 && run < shape.taps && reads[run] == reads[0] + run) ++run;
     longest = std::max(longest, run);
@@ -81,8 +82,11 @@ void Convolution::Pack(const float* filter, int64_t panel, int64_t begin, int64_
 void Convolution::Compute(const Operands& operands, int64_t begin, int64_t end, int64_t first,
                           int64_t last) const {
   thread_local std::vector<const float*> inputs;
-  thread_local std::vector<float> patches;
+  thread_local std::vector<float> patches, results;
   FindInputs(operands, begin, end, inputs, patches);
+  const int64_t left = panels_.begin(first);
+  const int64_t columns = std::min(panels_.begin(last), shape_.filters) - left;
+  float* block = operands.stream ? Scratch(results, (end - begin) * columns) : nullptr;
   const int64_t tiles = CeilDiv(end - begin, variant_.tile_rows);
   for (int64_t panel = first; panel < last; ++panel) {
     const int64_t column = panels_.begin(panel), width = panels_.width(panel);
@@ -98,11 +102,43 @@ void Convolution::Compute(const Operands& operands, int64_t begin, int64_t end, 
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t row = (end - begin) * i / tiles, next = (end - begin) * (i + 1) / tiles;
       tile.a = inputs.data() + row * taps_;
-      RunTile(operands, tile, begin + row, static_cast<int>(next - row), column, width);
+      const int count = static_cast<int>(next - row);
+      if (operands.stream) {
+        RunTile(tile, count, width, block + row * columns + column - left, columns);
+      } else {
+        RunTile(operands, tile, begin + row, count, column, width);
+      }
     }
   }
-  const int64_t left = panels_.begin(first);
-  Spread(operands, begin, end, left, std::min(panels_.begin(last), shape_.filters) - left);
+  if (operands.stream) {
+    Stream(operands, begin, end, left, columns, block);
+  } else {
+    Spread(operands, begin, end, left, columns);
+  }
+}
+
+bool Convolution::CanStream(const View<float>& out) const {
+  const int64_t lanes = variant_.lanes;
+  return variant_.stream != nullptr && shape_.filters % lanes == 0 && out.row % lanes == 0 &&
+         out.image % lanes == 0 &&
+         reinterpret_cast<uintptr_t>(out.data) % (lanes * sizeof(float)) == 0;
+}
+
+// Copies results [end - begin, columns] to all their destinations.
+void Convolution::Stream(const Operands& operands, int64_t begin, int64_t end, int64_t column,
+                         int64_t columns, const float* results) const {
+  thread_local std::vector<const float*> from;
+  thread_local std::vector<float*> to;
+  from.clear();
+  to.clear();
+  for (Position at(shape_, begin); at.flat < end; at.Next(), results += columns) {
+    const int64_t shown = Shown(at);
+    for (int64_t d = 0; d < shown; ++d) {
+      from.push_back(results);
+      to.push_back(Output(operands, at, d) + column);
+    }
+  }
+  variant_.stream({from.data(), to.data(), static_cast<int64_t>(to.size()), columns});
 }
 
 // Copies columns of rows from their first destination to the others, whole rows of a block at
@@ -139,6 +175,15 @@ void Convolution::FindInputs(const Operands& operands, int64_t begin, int64_t en
       }
     }
   }
+}
+
+// Writes rows `stride` floats apart.
+void Convolution::RunTile(TileArgs& tile, int count, int64_t width, float* to,
+                          int64_t stride) const {
+  float* out[kMaxTileRows];
+  for (int r = 0; r < count; ++r) out[r] = to + r * stride;
+  tile.out = out;
+  variant_.tile(count, static_cast<int>(width / variant_.lanes))(tile);
 }
 
 // Writes to the first destination: straight where whole vectors fit, through a buffer otherwise.

@@ -34,14 +34,19 @@ class Convolution {
   // Rows of a block: its input (rows x channels, shared by overlapping taps) and one panel of the
   // filter stay in the second-level cache together while the tiles walk over them.
   static constexpr int64_t kBlockRows = 256;
+  // An output of this many floats is out of the second-level caches before anyone reads it: it is
+  // faster to write it past all caches, also for what reads it next (measured from 8 MB on).
+  static constexpr int64_t kStreamFloats = 1 << 21;
 
-  // What one call reads and writes. bias: padded to whole vectors.
+  // What one call reads and writes. bias: padded to whole vectors. stream: write past the caches;
+  // only where CanStream.
   struct Operands {
     View<const float> in;
     View<float> out;
     const Panel* panels;
     const float* bias;
     float low, high;
+    bool stream = false;
   };
 
   // table and spread (or null) must outlive this; shape.batch is not read. joined: whether the
@@ -59,6 +64,9 @@ class Convolution {
   bool has_runs() const { return run_ > 1; }
   void FindRuns(int64_t begin, int64_t end);
 
+  // Whether every row of this output is whole vectors.
+  bool CanStream(const View<float>& out) const;
+
   // Writes rows [begin, end) of a panel of the filter, the last panel padded with zeros.
   void Pack(const float* filter, int64_t panel, int64_t begin, int64_t end, float* to) const;
 
@@ -71,8 +79,11 @@ class Convolution {
                   std::vector<const float*>& inputs, std::vector<float>& patches) const;
   void RunTile(const Operands& operands, TileArgs& tile, int64_t row, int count, int64_t column,
                int64_t width) const;
+  void RunTile(TileArgs& tile, int count, int64_t width, float* to, int64_t stride) const;
   void Spread(const Operands& operands, int64_t begin, int64_t end, int64_t column,
               int64_t columns) const;
+  void Stream(const Operands& operands, int64_t begin, int64_t end, int64_t column, int64_t columns,
+              const float* results) const;
   int64_t Shown(const Position& at) const;
   float* Output(const Operands& operands, const Position& at, int64_t index) const;
 

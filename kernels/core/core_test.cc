@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "convolution.h"
 #include "masked_conv2d.h"
 #include "testing.h"
 
@@ -24,8 +25,9 @@ constexpr double kTolerance =
 // One call with random contents, its reference results, and the comparison of a variant with them.
 class Case {
  public:
-  Case(const ConvShape& shape, bool spread, unsigned seed)
+  Case(const ConvShape& shape, bool spread, unsigned seed, bool aligned = false)
       : shape_(shape),
+        aligned_(aligned),
         random_(seed),
         rows_(shape.batch * shape.rows_in * shape.channels),
         filter_(shape.taps * shape.channels * shape.filters),
@@ -48,7 +50,8 @@ class Case {
 
   // Prints what differs; returns whether nothing does.
   bool Agrees(const Variant& variant, int threads) {
-    Guarded out(out_.size()), rows(rows_.size()), filter(filter_.size()), bias(bias_.size());
+    Guarded out(out_.size(), NAN, aligned_);
+    Guarded rows(rows_.size()), filter(filter_.size()), bias(bias_.size());
     const ParallelFor workers = threads > 1 ? Threads(threads) : Serial();
     MaskedConv2D(variant, ForwardInto(out), threads, workers);
     MaskedConv2DGradients(variant, BackwardInto(rows, filter, bias), threads, workers);
@@ -116,6 +119,7 @@ class Case {
   }
 
   const ConvShape shape_;
+  const bool aligned_;
   std::mt19937 random_;
   Guarded rows_, filter_, bias_, grad_out_;
   std::vector<int32_t> table_, spread_;
@@ -126,8 +130,8 @@ class Case {
 
 int64_t failures = 0, cases = 0;
 
-void Check(const ConvShape& shape, bool spread, unsigned seed) {
-  Case one(shape, spread, seed);
+void Check(const ConvShape& shape, bool spread, unsigned seed, bool aligned = false) {
+  Case one(shape, spread, seed, aligned);
   for (const Variant* variant : Variants()) {
     if (!variant->supported()) continue;
     ++cases;
@@ -168,6 +172,17 @@ void RandomShapes(int count) {
   }
 }
 
+// Outputs large enough to be written past the caches: whole vectors of every variant, of some, of
+// none; shown once, often and never.
+void Streams() {
+  for (int filters : {16, 40, 84, 112}) {
+    for (bool spread : {false, true}) {
+      const int64_t rows = Convolution::kStreamFloats / (2 * filters) + 1;
+      Check({2, 30, 3, 2, spread ? 500 : rows, rows, filters}, spread, filters, true);
+    }
+  }
+}
+
 // Calls from two threads at once share nothing.
 void Together() {
   std::vector<std::thread> threads;
@@ -190,6 +205,7 @@ int main(int count, char** arguments) {
   if (mode != "threads") {
     espace::Remainders(mode == "short" ? 7 : 1);
     espace::RandomShapes(mode == "short" ? 60 : 400);
+    espace::Streams();
   }
   espace::Together();
   std::printf("%lld cases, %lld failures, fastest variant %s\n",

@@ -83,13 +83,15 @@ class Forward {
     while (prepared_.load(std::memory_order_acquire) < preparations_) std::this_thread::yield();
     const ConvShape& shape = args_.shape;
     const Bounds bounds(args_.activation);
-    const Convolution::Operands operands{
+    Convolution::Operands operands{
         {args_.rows, shape.rows_in * shape.channels, shape.channels},
         {args_.out, shape.rows_out * shape.filters, shape.filters},
         panels_.data(),
         bias_.data(),
         bounds.low,
         bounds.high};
+    operands.stream = shape.batch * shape.rows_out * shape.filters >= Convolution::kStreamFloats &&
+                      convolution_.CanStream(operands.out);
     const int64_t count = convolution_.panels().count();
     while ((i = next_piece_.fetch_add(1)) < blocks_ * groups_) {
       const int64_t block = i / groups_, group = i % groups_;

@@ -2,6 +2,7 @@
 #ifndef ESPACE_TF_KERNELS_CORE_TESTING_H_
 #define ESPACE_TF_KERNELS_CORE_TESTING_H_
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <functional>
@@ -15,18 +16,31 @@ namespace espace {
 
 constexpr float kSentinel = 777.0f;
 
-// Values between two sentinels, off every alignment but that of a float.
+// Values between two sentinels: at the beginning of a cache line, or off every alignment but that
+// of a float.
 class Guarded {
  public:
-  explicit Guarded(int64_t size, float value = NAN) : values_(size + 2, value) {
-    values_.front() = values_.back() = kSentinel;
+  explicit Guarded(int64_t size, float value = NAN, bool aligned = false)
+      : size_(size), values_(size + 2 + kLine, value) {
+    const auto at = [this] { return reinterpret_cast<uintptr_t>(data()) / sizeof(float) % kLine; };
+    while ((at() == 0) != aligned) ++first_;
+    values_[first_ - 1] = values_[first_ + size_] = kSentinel;
   }
-  float* data() { return values_.data() + 1; }
-  const float* data() const { return values_.data() + 1; }
-  int64_t size() const { return static_cast<int64_t>(values_.size()) - 2; }
-  bool intact() const { return values_.front() == kSentinel && values_.back() == kSentinel; }
+  Guarded(Guarded&&) = default;
+  Guarded(const Guarded& other) : Guarded(other.size_) {
+    std::copy_n(other.data() - 1, size_ + 2, data() - 1);  // with the sentinels
+  }
+
+  float* data() { return values_.data() + first_; }
+  const float* data() const { return values_.data() + first_; }
+  int64_t size() const { return size_; }
+  bool intact() const {
+    return values_[first_ - 1] == kSentinel && values_[first_ + size_] == kSentinel;
+  }
 
  private:
+  static constexpr int64_t kLine = 16;
+  int64_t size_, first_ = 1;
   std::vector<float> values_;
 };
 

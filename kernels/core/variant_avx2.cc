@@ -1,8 +1,11 @@
+#include <immintrin.h>
+
 #include "variants.h"
 
 #define LANES 8
 #define TILE_ROWS 6
 #define TILE_VECTORS 2
+#define STREAM _mm256_stream_ps
 #include "tile.inc"
 
 namespace espace {
@@ -15,6 +18,7 @@ const Variant kVariant_avx2 = {
     TILE_VECTORS,
     MakeTable<TILE_ROWS * TILE_VECTORS>::kTiles,
     MakeTable<TILE_ROWS * TILE_VECTORS>::kOuters,
+    Stream,
     [] {
       return static_cast<bool>(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"));
     }};

@@ -1,8 +1,11 @@
+#include <immintrin.h>
+
 #include "variants.h"
 
 #define LANES 16
 #define TILE_ROWS 8
 #define TILE_VECTORS 3
+#define STREAM _mm512_stream_ps
 #include "tile.inc"
 
 namespace espace {
@@ -15,6 +18,7 @@ const Variant kVariant_avx512 = {
     TILE_VECTORS,
     MakeTable<TILE_ROWS * TILE_VECTORS>::kTiles,
     MakeTable<TILE_ROWS * TILE_VECTORS>::kOuters,
+    Stream,
     [] { return static_cast<bool>(__builtin_cpu_supports("avx512f")); }};
 
 }  // namespace espace

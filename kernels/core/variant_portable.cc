@@ -14,6 +14,7 @@ const Variant kVariant_portable = {"portable",
                                    TILE_VECTORS,
                                    MakeTable<TILE_ROWS * TILE_VECTORS>::kTiles,
                                    MakeTable<TILE_ROWS * TILE_VECTORS>::kOuters,
+                                   nullptr,
                                    [] { return static_cast<bool>(true); }};
 
 }  // namespace espace

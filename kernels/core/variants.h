@@ -42,6 +42,17 @@ struct OuterArgs {
 
 using OuterFunction = void (*)(const OuterArgs&);
 
+// Copies to[r][n] = from[r][n] for r < rows, n < columns past the caches: a line of memory that is
+// written whole need not be read first. to: aligned to whole vectors; columns: whole vectors.
+struct StreamArgs {
+  const float* const* from;
+  float* const* to;
+  int64_t rows;
+  int64_t columns;
+};
+
+using StreamFunction = void (*)(const StreamArgs&);
+
 struct Variant {
   const char* name;
   int tile_rows;     // largest number of rows of a tile
@@ -50,6 +61,7 @@ struct Variant {
   // tile[rows - 1][vectors - 1]: rows in 1..tile_rows, vectors in 1..tile_vectors.
   const TileFunction* tiles;
   const OuterFunction* outers;  // likewise
+  StreamFunction stream;        // null: no such instruction
   bool (*supported)();
 
   TileFunction tile(int rows, int vectors) const {

@@ -112,6 +112,22 @@ def test_all_kept_is_the_dense_convolution(channels, stride):
     close(tf.reshape(shown, expected.shape), expected, tf.float32, f"{channels=}")
 
 
+@pytest.mark.parametrize("filters", [64, 68])
+def test_a_large_output_is_the_dense_convolution(filters):
+    """One that goes past the caches, or, with such rows, does not."""
+    rng = np.random.default_rng(filters)
+    inputs = tf.constant(rng.normal(size=(2, 130, 130, 3)), tf.float32)
+    kernel = tf.constant(rng.normal(size=(3, 3, 3, filters)), tf.float32)
+    kept = np.sort(rng.choice(130 * 130, 130 * 130 // 4, replace=False))
+    geometry = Geometry(kernel_size=(3, 3), input_size=(130, 130), padding="same")
+    index_map = IndexMap.conv(geometry, kept)
+    dense = tf.reshape(tf.nn.conv2d(inputs, kernel, 1, "SAME"), [2, -1, filters])
+    expected = tf.gather(tf.gather(dense, kept, axis=1), index_map.spread, axis=1)
+    assert tf.size(expected) >= 2**21
+    shown = kernels.apply_map(inputs, kernel, None, index_map)
+    close(tf.reshape(shown, expected.shape), expected, tf.float32, f"{filters=}")
+
+
 def test_unknown_sizes_stay_unknown_and_known_ones_known():
     *operands, table, _ = random_call(3)
     rows = tf.TensorSpec([None, None, operands[0].shape[2]])
