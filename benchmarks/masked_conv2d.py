@@ -6,12 +6,13 @@ Each row of benchmarks/shapes/*.txt is timed in one process: the dense convoluti
 relu in one tf.function, and ours with random kept positions and nearest interpolation, take turns;
 what is printed are medians. A function holds the layer several times, one after the other, each on
 images of its own: as inside a network, calling TensorFlow costs next to nothing and no image waits
-in a cache. "of ideal" is the speed-up divided by 1 / keep. All four networks at two batch sizes and
+in a cache. "of ideal" is the speed-up divided by 1 / keep, and with --pair by the ratio of the
+multiplications as well. All four networks at two batch sizes and
 four keeps take about ten minutes on two cores.
 """
 
-import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -21,7 +22,11 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.steps import write_json
 from espace_tf import kernels
+from espace_tf.files import output_path
 from espace_tf.kernels.index_map import Geometry, IndexMap, repack, rows_read
 
 SHAPES = Path(__file__).parent / "shapes"
@@ -105,8 +110,11 @@ def masked(layer: Layer, keep: float) -> Callable[[tf.Tensor], tf.Tensor]:
     return lambda x: kernels.apply_map(x, kernel, bias, index_map, activation="relu")
 
 
-def pair(layer: Layer, keep: float, share: float) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A vertical low-rank pair that takes about `share` of the layer's multiplications."""
+def pair(layer: Layer, keep: float, share: float) -> tuple[Callable[[tf.Tensor], tf.Tensor], float]:
+    """A vertical low-rank pair, and what share of the layer's multiplications it takes at keep 1.
+
+    The rank is the nearest multiple of 16, which fills vectors of every width.
+    """
     whole = layer.geometry
     pads, strides = whole.pads, whole.strides
     first = Geometry(
@@ -123,7 +131,7 @@ def pair(layer: Layer, keep: float, share: float) -> Callable[[tf.Tensor], tf.Te
     )
     per_rank = first.rows_out * first.taps * layer.channels
     per_rank += second.rows_out * second.taps * layer.filters
-    rank = max(round(share * layer.macs / per_rank), 1)
+    rank = max(round(share * layer.macs / per_rank / 16), 1) * 16
     after = masked_map(second, keep)
     read = rows_read(after.table)
     before = replace(IndexMap.conv(first, read, spread=False), geometry=None)
@@ -136,7 +144,7 @@ def pair(layer: Layer, keep: float, share: float) -> Callable[[tf.Tensor], tf.Te
         thin = kernels.apply_map(x, kernel_1, None, before)
         return kernels.apply_map(thin, kernel_2, bias, after, activation="relu")
 
-    return run
+    return run, rank * per_rank / layer.macs
 
 
 def step(forward: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], list[tf.Tensor]]:
@@ -178,10 +186,12 @@ def milliseconds(calls: dict[str, Callable], inputs: list[tf.Tensor]) -> dict[st
 def measure(layer: Layer, batch: int) -> list[dict]:
     """A row for each keep."""
     keeps = [float(keep) for keep in KEEPS.value]
-    variants = {"dense": dense(layer)}
+    variants, share = {"dense": dense(layer)}, 1.0
     for keep in keeps:
-        ours = masked(layer, keep) if PAIR.value is None else pair(layer, keep, PAIR.value)
-        variants[str(keep)] = ours
+        if PAIR.value is None:
+            variants[str(keep)] = masked(layer, keep)
+        else:
+            variants[str(keep)], share = pair(layer, keep, PAIR.value)
     if STEP.value:
         variants = {name: step(forward) for name, forward in variants.items()}
     copies = int(np.clip(_MACS // (layer.macs * batch), 2, 20))
@@ -198,7 +208,7 @@ def measure(layer: Layer, batch: int) -> list[dict]:
             "dense_ms": found["dense"],
             "ms": found[str(keep)],
             "speed_up": speed_ups[keep],
-            "of_ideal": speed_ups[keep] * keep * (PAIR.value or 1.0),
+            "of_ideal": speed_ups[keep] * keep * share,
             "dense_gflops": 2e-6 * layer.macs * batch / found["dense"],
         }
         for keep in keeps
@@ -209,6 +219,8 @@ def main(arguments: list[str]) -> None:
     """Prints a table and writes it."""
     del arguments
     tf.config.threading.set_inter_op_parallelism_threads(1)
+    if JSON.value:
+        output_path(JSON.value, "--json")
     print(f"backend: {kernels.backend()}")
     every = []
     for network in NETWORKS.value:
@@ -232,7 +244,7 @@ def main(arguments: list[str]) -> None:
                 print(f"{network} batch {batch:2d} keep {keep:g}: {summary}")
             every += [{"network": network, **row} for row in rows]
     if JSON.value:
-        Path(JSON.value).write_text(json.dumps(every, indent=1))
+        write_json(Path(JSON.value), every)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ class Convolution {
   // filter stay in the second-level cache together while the tiles walk over them.
   static constexpr int64_t kBlockRows = 256;
   // An output of this many floats is out of the second-level caches before anyone reads it: it is
-  // faster to write it past all caches, also for what reads it next (measured from 8 MB on).
-  static constexpr int64_t kStreamFloats = 1 << 21;
+  // faster to write it past all caches, also for what reads it next.
+  static constexpr int64_t kStreamFloats = 1 << 20;
 
   // What one call reads and writes. bias: padded to whole vectors. stream: write past the caches;
   // only where CanStream.
