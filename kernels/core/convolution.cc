@@ -58,14 +58,18 @@ int64_t Convolution::block_rows() const {
 // Where each run of taps of each computed position reads: kZeros, the first of neighbouring input
 // rows, or kScattered when its rows do not lie one after the other.
 void Convolution::FindRuns(int64_t begin, int64_t end) {
+  const uint32_t run = static_cast<uint32_t>(run_);
   for (int64_t i = begin * taps_; i < end * taps_; ++i) {
     const int32_t* reads = table_ + i * run_;
-    bool neighbours = joined_, zeros = true;
-    for (int64_t t = 0; t < run_; ++t) {
-      neighbours &= reads[t] == reads[0] + t;
-      zeros &= reads[t] < 0;
+    // Any bit that differs from neighbours'; a sign that all of them have.
+    const uint32_t first = static_cast<uint32_t>(reads[0]);
+    uint32_t apart = joined_ ? 0 : 1;
+    int32_t common = -1;
+    for (uint32_t t = 0; t < run; ++t) {
+      apart |= static_cast<uint32_t>(reads[t]) ^ (first + t);
+      common &= reads[t];
     }
-    runs_[i] = zeros ? kZeros : neighbours && reads[0] >= 0 ? reads[0] : kScattered;
+    runs_[i] = common < 0 ? kZeros : apart == 0 && reads[0] >= 0 ? reads[0] : kScattered;
   }
 }
 
