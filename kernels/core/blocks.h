@@ -36,7 +36,7 @@ struct Position {
   }
 };
 
-// Columns in panels of whole vectors, as even as they can be: 64 columns are 32 + 32, not 48 + 16,
+// Columns in panels of whole vectors, as even as they can be: 80 columns are 32 + 48, not 64 + 16,
 // since narrow tiles are slow.
 class Panels {
  public:
@@ -46,6 +46,7 @@ class Panels {
         count_(CeilDiv(vectors_, variant.tile_vectors)) {}
 
   int64_t count() const { return count_; }
+  int64_t widest() const { return count_ ? CeilDiv(vectors_, count_) : 1; }  // in vectors
   int64_t begin(int64_t panel) const { return count_ ? vectors_ * panel / count_ * lanes_ : 0; }
   int64_t width(int64_t panel) const { return begin(panel + 1) - begin(panel); }
 

@@ -91,7 +91,6 @@ void Convolution::Compute(const Operands& operands, int64_t begin, int64_t end, 
   const int64_t left = panels_.begin(first);
   const int64_t columns = std::min(panels_.begin(last), shape_.filters) - left;
   float* block = operands.stream ? Scratch(results, (end - begin) * columns) : nullptr;
-  const int64_t tiles = CeilDiv(end - begin, variant_.tile_rows);
   for (int64_t panel = first; panel < last; ++panel) {
     const int64_t column = panels_.begin(panel), width = panels_.width(panel);
     TileArgs tile{nullptr,
@@ -103,6 +102,8 @@ void Convolution::Compute(const Operands& operands, int64_t begin, int64_t end, 
                   operands.low,
                   operands.high,
                   nullptr};
+    const int64_t tiles =
+        CeilDiv(end - begin, variant_.rows(static_cast<int>(width / variant_.lanes)));
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t row = (end - begin) * i / tiles, next = (end - begin) * (i + 1) / tiles;
       tile.a = inputs.data() + row * taps_;

@@ -27,6 +27,7 @@ class Gradients {
         total_(shape_.batch * shape_.computed),
         panels_(variant, shape_.filters),
         width_(panels_.begin(panels_.count())),
+        tile_rows_(variant.rows(static_cast<int>(panels_.widest()))),
         threads_(std::max(threads, 1)),
         parallel_for_(parallel_for),
         folded_(args, width_, parallel_for),
@@ -58,7 +59,7 @@ class Gradients {
     std::vector<float> sums(depth * width_, 0.0f);
     const bool copy = shape_.channels < kFewChannels && shape_.taps > 1;
     const int64_t taps = copy ? 1 : shape_.taps;
-    const int64_t tiles = CeilDiv(depth / taps, variant_.tile_rows);
+    const int64_t tiles = CeilDiv(depth / taps, tile_rows_);
     parallel_for_(std::min<int64_t>(taps * tiles, 2 * threads_), [&](int64_t begin, int64_t end) {
       const int64_t pieces = std::min<int64_t>(taps * tiles, 2 * threads_);
       for (int64_t row = 0; row < total_; row += kSumRows) {
@@ -96,9 +97,8 @@ class Gradients {
         gradients.push_back(gradient_ + at.flat * width_);
       }
       for (; unit < last && unit / tiles == tap; ++unit) {
-        const int64_t channel = unit % tiles * variant_.tile_rows;
-        const int rows =
-            static_cast<int>(std::min<int64_t>(variant_.tile_rows, channels - channel));
+        const int64_t channel = unit % tiles * tile_rows_;
+        const int rows = static_cast<int>(std::min<int64_t>(tile_rows_, channels - channel));
         for (int64_t panel = 0; panel < panels_.count(); ++panel) {
           const int64_t n = panels_.begin(panel);
           const int vectors = static_cast<int>(panels_.width(panel) / variant_.lanes);
@@ -153,6 +153,7 @@ class Gradients {
     for (int r = 0; r < kMaxTileRows; ++r) out[r] = buffer + r * kMaxTileColumns;
     const int64_t columns = std::min(panel_width, shape_.channels - channel);
     const int vectors = static_cast<int>(panel_width / variant_.lanes);
+    const int most = variant_.rows(vectors);
     float* grad = args_.grad_rows + image * shape_.rows_in * shape_.channels + channel;
     for (int64_t tap = 0; tap < shape_.taps; ++tap) {
       const TileArgs tile{inputs,
@@ -172,7 +173,7 @@ class Gradients {
           inputs[count] = gradient_ + (image * shape_.computed + q) * width_;
           rows[count++] = row;
         }
-        if (count == variant_.tile_rows || (q + 1 == shape_.computed && count > 0)) {
+        if (count == most || (q + 1 == shape_.computed && count > 0)) {
           variant_.tile(count, vectors)(tile);
           for (int r = 0; r < count; ++r) {
             for (int64_t c = 0; c < columns; ++c) grad[rows[r] * shape_.channels + c] += out[r][c];
@@ -189,6 +190,7 @@ class Gradients {
   const int64_t total_;
   const Panels panels_;
   const int64_t width_;
+  const int64_t tile_rows_;  // that every panel has registers for
   const int threads_;
   const ParallelFor& parallel_for_;
   const Folded folded_;

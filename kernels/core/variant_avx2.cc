@@ -5,6 +5,7 @@
 #define LANES 8
 #define TILE_ROWS 6
 #define TILE_VECTORS 2
+#define ACCUMULATORS 12
 #define STREAM _mm256_stream_ps
 #include "tile.inc"
 
@@ -16,6 +17,7 @@ const Variant kVariant_avx2 = {
     TILE_ROWS,
     LANES,
     TILE_VECTORS,
+    ACCUMULATORS,
     MakeTable<TILE_ROWS * TILE_VECTORS>::kTiles,
     MakeTable<TILE_ROWS * TILE_VECTORS>::kOuters,
     Stream,

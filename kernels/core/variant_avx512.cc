@@ -4,7 +4,8 @@
 
 #define LANES 16
 #define TILE_ROWS 8
-#define TILE_VECTORS 3
+#define TILE_VECTORS 4
+#define ACCUMULATORS 24
 #define STREAM _mm512_stream_ps
 #include "tile.inc"
 
@@ -16,6 +17,7 @@ const Variant kVariant_avx512 = {
     TILE_ROWS,
     LANES,
     TILE_VECTORS,
+    ACCUMULATORS,
     MakeTable<TILE_ROWS * TILE_VECTORS>::kTiles,
     MakeTable<TILE_ROWS * TILE_VECTORS>::kOuters,
     Stream,

@@ -3,6 +3,7 @@
 #define LANES 4
 #define TILE_ROWS 6
 #define TILE_VECTORS 2
+#define ACCUMULATORS 12
 #include "tile.inc"
 
 namespace espace {
@@ -12,6 +13,7 @@ const Variant kVariant_portable = {"portable",
                                    TILE_ROWS,
                                    LANES,
                                    TILE_VECTORS,
+                                   ACCUMULATORS,
                                    MakeTable<TILE_ROWS * TILE_VECTORS>::kTiles,
                                    MakeTable<TILE_ROWS * TILE_VECTORS>::kOuters,
                                    nullptr,

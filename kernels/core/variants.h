@@ -2,6 +2,7 @@
 #ifndef ESPACE_TF_KERNELS_CORE_VARIANTS_H_
 #define ESPACE_TF_KERNELS_CORE_VARIANTS_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -9,7 +10,7 @@ namespace espace {
 
 // Room for the largest tile of any variant.
 constexpr int kMaxTileRows = 8;
-constexpr int kMaxTileColumns = 48;
+constexpr int kMaxTileColumns = 64;
 
 // One tile of an indirect matrix product: for r < rows, n < columns,
 //   out[r][n] = clamp(bias[n] + sum over t < taps, c < channels of
@@ -57,13 +58,15 @@ struct Variant {
   const char* name;
   int tile_rows;     // largest number of rows of a tile
   int lanes;         // floats in a vector
-  int tile_vectors;  // vectors in a row of a tile
-  // tile[rows - 1][vectors - 1]: rows in 1..tile_rows, vectors in 1..tile_vectors.
+  int tile_vectors;  // largest number of vectors in a row of a tile
+  int accumulators;  // vectors of a tile that stay in registers
+  // tile[rows - 1][vectors - 1]: vectors in 1..tile_vectors, rows in 1..rows(vectors).
   const TileFunction* tiles;
   const OuterFunction* outers;  // likewise
   StreamFunction stream;        // null: no such instruction
   bool (*supported)();
 
+  int rows(int vectors) const { return std::min(tile_rows, accumulators / vectors); }
   TileFunction tile(int rows, int vectors) const {
     return tiles[(rows - 1) * tile_vectors + vectors - 1];
   }
