@@ -15,7 +15,7 @@ import numpy as np
 
 from espace_tf import low_rank, masks
 from espace_tf.config import EspaceConfig, check_choice, require_runtime
-from espace_tf.files import atomic_write, checked_path, output_path
+from espace_tf.files import atomic_write, check_replaceable, checked_path, output_path
 from espace_tf.options import Option
 from espace_tf.sites import Site
 
@@ -164,10 +164,12 @@ class Analysis:
         """Writes JSON at `path` and the arrays beside it, at `path` + ".npz".
 
         Raises:
-            TypeError, ValueError: path is no path, or empty.
+            TypeError, ValueError: path is no path, empty, or that of a file which holds something
+                else than an analysis.
             OSError: the folder does not exist or cannot be written; nothing is left there.
         """
         path, buffer = output_path(path), io.BytesIO()
+        check_replaceable(path, FORMAT)
         np.savez(buffer, **_pack_arrays(self.sites))
         content = buffer.getvalue()
         body = {
@@ -206,12 +208,9 @@ class Analysis:
                 model; the message says which.
         """
         path = checked_path(path)
-        for name in (str(path), f"{path}.npz"):
-            if not Path(name).is_file():
-                raise FileNotFoundError(
-                    f"there is no file {name}: an analysis is a JSON file and its arrays beside it"
-                )
+        _check_is_there(path)
         body = _read_body(path)
+        _check_is_there(_arrays_path(path))
         content = _arrays_path(path).read_bytes()
         if hashlib.sha256(content).hexdigest() != body["arrays_sha256"]:
             raise ValueError(
@@ -242,6 +241,13 @@ def _arrays_path(path: Path) -> Path:
     return path.with_name(path.name + ".npz")
 
 
+def _check_is_there(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no file {path}: an analysis is a JSON file and its arrays beside it"
+        )
+
+
 def _digest(body: dict) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
@@ -255,7 +261,8 @@ def _read_body(path: Path) -> dict:
             f"{path} is corrupt or truncated, or no saved analysis: {error}. Analyse again"
         ) from error
     if form != FORMAT:
-        raise ValueError(f"{path} must hold an analysis ({FORMAT!r}). Received: {form!r}")
+        remedy = "; read it with Plan.load" if form == "espace_tf plan" else ""
+        raise ValueError(f"{path} must hold an analysis ({FORMAT!r}). Received: {form!r}{remedy}")
     if version > VERSION:
         raise ValueError(
             f"{path} was written by a newer espace_tf (format {version}, this one reads up to "

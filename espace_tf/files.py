@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -122,6 +123,25 @@ def output_path(
         )
     _check_parent(path, name)
     return path
+
+
+def check_replaceable(path: Path, form: str) -> None:
+    """Raises ValueError if a file stands at `path` that is no document of this format of ours.
+
+    Args:
+        path: where the document is to go; an empty file may stand there.
+        form: the "format" that documents of the same kind have.
+    """
+    if not path.is_file() or not path.stat().st_size:
+        return
+    with open(path, "rb") as file:
+        start = file.read(1)
+        content = file.read() if start == b"{" else b""
+    if not re.search(rb'"format":\s*"%s"' % form.encode(), content):
+        raise ValueError(
+            f"path must be a new file, or one that holds an {form}, to be replaced. Received: "
+            f"{str(path)!r}, which holds something else; give another path or remove it first"
+        )
 
 
 def output_folder(path: Any, name: str) -> Path:

@@ -26,6 +26,7 @@ from espace_tf.factors import (
     reconstruct,
     response_error,
 )
+from espace_tf.patches import Patches
 
 __all__ = [
     "ORDERS",
@@ -48,70 +49,12 @@ _GRADIENT_STEPS = 2  # of the first factor in a round: 1 % from the exact soluti
 
 
 @dataclass(frozen=True, eq=False)
-class _Patches:
-    """Second moments of one group's patches, in blocks of the second convolution's taps.
-
-    `block(i, j)` is the covariance of what taps i and j of the second convolution see: [m, m] with
-    m = (taps of the first convolution) * channels.
-    """
-
-    covariance: np.ndarray  # [kh, kw, C, kh, kw, C] view
-    order: str
-    shrinkage: float
-
-    @functools.cached_property
-    def ridge(self) -> float:
-        size = int(np.prod(self.covariance.shape[:3]))
-        return self.shrinkage * np.trace(self.covariance.reshape(size, size)) / size
-
-    @property
-    def taps(self) -> int:
-        return self.covariance.shape[1 if self.order == "vertical" else 0]
-
-    def block(self, i: int, j: int) -> np.ndarray:
-        if self.order == "vertical":
-            block = self.covariance[:, i, :, :, j]
-        else:
-            block = self.covariance[i, :, :, j]
-        size = block.shape[0] * block.shape[1]
-        block = block.reshape(size, size).astype(np.float64)
-        if i == j:
-            block[np.diag_indices(size)] += self.ridge
-        return block
-
-    def input_metric(self) -> tuple[np.ndarray, np.ndarray]:
-        """C = mean_b G_bb and R_bb' = tr(G_bb') / tr(C): Sigma ~ R kron C."""
-        mean = sum(self.block(i, i) for i in range(self.taps)) / self.taps
-        traces = [[np.trace(self.block(i, j)) for j in range(self.taps)] for i in range(self.taps)]
-        ratios = np.array(traces) / np.trace(mean)
-        return mean, (ratios + ratios.T) / 2
-
-    def gram(self, basis: np.ndarray) -> np.ndarray:
-        """B^T Sigma B for B = I kron basis, [K taps, K taps], index k * taps + tap."""
-        rank = basis.shape[1]
-        gram = np.empty((rank, self.taps, rank, self.taps))
-        for i in range(self.taps):
-            for j in range(i, self.taps):
-                part = basis.T @ (self.block(i, j) @ basis)
-                gram[:, i, :, j] = part
-                gram[:, j, :, i] = part.T
-        return gram.reshape(rank * self.taps, rank * self.taps)
-
-    def times(self, weights: np.ndarray) -> np.ndarray:
-        """Sigma W, both [taps, m, N]."""
-        products = [
-            sum(self.block(i, j) @ weights[j] for j in range(self.taps)) for i in range(self.taps)
-        ]
-        return np.stack(products)
-
-
-@dataclass(frozen=True, eq=False)
 class _Group:
     """One group's matrix with a nested basis: the first K columns serve rank K."""
 
     weights: np.ndarray  # [taps, m, N]: M by taps of the second convolution
     basis: np.ndarray  # [m, Kmax]
-    patches: _Patches | None
+    patches: Patches | None
     output_root: np.ndarray | None  # a root of F, [N, N]: F = output_root output_root^T
 
     @functools.cached_property
@@ -336,7 +279,7 @@ def decompose(
         patches = None
         if covariance and np.trace(covariance[group]) > 0:
             view = np.asarray(covariance[group]).reshape(kernel.shape[:3] * 2)
-            patches = _Patches(view, order, max(shrinkage, LEAST_SHRINKAGE))
+            patches = Patches(view, order, max(shrinkage, LEAST_SHRINKAGE))
         weights = matrix[group].reshape(len(matrix[group]), taps, -1).swapaxes(0, 1)
         root = roots[group] if roots else None
         parts.append(_Group(weights, _basis(weights, patches, root), patches, root))
@@ -351,7 +294,7 @@ def decompose(
 
 
 def _basis(
-    weights: np.ndarray, patches: _Patches | None, output_root: np.ndarray | None
+    weights: np.ndarray, patches: Patches | None, output_root: np.ndarray | None
 ) -> np.ndarray:
     """Columns of the first factor, the most important one first: C^-1/2 U, [m, Kmax].
 

@@ -112,8 +112,12 @@ def _parse(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is corrupt or truncated: {error}") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise ValueError(f"{path} is no plan: its format is not {FORMAT!r}")
+    form = document.get("format") if isinstance(document, dict) else None
+    if form != FORMAT:
+        remedy = "; read it with Analysis.load" if form == "espace_tf analysis" else ""
+        raise ValueError(
+            f"{path} is no plan: its format is not {FORMAT!r}. Received: {form!r}{remedy}"
+        )
     version = document.get("version")
     if not isinstance(version, int) or version < 1:
         raise ValueError(f"{path} is corrupt: version must be a number. Received: {version!r}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from espace_tf import masks, plan_files, summaries
 from espace_tf.config import MASK_FAMILIES, EspaceConfig, check_choice, check_number, check_text
-from espace_tf.files import checked_path, output_path
+from espace_tf.files import check_replaceable, checked_path, output_path
 from espace_tf.layer_plans import LayerPlan
 from espace_tf.sites import Site
 from espace_tf.summaries import SummaryRow
@@ -178,10 +178,12 @@ class Plan:
         to [] then, for the plain factors of that rank).
 
         Raises:
-            TypeError, ValueError: path is no path, or empty.
+            TypeError, ValueError: path is no path, empty, or that of a file which holds something
+                else than a plan.
             OSError: the folder does not exist or cannot be written; nothing is left there.
         """
         path, arrays, layers = output_path(path), {}, {}
+        check_replaceable(path, plan_files.FORMAT)
         for index, (name, layer) in enumerate(self.layers.items()):
             layers[name], stored = layer.to_json(index)
             arrays.update(stored)

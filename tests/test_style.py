@@ -39,7 +39,7 @@ ORDER = [
         "moments",
         "factors",
     ),
-    *("low_rank", "options", "analysis", "offers", "whatif", "stages", "plan_files"),
+    *("patches", "low_rank", "options", "analysis", "offers", "whatif", "stages", "plan_files"),
     *("layer_plans", "summaries", "plans"),
     *("allocation", "choices", "faithful", "planning", "regions", "topology", "packing"),
     *("lowering", "fusing"),

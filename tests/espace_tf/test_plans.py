@@ -67,6 +67,14 @@ def test_save_and_load(tmp_path):
     assert len(os.listdir(tmp_path)) == 2, "the former arrays must go"
 
 
+def test_a_foreign_file_stays(tmp_path):
+    (tmp_path / "notes.json").write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match="notes"):
+        example().save(tmp_path / "notes.json")
+    assert os.listdir(tmp_path) == ["notes.json"]
+    assert (tmp_path / "notes.json").read_text() == '{"mine": 1}'
+
+
 def test_a_pair_can_be_moved_together(tmp_path):
     example().save(tmp_path / "plan.json")
     moved = tmp_path / "elsewhere"
