@@ -7,8 +7,8 @@ relu in one tf.function, and ours with random kept positions and nearest interpo
 what is printed are medians. A function holds the layer several times, one after the other, each on
 images of its own: as inside a network, calling TensorFlow costs next to nothing and no image waits
 in a cache. "of ideal" is the speed-up divided by 1 / keep, and with --pair by the ratio of the
-multiplications as well. All four networks at two batch sizes and
-four keeps take about ten minutes on two cores.
+multiplications as well. All four networks at two batch sizes and four keeps take about ten minutes
+on two cores.
 """
 
 import statistics

@@ -170,6 +170,12 @@ class Analysis:
         """
         path, buffer = output_path(path), io.BytesIO()
         check_replaceable(path, FORMAT)
+        if not path.exists() and _arrays_path(path).exists():
+            raise ValueError(
+                "path must be one beside which the arrays may be written. Received: "
+                f"{str(path)!r}, beside which {_arrays_path(path).name!r} belongs to something "
+                "else; give another path or remove that file first"
+            )
         np.savez(buffer, **_pack_arrays(self.sites))
         content = buffer.getvalue()
         body = {

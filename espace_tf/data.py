@@ -68,7 +68,9 @@ def named_inputs(model: Any) -> dict[str, Any] | None:
         return None
     structure = tflite.structure(model, "input")
     if isinstance(structure, Mapping) and len(structure) == len(model.inputs):
-        return {key: structure[key] for key in sorted(structure)}
+        places = {id(tensor): place for place, tensor in enumerate(model.inputs)}
+        keys = sorted(structure, key=lambda key: places[id(structure[key])])
+        return {key: structure[key] for key in keys}
     return {str(tensor.name).split(":")[0]: tensor for tensor in model.inputs}
 
 
@@ -142,8 +144,10 @@ def _elements(data: Any, name: str) -> Iterator[Batch]:
 
 def _remedy(data: Any, other: list[Any]) -> str:
     """What to do about values that are no arrays."""
-    if isinstance(data, tuple) and any(part is None for part in data[1:]):
+    if isinstance(data, tuple) and len(data) > 1 and data[1] is None:
         return "; where there are no labels leave y out: give x alone"
+    if isinstance(data, tuple) and any(part is None for part in data[2:]):
+        return "; where there are no sample weights leave them out: give (x, y)"
     lists = isinstance(data, list | tuple | dict) and other
     if lists and all(isinstance(one, _PLAIN) for one in other):
         return "; make an array of each list, by np.asarray"

@@ -132,12 +132,11 @@ def check_replaceable(path: Path, form: str) -> None:
         path: where the document is to go; an empty file may stand there.
         form: the "format" that documents of the same kind have.
     """
-    if not path.is_file() or not path.stat().st_size:
+    if not path.is_file():
         return
-    with open(path, "rb") as file:
-        start = file.read(1)
-        content = file.read() if start == b"{" else b""
-    if not re.search(rb'"format":\s*"%s"' % form.encode(), content):
+    with in_words(path, "path"), open(path, "rb") as file:
+        start = file.read(200)
+    if start and not re.match(rb'\{\s*"format":\s*"%s"' % form.encode(), start):
         raise ValueError(
             f"path must be a new file, or one that holds an {form}, to be replaced. Received: "
             f"{str(path)!r}, which holds something else; give another path or remove it first"

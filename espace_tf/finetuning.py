@@ -270,7 +270,10 @@ def _teacher(model, teacher, batch, task, temperature, features, weights) -> Tea
     graph.library(teacher, "teacher")
     if teacher is model:
         raise ValueError("teacher must be another model than the one that is trained, not itself")
-    shapes = [[tuple(t.shape) for t in getattr(each, "inputs", ())] for each in (teacher, model)]
+    inputs = [user_data.named_inputs(each) or {} for each in (teacher, model)]
+    if set(inputs[0]) == set(inputs[1]):  # data may come by name then
+        inputs[0] = {name: inputs[0][name] for name in inputs[1]}
+    shapes = [[tuple(tensor.shape) for tensor in each.values()] for each in inputs]
     sizes = [[tf.TensorShape(shape) for shape in each] for each in shapes]
     if all(sizes) and not _are_compatible(*sizes):
         raise ValueError(

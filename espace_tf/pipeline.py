@@ -17,7 +17,6 @@ from espace_tf.config import (
     require_runtime,
 )
 from espace_tf.data import batches, named_inputs
-from espace_tf.feed import Feed
 from espace_tf.finetuning import check_options, checked_optimizer, fine_tune
 from espace_tf.fusing import check_not_fused
 from espace_tf.planning import UnreachableSpeedWarning
@@ -120,7 +119,7 @@ def compress_in_stages(
 
     Raises:
         TypeError, ValueError: as `compress`; also, before any work, a training argument that
-            `fine_tune` does not know or refuses.
+            `fine_tune` does not know, or of a type or range that it refuses.
 
     Example:
         >>> small, histories = compress_in_stages(model, (images, labels), speedup=4, stages=2)
@@ -207,7 +206,12 @@ def _check_training(model: Any, data: Any, training: Mapping[str, Any]) -> None:
     checked_optimizer(graph.library(model), training.get("optimizer"))
     if training.get("validation_data") is not None:
         options = {"inputs": named_inputs(model), "name": "validation_data"}
-        Feed(training["validation_data"], training.get("batch_size", 1), **options)
+        _, judged = next(batches(training["validation_data"], 1, 1, **options))
+        _, labels = next(batches(data, 1, 1))
+        if judged is None and labels is not None:
+            raise ValueError(
+                "validation_data must hold labels, (x, y), as data does. Received: inputs only"
+            )
 
 
 def warn_if_off(made: Plan, config: EspaceConfig, stacklevel: int = 3) -> None:

@@ -76,7 +76,10 @@ class Argument:
 
     def _check_listed(self, values: object) -> None:
         """Raises unless a list's integers fit into int32: TensorFlow would wrap them silently."""
-        for each in tf.nest.flatten(values):
+        flat = tf.nest.flatten(values)
+        if flat and all(type(each) is int for each in flat):
+            flat = [min(flat), max(flat)]  # the others lie between
+        for each in flat:
             if tf.is_tensor(each):
                 continue
             array = np.asarray(each)

@@ -234,6 +234,7 @@ def _write(
         fine_tune(small, data.train, teacher=model, epochs=_EPOCHS.value, seed=_SEED.value)
     with atomic_write(folder / "compressed.keras", "--output_dir") as temporary:
         small.save(temporary)
+    (folder / "plan.json").unlink(missing_ok=True)  # whoever's: --overwrite was said
     small.espace_plan.save(folder / "plan.json")
     # What is judged is what was written.
     written = models.load(folder / "compressed.keras")

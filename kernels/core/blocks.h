@@ -74,10 +74,19 @@ class AlignedFloats {
   float* data_ = nullptr;
 };
 
+constexpr int64_t kLine = 16;  // floats in a cache line
+constexpr uintptr_t kLineBytes = kLine * sizeof(float);
+
 // Grows but never shrinks: kept per thread so that a call does not map and fault in fresh pages.
 inline float* Scratch(std::vector<float>& buffer, int64_t size) {
   if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(size);
   return buffer.data();
+}
+
+// The same, at the beginning of a cache line.
+inline float* Lined(std::vector<float>& buffer, int64_t size) {
+  float* data = Scratch(buffer, size + kLine);
+  return data + (kLineBytes - reinterpret_cast<uintptr_t>(data) % kLineBytes) / sizeof(float);
 }
 
 // The output rows that show each computed position: spread inverted, as offsets into one list.

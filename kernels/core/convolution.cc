@@ -17,10 +17,10 @@ constexpr int64_t kFewChannels = 16;
 
 // How many taps to take as one. With few channels: those of a kernel's row, which read neighbouring
 // input rows almost everywhere; all of them where no such run is found. A few positions are looked
-// at, since one alone may lie on the border; far apart in no regular way, since equal distances may
-// hit one column of the map again and again.
+// at, since one alone may lie on the border; a prime apart, so that no two of them are in one column
+// of the map whatever its width.
 int64_t TapsAtOnce(const ConvShape& shape, const int32_t* table, bool joined) {
-  constexpr int64_t kLooks = 16, kFar = 2654435761;  // 2^32 over the golden ratio
+  constexpr int64_t kLooks = 16, kFar = 2654435761;
   if (shape.channels >= kFewChannels || shape.computed == 0) return 1;
   int64_t longest = 1;
   for (int64_t look = 0; joined && look < kLooks; ++look) {
@@ -90,7 +90,7 @@ void Convolution::Compute(const Operands& operands, int64_t begin, int64_t end, 
   FindInputs(operands, begin, end, inputs, patches);
   const int64_t left = panels_.begin(first);
   const int64_t columns = std::min(panels_.begin(last), shape_.filters) - left;
-  float* block = operands.stream ? Scratch(results, (end - begin) * columns) : nullptr;
+  float* block = operands.stream ? Lined(results, (end - begin) * columns) : nullptr;
   for (int64_t panel = first; panel < last; ++panel) {
     const int64_t column = panels_.begin(panel), width = panels_.width(panel);
     TileArgs tile{nullptr,
@@ -123,10 +123,8 @@ void Convolution::Compute(const Operands& operands, int64_t begin, int64_t end, 
 }
 
 bool Convolution::CanStream(const View<float>& out) const {
-  const int64_t lanes = variant_.lanes;
-  return variant_.stream != nullptr && shape_.filters % lanes == 0 && out.row % lanes == 0 &&
-         out.image % lanes == 0 &&
-         reinterpret_cast<uintptr_t>(out.data) % (lanes * sizeof(float)) == 0;
+  return variant_.stream != nullptr && shape_.filters % kLine == 0 && out.row % kLine == 0 &&
+         out.image % kLine == 0 && reinterpret_cast<uintptr_t>(out.data) % kLineBytes == 0;
 }
 
 // Copies results [end - begin, columns] to all their destinations.

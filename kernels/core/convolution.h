@@ -64,7 +64,7 @@ class Convolution {
   bool has_runs() const { return run_ > 1; }
   void FindRuns(int64_t begin, int64_t end);
 
-  // Whether every row of this output is whole vectors.
+  // Whether every row of this output is whole cache lines.
   bool CanStream(const View<float>& out) const;
 
   // Writes rows [begin, end) of a panel of the filter, the last panel padded with zeros.

@@ -47,7 +47,8 @@ class Forward {
     const Panels& panels = convolution_.panels();
     const int64_t wanted = kPiecesPerThread * threads, most = convolution_.block_rows();
     groups_ = std::min(panels.count(), CeilDiv(wanted, CeilDiv(total_, most)));
-    const int64_t tiles = CeilDiv(total_, variant_.tile_rows);
+    const int rows = variant_.rows(static_cast<int>(panels.widest()));
+    const int64_t tiles = CeilDiv(total_, rows);
     blocks_ = std::max(CeilDiv(total_, most), std::min(tiles, CeilDiv(wanted, groups_)));
 
     const int64_t filters = args_.shape.filters, last = panels.count() - 1;

@@ -44,7 +44,7 @@ struct OuterArgs {
 using OuterFunction = void (*)(const OuterArgs&);
 
 // Copies to[r][n] = from[r][n] for r < rows, n < columns past the caches: a line of memory that is
-// written whole need not be read first. to: aligned to whole vectors; columns: whole vectors.
+// written whole need not be read first. to and columns: whole lines.
 struct StreamArgs {
   const float* const* from;
   float* const* to;

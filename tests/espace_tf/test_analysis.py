@@ -332,6 +332,10 @@ def test_round_trip(tmp_path, quick, data):
     with pytest.raises(ValueError, match="notes"):
         found.save(tmp_path / "notes.json")
     assert (tmp_path / "notes.json").read_text() == "mine"
+    (tmp_path / "data.npz").write_text("mine")
+    with pytest.raises(ValueError, match=r"beside which 'data\.npz'"):
+        found.save(tmp_path / "data")
+    assert (tmp_path / "data.npz").read_text() == "mine"
     for path, site in found.sites.items():
         twin, option = loaded.sites[path], site.options[1]
         ours, theirs = (each.factors(option.rank, option.order) for each in (site, twin))

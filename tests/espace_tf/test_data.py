@@ -85,6 +85,7 @@ class _Tensor:
         ((X.tolist(), Y), TypeError, "make an array of each list, by np.asarray"),
         ((X, Y.tolist()), TypeError, "make an array of each list, by np.asarray"),
         ((X, None), TypeError, "leave y out: give x alone"),
+        ((X, Y, None), TypeError, r"leave them out: give \(x, y\)"),
         ((X, Y.astype(str)), TypeError, "pictures's labels must be real numbers: .* np.unique"),
         (np.where(X == 3, np.nan, X), ValueError, "NaN"),
         (np.where(X == 3, np.inf, X), ValueError, "infinite"),

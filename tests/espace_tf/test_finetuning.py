@@ -249,3 +249,21 @@ def test_weights_that_break_in_the_last_step_are_taken_back(library):
         fine_tune(student, task(8), batch_size=8, loss=steep, **options)
     for one, other in zip(before, student.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
+def test_a_subclassed_teacher_says_nothing_of_its_inputs(library):
+    class Teacher(library.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = library.layers.Dense(3)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    teacher, x = Teacher(), np.ones((8, 4), np.float32)
+    teacher(x)
+    inputs = library.Input((4,))
+    model = library.Model(inputs, library.layers.Dense(3)(inputs))
+    history = fine_tune(model, x, teacher=teacher, batch_size=4, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
