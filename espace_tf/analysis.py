@@ -4,23 +4,18 @@ The classes and their files need NumPy and SciPy only; `analyze` brings TensorFl
 """
 
 import dataclasses
-import hashlib
-import io
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from espace_tf import low_rank, masks
+from espace_tf import analysis_files, low_rank, masks
 from espace_tf.config import EspaceConfig, check_choice, require_runtime
-from espace_tf.files import atomic_write, check_replaceable, checked_path, output_path
+from espace_tf.files import checked_path, output_path
 from espace_tf.options import Option
 from espace_tf.sites import Site
 
-FORMAT = "espace_tf analysis"
-VERSION = 1
 _ARRAYS = ("kernel", "bias", "mean", "covariance", "gradient", "impact", "damage_table")
 
 
@@ -168,37 +163,15 @@ class Analysis:
                 else than an analysis.
             OSError: the folder does not exist or cannot be written; nothing is left there.
         """
-        path, buffer = output_path(path), io.BytesIO()
-        check_replaceable(path, FORMAT)
-        if not path.exists() and _arrays_path(path).exists():
-            raise ValueError(
-                "path must be one beside which the arrays may be written. Received: "
-                f"{str(path)!r}, beside which {_arrays_path(path).name!r} belongs to something "
-                "else; give another path or remove that file first"
-            )
-        np.savez(buffer, **_pack_arrays(self.sites))
-        content = buffer.getvalue()
+        path = output_path(path)
         body = {
             "fingerprint": self.fingerprint,
             "config": _config_to_json(self.config),
             "sites": [_site_to_json(site) for site in self.sites.values()],
             "skipped": self.skipped,
             **{name: getattr(self, name) for name in _SCALARS},
-            "arrays_sha256": hashlib.sha256(content).hexdigest(),
         }
-        document = {"format": FORMAT, "version": VERSION, "sha256": _digest(body), "body": body}
-        beside = _arrays_path(path)
-        existed = beside.exists()
-        try:
-            # Both are whole on the disk before the first of them takes its place.
-            with atomic_write(path) as temporary:
-                temporary.write_text(json.dumps(document))
-                with atomic_write(beside) as arrays:
-                    arrays.write_bytes(content)
-        except BaseException:
-            if not existed:
-                beside.unlink(missing_ok=True)
-            raise
+        analysis_files.write(path, body, _pack_arrays(self.sites))
 
     @classmethod
     def load(cls, path: str | Path, *, model: Any = None) -> "Analysis":
@@ -214,23 +187,14 @@ class Analysis:
                 model; the message says which.
         """
         path = checked_path(path)
-        _check_is_there(path)
-        body = _read_body(path)
-        _check_is_there(_arrays_path(path))
-        content = _arrays_path(path).read_bytes()
-        if hashlib.sha256(content).hexdigest() != body["arrays_sha256"]:
-            raise ValueError(
-                f"{_arrays_path(path)} is corrupt or truncated, or belongs to another analysis: "
-                f"its checksum is not the one that {path} names. Analyse again"
-            )
+        body, arrays = analysis_files.read(path)
         if model is not None:
             _check_model(path, body["fingerprint"], model)
         config = EspaceConfig(**_config_from_json(body["config"]))
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            sites = [
-                _site_from_json(entry, index, arrays, config)
-                for index, entry in enumerate(body["sites"])
-            ]
+        sites = [
+            _site_from_json(entry, index, arrays, config)
+            for index, entry in enumerate(body["sites"])
+        ]
         return cls(
             fingerprint=body["fingerprint"],
             config=config,
@@ -241,42 +205,6 @@ class Analysis:
 
 
 _SCALARS = ("model_ms", "fused_ms", "other_ms", "baseline_loss", "target", "images")
-
-
-def _arrays_path(path: Path) -> Path:
-    return path.with_name(path.name + ".npz")
-
-
-def _check_is_there(path: Path) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"there is no file {path}: an analysis is a JSON file and its arrays beside it"
-        )
-
-
-def _digest(body: dict) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _read_body(path: Path) -> dict:
-    try:
-        document = json.loads(path.read_text())
-        form, version = document["format"], int(document["version"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is corrupt or truncated, or no saved analysis: {error}. Analyse again"
-        ) from error
-    if form != FORMAT:
-        remedy = "; read it with Plan.load" if form == "espace_tf plan" else ""
-        raise ValueError(f"{path} must hold an analysis ({FORMAT!r}). Received: {form!r}{remedy}")
-    if version > VERSION:
-        raise ValueError(
-            f"{path} was written by a newer espace_tf (format {version}, this one reads up to "
-            f"{VERSION}): upgrade espace_tf or analyse again"
-        )
-    if _digest(document.get("body", {})) != document.get("sha256"):
-        raise ValueError(f"{path} is corrupt: its content is not what its checksum says")
-    return document["body"]
 
 
 def _check_model(path: Path, fingerprint: str, model: Any) -> None:
@@ -323,7 +251,7 @@ def _site_to_json(analysis: SiteAnalysis) -> dict:
     }
 
 
-def _site_from_json(entry: dict, index: int, arrays: Any, config: EspaceConfig) -> SiteAnalysis:
+def _site_from_json(entry: dict, index: int, arrays: dict, config: EspaceConfig) -> SiteAnalysis:
     found = {name: arrays[f"{index}/{name}"] for name in _ARRAYS if f"{index}/{name}" in arrays}
     if "covariance" in found:
         found["covariance"] = _unpack_triangle(found["covariance"], found["mean"].shape[-1])

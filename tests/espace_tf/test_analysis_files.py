@@ -7,6 +7,7 @@ import pytest
 
 from espace_tf.analysis import Analysis
 from espace_tf.config import EspaceConfig
+from espace_tf.plans import Plan
 
 
 def change(text, **fields):
@@ -52,3 +53,12 @@ def test_files_of_another_model_or_missing_ones(tmp_path):
         Analysis.load(tmp_path / "a.json")
     with pytest.raises(FileNotFoundError, match="none.json"):
         Analysis.load(tmp_path / "none.json")
+
+
+def test_a_plan_and_an_analysis_taken_for_each_other(tmp_path):
+    small_analysis().save(tmp_path / "a.json")
+    Plan().save(tmp_path / "p.json")
+    with pytest.raises(ValueError, match="p.json must hold an analysis .*; read it with Plan.load"):
+        Analysis.load(tmp_path / "p.json")
+    with pytest.raises(ValueError, match="a.json is no plan.*; read it with Analysis.load"):
+        Plan.load(tmp_path / "a.json")
