@@ -45,11 +45,12 @@ from typing import Any
 import numpy as np
 from absl import app, flags, logging
 
+from espace_tf import plan_files
 from espace_tf.bin import data as bin_data
-from espace_tf.bin import models
+from espace_tf.bin import models, outcome
 from espace_tf.bin.quiet import without_chatter
 from espace_tf.config import MOST_SEED, MOST_THREADS, require
-from espace_tf.files import atomic_write, checked_path, output_folder
+from espace_tf.files import atomic_write, check_replaceable, checked_path, output_folder
 from espace_tf.labels import accuracy
 
 _QUANTIZATIONS = {"float32": None, "float16": "float16", "dynamic": "dynamic", "int8": "int8"}
@@ -199,7 +200,7 @@ def _compress(output: Path) -> None:
         results[folder] = _write(model, small, speedup, data, folder)
         results[folder].summary["seconds"] = round(time.monotonic() - started, 1)
         _write_json(folder / "summary.json", results[folder].summary)
-        console.print(_table(results[folder].summary))
+        console.print(outcome.table(results[folder].summary))
     _draw(model, results, output)
     console.print(f"Results in {output} after {time.monotonic() - started:.0f} s.")
 
@@ -234,8 +235,7 @@ def _write(
         fine_tune(small, data.train, teacher=model, epochs=_EPOCHS.value, seed=_SEED.value)
     with atomic_write(folder / "compressed.keras", "--output_dir") as temporary:
         small.save(temporary)
-    (folder / "plan.json").unlink(missing_ok=True)  # whoever's: --overwrite was said
-    small.espace_plan.save(folder / "plan.json")
+    _save_plan(small.espace_plan, folder / "plan.json")
     # What is judged is what was written.
     written = models.load(folder / "compressed.keras")
     rows = benchmarking.benchmark(
@@ -247,9 +247,27 @@ def _write(
         names=("before", "after"),
     )
     named = {"before": model, "after": written}
-    found = _accuracies(named, data)
-    summary = _summary(speedup, rows, found, _export(written, folder, data), named)
+    found = None if data is None else outcome.accuracies(named, data.test)
+    summary = {
+        "asked_speedup": speedup,
+        "speedup": 1 / rows[1].ratio,
+        "runtime": _RUNTIME.value,
+        "batch_size": _BATCH.value,
+        "threads": _THREADS.value,
+        **outcome.sizes(rows, named, found),
+        "max_difference": rows[1].max_difference,
+        "exports": _export(written, folder, data),
+    }
     return _Result(small, rows, found, summary)
+
+
+def _save_plan(plan: Any, path: Path) -> None:
+    """Saves a plan over one that is there, with its arrays, or over whatever is: --overwrite."""
+    try:
+        check_replaceable(path, plan_files.FORMAT)
+    except ValueError:
+        path.unlink()
+    plan.save(path)
 
 
 def _batch(x: np.ndarray) -> np.ndarray:
@@ -315,18 +333,6 @@ def _config() -> Any:
     )
 
 
-def _accuracies(named: dict[str, Any], data: bin_data.Data | None) -> dict[str, float] | None:
-    """Top-1 accuracy of both models on the held-out images, None if there are none."""
-    if data is None or data.test is None:
-        return None
-    images, labels = data.test
-    found = {
-        name: accuracy(model.predict(images, batch_size=64, verbose=0), labels)
-        for name, model in named.items()
-    }
-    return None if None in found.values() else found
-
-
 def _export(model: Any, output: Path, data: bin_data.Data | None) -> list[dict[str, Any]]:
     """Writes the TensorFlow Lite files; what is known of each, for the summary."""
     from espace_tf import tflite
@@ -349,53 +355,6 @@ def _export(model: Any, output: Path, data: bin_data.Data | None) -> list[dict[s
             entry["accuracy"] = accuracy(np.concatenate(parts), labels)
         described.append(entry)
     return described
-
-
-def _summary(
-    speedup: float, rows: Any, accuracies: Any, exports: Any, named: dict[str, Any]
-) -> dict[str, Any]:
-    """All numbers of the run, for summary.json and the table."""
-    summary = {"asked_speedup": speedup, "speedup": 1 / rows[1].ratio}
-    summary |= {"runtime": _RUNTIME.value, "batch_size": _BATCH.value, "threads": _THREADS.value}
-    for row in rows:
-        summary[row.name] = {
-            "milliseconds": row.milliseconds,
-            "macs": row.macs,
-            "parameters": row.parameters,
-            "weight_bytes": sum(weight.nbytes for weight in named[row.name].get_weights()),
-            "accuracy": None if accuracies is None else accuracies[row.name],
-        }
-    return summary | {"max_difference": rows[1].max_difference, "exports": exports}
-
-
-def _table(summary: dict[str, Any]) -> Any:
-    """Before and after, and the exported files below."""
-    from rich.table import Table
-
-    before, after = summary["before"], summary["after"]
-    runtime = {"tf": "TensorFlow", "litert": "LiteRT"}[summary["runtime"]]
-    table = Table(
-        title=f"{summary['speedup']:.2f} times faster (asked: {summary['asked_speedup']:g})"
-    )
-    for name in ("", "before", "after", "before / after"):
-        table.add_column(name, justify="right" if name else "left")
-    if before["accuracy"] is not None:
-        lost = f"{100 * (after['accuracy'] - before['accuracy']):+.2f} points"
-        table.add_row(
-            "accuracy on x_test", f"{before['accuracy']:.4f}", f"{after['accuracy']:.4f}", lost
-        )
-    for label, key, form in (
-        (f"ms, {runtime}, batch of {summary['batch_size']}", "milliseconds", ".3f"),
-        ("multiply-accumulates per image", "macs", ",d"),
-        ("parameters", "parameters", ",d"),
-        ("bytes of weights", "weight_bytes", ",d"),
-    ):
-        ratio = before[key] / max(after[key], 1e-9)
-        table.add_row(label, format(before[key], form), format(after[key], form), f"{ratio:.2f}")
-    for entry in summary["exports"]:
-        shown = "" if entry.get("accuracy") is None else f"accuracy {entry['accuracy']:.4f}"
-        table.add_row(f"bytes of {entry['file']}", "", f"{entry['bytes']:,}", shown)
-    return table
 
 
 if __name__ == "__main__":

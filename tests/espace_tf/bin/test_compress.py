@@ -17,7 +17,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from espace_tf.bin import compress, models
-from espace_tf.plans import Plan
+from espace_tf.plans import LayerPlan, Plan
 
 ROOT = Path(__file__).parents[3]
 SEED = 5
@@ -106,6 +106,18 @@ def test_a_batch_is_full_however_few_images_there_are(images):
     with flagsaver.flagsaver(batch_size=4):
         batch = compress._batch(x)
     np.testing.assert_array_equal(batch, x[np.arange(4) % images])
+
+
+def test_a_plan_is_saved_over_a_plan_with_its_arrays_and_over_anything(tmp_path):
+    path = tmp_path / "plan.json"
+    for position in (1, 2):
+        plan = Plan(layers={"conv": LayerPlan(positions=[position])})
+        compress._save_plan(plan, path)
+    assert len(os.listdir(tmp_path)) == 2  # the first one's arrays are gone
+    path.write_text("notes")
+    compress._save_plan(plan, path)
+    assert Plan.load(path).layers["conv"].positions.tolist() == [2]
+    assert len(os.listdir(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("data", [True, False])
