@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError, CompileError, SetupError
 from setuptools.modified import newer_group
@@ -181,10 +181,10 @@ setup(
         "espace_tf.kernels": "kernels",
     },
     packages=[
-        *("espace_tf", "espace_tf.bin", "espace_tf.zoo"),
+        *find_packages(include=["espace_tf", "espace_tf.*"]),
         *("espace_tf.keras_layers", "espace_tf.kernels"),
     ],
-    package_data={"espace_tf": ["templates/*.html", "py.typed"]},
+    package_data={"espace_tf": ["py.typed"], "espace_tf.reports": ["templates/*.html"]},
     ext_modules=[NativeExtension(), *([GpuExtension()] if gpu_wanted else [])],
     cmdclass={"build_ext": BuildNative, "bdist_wheel": Wheel},
 )

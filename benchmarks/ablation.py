@@ -45,12 +45,14 @@ from benchmarks import combinations, images, training
 from benchmarks.combinations import Combination
 from benchmarks.rounds import speed_ratios
 from benchmarks.steps import Steps, markdown, rich_table, settings_of, write_json
-from espace_tf import cost, export, timing
 from espace_tf.bin import models
 from espace_tf.bin.quiet import without_chatter
 from espace_tf.config import EspaceConfig
+from espace_tf.deploy import export
 from espace_tf.files import atomic_write, output_path
-from espace_tf.landing import Landing
+from espace_tf.network import costs
+from espace_tf.planning.correction import Landing
+from espace_tf.timing import measure
 
 _NETWORK = Path(__file__).parents[1] / "demo" / "network.keras"
 
@@ -196,7 +198,10 @@ class Ablation:
             miss = abs(time["ratio"] / speedup - 1)
             if best is None or miss < best["miss"]:
                 best = {"miss": miss, "measured": time, "predicted": made.predicted_speedup}
-                best |= {"fastest": not reached, "macs": [cost.macs(self.model), cost.macs(small)]}
+                best |= {
+                    "fastest": not reached,
+                    "macs": [costs.macs(self.model), costs.macs(small)],
+                }
                 made.save(self.steps.folder / f"plan_{speedup:g}_{combination.slug}.plan")
             too_slow = not reached and time["ratio"] < speedup  # and there is nothing faster
             if miss <= _TOLERANCE.value or too_slow:
@@ -256,7 +261,7 @@ def cells(combination: Combination, row: dict[str, Any]) -> list[str]:
 
 def run(speedups: list[float], rows: list[Combination], table: Path) -> None:
     """All rows; the files are written anew after each."""
-    timing.set_threads(_THREADS.value)
+    measure.set_threads(_THREADS.value)
     module = sys.argv[0] if __name__ == "__main__" else __name__
     steps = Steps(Path(_OUTPUT.value), settings_of(flags.FLAGS, module, _FREE))
     ablation, console = Ablation(steps), Console(width=120)

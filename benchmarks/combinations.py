@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from espace_tf import masks
-from espace_tf.analysis import Analysis, SiteAnalysis
-from espace_tf.choices import Choice, Clock, predicted
-from espace_tf.factors import plain_factors, reconstruct
-from espace_tf.low_rank import energy_rank
-from espace_tf.options import Option
-from espace_tf.planning import UnreachableSpeedWarning, build, plan
-from espace_tf.plans import LayerPlan, Plan, no_mask
+from espace_tf.numerics import masks
+from espace_tf.numerics.factors import plain_factors, reconstruct
+from espace_tf.numerics.low_rank import energy_rank
+from espace_tf.planning.choices import Choice, Clock, predicted
+from espace_tf.planning.planner import UnreachableSpeedWarning, build, plan
+from espace_tf.records.analysis import Analysis, SiteAnalysis
+from espace_tf.records.option import Option
+from espace_tf.records.plan import LayerPlan, Plan, no_mask
 
 FACTORS = {"undecomposed": "no decomposition", "plain": "plain SVD", "aware": "whitened + refit"}
 MASKS = {"unmasked": "no mask", "impact": "impact + nearest", "chosen": "chosen masks"}

@@ -44,9 +44,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.patches import Choice, Layer, collect, layers_of
-from espace_tf import low_rank
 from espace_tf.bin import data as data_files
 from espace_tf.files import atomic_write
+from espace_tf.numerics import low_rank
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("teachers_dir", "teachers", "Folder of .keras files.")

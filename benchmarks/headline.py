@@ -51,10 +51,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import espace_tf
 from benchmarks import headline_tables, images, rounds, training
 from benchmarks.steps import Steps, settings_of
-from espace_tf import cost, export, timing, zoo
+from espace_tf import zoo
 from espace_tf.bin import models
 from espace_tf.bin.quiet import without_chatter
 from espace_tf.config import EspaceConfig, EspaceWarning
+from espace_tf.deploy import export
+from espace_tf.network import costs
+from espace_tf.timing import measure
 
 _TEACHERS = flags.DEFINE_string("teachers", "teachers", "Folder of the trained .keras files.")
 _NETWORKS = flags.DEFINE_list(
@@ -234,7 +237,7 @@ def compressed(model: keras.Model, data: Any, speedup: float, folder: Path, work
         "masked": sum(layer.positions is not None for layer in plan.layers.values()),
         "decomposed": sum(layer.rank is not None for layer in plan.layers.values()),
         "warnings": unreached,
-        "macs": [cost.macs(model), cost.macs(small)],
+        "macs": [costs.macs(model), costs.macs(small)],
         "parameters": [model.count_params(), small.count_params()],
     }
 
@@ -338,7 +341,7 @@ def _splits() -> dict[str, int]:
 
 def run(speeds: dict[str, float]) -> None:
     """All networks; the tables are written anew after each."""
-    timing.set_threads(_THREADS.value)
+    measure.set_threads(_THREADS.value)
     accurate = not _SPEED_ONLY.value
     data, results = None, {}
     if accurate and _DATASET.value == "fashion":

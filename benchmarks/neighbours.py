@@ -9,10 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 import espace_tf
-from espace_tf import graph, targets
+from espace_tf.analysis.statistics import linear_response
+from espace_tf.data import losses
 from espace_tf.kernels.index_map import nearest_spread
-from espace_tf.moments import linear_response
-from espace_tf.sites import Site
+from espace_tf.network import recording
+from espace_tf.network.sites import read_sites
+from espace_tf.records.site import Site
 
 _BATCH = 16
 _RIDGE = 1e-3  # added to the diagonal of a position's normal equations, of its mean
@@ -55,12 +57,12 @@ class Comparison:
         self._compressed = espace_tf.apply(model, plan)  # refuses the plan of another network
         half = len(x) // 2
         self._seen, self._held = _batches(x[:half]), _batches(x[half:])
-        sites = {site.path: site for site in graph.sites(model)}
+        sites = {site.path: site for site in read_sites(model)}
         self.sites: dict[str, Site] = {
             path: sites[path] for path, layer in plan.layers.items() if layer.positions is not None
         }
         outputs = model(self._held[0], training=False)
-        self._probabilities = targets.sums_to_one(outputs)
+        self._probabilities = losses.sums_to_one(outputs)
         self._reference = self._outputs(model)
 
     def matrices(self, path: str, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +88,7 @@ class Comparison:
             rows = tf.einsum("rq,bqc->brc", matrices[path], rows)
             return activation(tf.reshape(rows, tf.shape(response)))
 
-        with graph.record(self._model, list(matrices), mixed):
+        with recording.record(self._model, list(matrices), mixed):
             return self._divergence(self._outputs(self._model))
 
     def loss_of_plan(self, *, masks: bool) -> float:
@@ -111,7 +113,7 @@ class Comparison:
             found.append(response.numpy())
             return activation(response)
 
-        with graph.record(self._model, [path], kept):
+        with recording.record(self._model, [path], kept):
             for batch in batches:
                 self._model(batch, training=False)
         maps = np.concatenate(found)
@@ -124,7 +126,7 @@ class Comparison:
     def _outputs(self, model: keras.Model) -> tf.Tensor:
         """Log-probabilities on the held images."""
         scores = tf.concat([model(batch, training=False) for batch in self._held], 0)
-        return targets.log_probabilities(scores, self._probabilities)
+        return losses.log_probabilities(scores, self._probabilities)
 
     def _divergence(self, found: tf.Tensor) -> float:
         gap = tf.exp(self._reference) * (self._reference - found)

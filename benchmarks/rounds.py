@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from espace_tf import timing
+from espace_tf.timing import measure
 
 
 def speed_ratios(
@@ -35,9 +35,9 @@ def speed_ratios(
     Returns:
         By name: ms (median of the rounds), ratio, low, high.
     """
-    calls = [timing.runner(each, [inputs], runtime, threads)[0] for each in models.values()]
+    calls = [measure.runner(each, [inputs], runtime, threads)[0] for each in models.values()]
     times = np.array(
-        [timing.alternate(calls, repeats=repeats, seconds=seconds) for _ in range(rounds)]
+        [measure.alternate(calls, repeats=repeats, seconds=seconds) for _ in range(rounds)]
     )
     ratios = times[:, :1] / times
     low, ratio, high = np.quantile(ratios, (0.25, 0.5, 0.75), axis=0).tolist()

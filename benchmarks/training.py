@@ -12,9 +12,9 @@ from rich.console import Console
 
 from benchmarks.images import Images
 from benchmarks.steps import write_json
-from espace_tf.distillation import sums_to_one
 from espace_tf.files import atomic_write
-from espace_tf.finetuning import fine_tune
+from espace_tf.training.distillation import sums_to_one
+from espace_tf.training.fine_tune import fine_tune
 
 
 def save(model: keras.Model, path: Path) -> None:

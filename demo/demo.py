@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 import espace_tf
-from espace_tf.benchmarking import Row
 from espace_tf.bin import data as bin_data
 from espace_tf.files import atomic_write
+from espace_tf.timing.benchmark import Row
 
 _HERE = Path(__file__).parent
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")

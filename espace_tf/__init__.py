@@ -7,9 +7,11 @@ from pathlib import Path as _Path
 if not (_Path(__file__).parent / "kernels").is_dir():
     __path__.append(str(_Path(__file__).parent.parent))
 
-from espace_tf.analysis import Analysis, analyze
 from espace_tf.config import EspaceConfig, EspaceWarning
-from espace_tf.planning import LayerPlan, Plan, UnreachableSpeedWarning, plan
+from espace_tf.planning.planner import UnreachableSpeedWarning, plan
+from espace_tf.records.analysis import Analysis
+from espace_tf.records.layer_plan import LayerPlan
+from espace_tf.records.plan import Plan
 
 __all__ = [
     "Analysis",
@@ -18,7 +20,6 @@ __all__ = [
     "LayerPlan",
     "Plan",
     "UnreachableSpeedWarning",
-    "analyze",
     "plan",
 ]
 
@@ -27,16 +28,20 @@ __all__ = [
 if _find_spec("tensorflow") is not None and _find_spec("keras") is not None:
     from espace_tf import callbacks, keras_layers, schedules
     from espace_tf import kernels as ops
-    from espace_tf.benchmarking import benchmark
-    from espace_tf.export import export_saved_model, export_tflite
-    from espace_tf.finetuning import fine_tune, reestimate_batch_norm
+    from espace_tf.analysis.analyze import analyze
+    from espace_tf.deploy.export import export_saved_model, export_tflite
     from espace_tf.pipeline import compress, compress_in_stages
-    from espace_tf.reporting import report
-    from espace_tf.rewriting import apply, strip
-    from espace_tf.sweeping import SweepRow, sweep
+    from espace_tf.planning.sweep import SweepRow, sweep
+    from espace_tf.reports.html import report
+    from espace_tf.rewriting.apply import apply
+    from espace_tf.rewriting.strip import strip
+    from espace_tf.timing.benchmark import benchmark
+    from espace_tf.training.batch_norms import reestimate_batch_norm
+    from espace_tf.training.fine_tune import fine_tune
 
     __all__ += [
         "SweepRow",
+        "analyze",
         "apply",
         "benchmark",
         "callbacks",

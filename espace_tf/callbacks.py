@@ -3,8 +3,7 @@
 They are Keras 3 callbacks that tf_keras's `fit` takes as well.
 """
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from espace_tf import graph
-from espace_tf.config import check_count
-from espace_tf.data import named_inputs
-from espace_tf.feed import Feed
+from espace_tf.checks import check_count
 from espace_tf.files import checked_path
+from espace_tf.network import graph
 from espace_tf.schedules import checked_fade
-from espace_tf.tracing import traced
+from espace_tf.training.batch_norms import reestimate_batch_norm
+from espace_tf.training.fade import Fade
 
 
 class _Callback(keras.callbacks.Callback):
@@ -34,57 +32,6 @@ class _Callback(keras.callbacks.Callback):
 
     def _implements_predict_batch_hooks(self) -> bool:
         return False
-
-
-class Fade:
-    """One variable that all masked layers of a model read while the context is open.
-
-    Args:
-        model: a Keras 3 or tf_keras model with masked layers.
-
-    Raises:
-        ValueError: no layer of the model has a mask, or it has packed regions.
-
-    Example:
-        >>> fade = Fade(model)
-        >>> fade.assign(0.5)
-        >>> with fade:
-        ...     loss = train_step(batch)
-    """
-
-    def __init__(self, model):
-        layers = graph.layers(model).values()
-        self.layers = [layer for layer in layers if getattr(layer, "positions", None) is not None]
-        if not self.layers:
-            raise ValueError(
-                "A schedule of masks needs a model with masked layers. Received: "
-                f"{model.name}, which has none: leave the schedule out, or apply a plan that "
-                "keeps positions"
-            )
-        if any(getattr(layer, "packing", None) is not None for layer in self.layers):
-            raise ValueError(
-                "A schedule of masks needs a model without packed regions, which compute no other "
-                f"positions. Received: {model.name}, which has some: train what apply makes of its "
-                "plan with packed=False, and call espace_tf.packing.pack on that afterwards"
-            )
-        with model.distribute_strategy.scope():
-            self.variable = tf.Variable(0.0, trainable=False, name="fade")
-
-    def assign(self, value: float) -> None:
-        """Sets the fade; functions that are already traced see it."""
-        self.variable.assign(value)
-
-    def __enter__(self) -> "Fade":
-        for layer in self.layers:
-            layer.fade = self._read
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for layer in self.layers:
-            layer.fade = None
-
-    def _read(self) -> tf.Tensor:
-        return tf.convert_to_tensor(self.variable)
 
 
 class GradualMasks(_Callback):
@@ -151,103 +98,6 @@ class GradualMasks(_Callback):
                 raise
 
         return step
-
-
-def reestimate_batch_norm(model, data: Any, batches: int = 200, *, batch_size: int = 32) -> int:
-    """Replaces the moving statistics of batch normalisations by those of the data.
-
-    The model runs as for inference, except that every trainable BatchNormalization normalises with
-    the statistics of its batch; the mean and variance over all batches together become its moving
-    mean and variance. Layers with trainable=False keep theirs.
-
-    Args:
-        model: a Keras 3 or tf_keras model, changed in place.
-        data: tf.data.Dataset of batches x or (x, y), or arrays.
-        batches: how many batches to use at most, >= 1.
-        batch_size: for arrays, which are drawn in a shuffled order.
-
-    Returns:
-        The number of layers that were re-estimated.
-
-    Raises:
-        TypeError, ValueError: `batches` or `batch_size` is no integer >= 1; no data.
-    """
-    check_count(batches, "batches")
-    check_count(batch_size, "batch_size")
-    feed = Feed(data, batch_size, seed=0, inputs=named_inputs(model))
-    return reestimate_from(model, (x for x, *_ in itertools.islice(feed.epoch(0), batches)))
-
-
-def reestimate_from(model, inputs: Iterator[Any]) -> int:
-    """`reestimate_batch_norm` with an iterator over the batches of inputs."""
-    norm = graph.library(model).layers.BatchNormalization
-    layers = {
-        path: layer
-        for path, layer in graph.layers(model).items()
-        if isinstance(layer, norm) and layer.trainable
-    }
-    if not layers:
-        return 0
-    counted = {path: [] for path in layers}
-    found: list[tuple[str, tf.Tensor, tf.Tensor, tf.Tensor]] = []
-
-    def normalise(path, layer, values, original):
-        del original
-        outputs, mean, variance, count = _normalise(layer, values)
-        found.append((path, mean, variance, count))
-        return outputs
-
-    @traced
-    def statistics(batch):
-        found.clear()
-        model(batch, training=False)
-        return [moments for _, *moments in found], tf.constant([path for path, *_ in found])
-
-    with graph.record(model, list(layers), normalise):
-        for batch in inputs:
-            moments, paths = statistics(batch)
-            for path, values in zip(paths.numpy(), moments, strict=True):
-                counted[path.decode()].append([value.numpy().astype("float64") for value in values])
-    for path, layer in layers.items():
-        if counted[path]:
-            _assign_moments(layer, counted[path])
-    return len(layers)
-
-
-def _normalise(layer, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Batch-normalised values with the mean [C], variance [C] and number of rows behind them."""
-    (axis,) = np.atleast_1d(layer.axis)
-    axis = int(axis) % values.shape.rank
-    others = [index for index in range(values.shape.rank) if index != axis]
-    wide = tf.cast(values, tf.float32)
-    mean, variance = tf.nn.moments(wide, others, keepdims=True)
-
-    def along_axis(weight):
-        shape = [-1 if index == axis else 1 for index in range(values.shape.rank)]
-        return tf.reshape(tf.cast(tf.convert_to_tensor(weight), tf.float32), shape)
-
-    outputs = tf.nn.batch_normalization(
-        wide,
-        mean,
-        variance,
-        along_axis(layer.beta) if layer.center else None,
-        along_axis(layer.gamma) if layer.scale else None,
-        layer.epsilon,
-    )
-    count = tf.size(values) // values.shape[axis]
-    flat = [tf.reshape(moment, [-1]) for moment in (mean, variance)]
-    return tf.cast(outputs, values.dtype), *flat, count
-
-
-def _assign_moments(layer, counted: list[list[np.ndarray]]) -> None:
-    """The law of total variance over the batches' (mean, variance, rows)."""
-    means, variances, rows = (np.stack(each) for each in zip(*counted, strict=True))
-    weights = (rows / rows.sum())[:, None]
-    mean = (weights * means).sum(0)
-    layer.moving_mean.assign(mean.astype("float32"))
-    layer.moving_variance.assign(
-        (weights * (variances + (means - mean) ** 2)).sum(0).astype("float32")
-    )
 
 
 class ReestimateBatchNorm(_Callback):

@@ -1,96 +1,22 @@
 """EspaceConfig: every knob of a compression, checked when it is built."""
 
-import importlib.util
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from os import PathLike
 from typing import Any
 
+from espace_tf.checks import MOST_SEED, check_choice, check_count, check_number, check_threads
+from espace_tf.numerics.masks import FAMILIES
+
 PROFILES = ("default", "faithful")
 RUNTIMES = ("tf", "litert")
-MOST_THREADS = 1024
-MOST_SEED = 2**32 - 1  # what NumPy and Keras take
-MASK_FAMILIES = ("impact", "rows", "columns", "grid", "lattice", "runs", "pooling")
 
 Pattern = str | Callable[[str], bool] | Sequence[str | Callable[[str], bool]] | None
 
 
 class EspaceWarning(UserWarning):
     """Something was done otherwise than asked; the message says what and why."""
-
-
-def check_choice(value: Any, name: str, allowed: Sequence[Any]) -> None:
-    """Raises ValueError unless `value` is one of those allowed."""
-    if not isinstance(value, str | Integral) or value not in allowed:
-        raise ValueError(
-            f"{name} must be one of {', '.join(map(str, allowed))}. Received: {value!r}"
-        )
-
-
-def check_count(value: Any, name: str, least: int = 1, most: int | None = None) -> None:
-    """Raises unless `value` is an integer of at least `least` and, if given, at most `most`."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an integer. Received: {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}. Received: {value}")
-    if most is not None and value > most:
-        raise ValueError(f"{name} must be at most {most}. Received: {value}")
-
-
-def check_number(value: Any, name: str, low: float, high: float = math.inf) -> None:
-    """Raises ValueError unless `value` is a finite number in [low, high]."""
-    if not _is_finite(value):
-        raise ValueError(f"{name} must be a finite number. Received: {value!r}")
-    if not low <= value <= high:
-        bounds = f"at least {low}" if high == math.inf else f"between {low} and {high}"
-        raise ValueError(f"{name} must be {bounds}. Received: {value}")
-
-
-def _is_finite(value: Any) -> bool:
-    """Whether a value is a number, no truth value, that a float can hold."""
-    try:
-        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an integer beyond all floats
-        return False
-
-
-def check_text(value: Any, name: str) -> None:
-    """Raises TypeError unless `value` is a text."""
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a text. Received: {value!r}")
-
-
-def check_threads(value: Any) -> None:
-    """Raises unless `value` is None or a number of threads that a machine can start."""
-    if value is not None:
-        check_count(value, "threads", most=MOST_THREADS)
-
-
-def require(extra: str, *modules: str) -> None:
-    """Raises ImportError, saying what to install, unless these optional modules are there."""
-    missing = [module for module in modules if importlib.util.find_spec(module) is None]
-    if missing:
-        raise ImportError(
-            f"{' and '.join(missing)} must be installed for this: pip install 'espace_tf[{extra}]'"
-        )
-
-
-def require_runtime(runtime: str) -> None:
-    """Raises ImportError, saying what to install, unless what runs networks there is installed."""
-    if runtime == "litert":
-        require("litert", "ai_edge_litert")
-
-
-def check_speedup(value: Any) -> None:
-    """Raises ValueError unless `value` is a finite number above 1."""
-    if not _is_finite(value) or value <= 1:
-        raise ValueError(
-            "speedup must be a finite number above 1, such as 2.0 for half the time. "
-            f"Received: {value!r}"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +89,7 @@ class EspaceConfig:
             check_number(keep, "keeps", 0.01, 0.99)
         object.__setattr__(self, "mask_families", _as_tuple(self.mask_families, "mask_families"))
         for family in self.mask_families:
-            check_choice(family, "mask_families", MASK_FAMILIES)
+            check_choice(family, "mask_families", FAMILIES)
         for name in ("include", "exclude"):
             object.__setattr__(self, name, _check_pattern(getattr(self, name), name))
         if self.cache_dir is not None and not isinstance(self.cache_dir, str | PathLike):

@@ -1,29 +1,21 @@
 """compress(): a faster model in one call; compress_in_stages(): with training in between."""
 
 import inspect
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from espace_tf import graph
-from espace_tf.analysis import Analysis, analyze
-from espace_tf.config import (
-    EspaceConfig,
-    check_choice,
-    check_count,
-    check_speedup,
-    require_runtime,
-)
-from espace_tf.data import batches, named_inputs
-from espace_tf.finetuning import check_options, checked_optimizer, fine_tune
-from espace_tf.fusing import check_not_fused
-from espace_tf.planning import UnreachableSpeedWarning
-from espace_tf.plans import Plan
-from espace_tf.rewriting import densify
-from espace_tf.searching import nearest
-from espace_tf.summaries import COLUMNS
+from espace_tf.analysis.analyze import analyze
+from espace_tf.checks import check_count, check_speedup
+from espace_tf.config import EspaceConfig
+from espace_tf.data.batches import batches, named_inputs
+from espace_tf.network import graph
+from espace_tf.planning.request import checked, warn_if_off
+from espace_tf.planning.search import nearest
+from espace_tf.records.analysis import Analysis
+from espace_tf.records.plan import Plan
+from espace_tf.records.summary import COLUMNS
+from espace_tf.rewriting.apply import densify
+from espace_tf.training.fine_tune import check_options, checked_optimizer, fine_tune
 
 
 def compress(
@@ -45,7 +37,7 @@ def compress(
     speed is measured once more, longer, and returned; unchanged if that is no faster than the given
     one. It is not trained: `fine_tune` brings most of the lost accuracy back.
 
-    Times of layers are kept for the next call on this machine (`espace_tf.timings` says where).
+    Times of layers are kept for the next call on this machine (`espace_tf.timing.layer_times` says where).
 
     Args:
         model: a trained Keras 3 or tf_keras model; it is not changed.
@@ -145,52 +137,6 @@ def compress_in_stages(
     return small, histories
 
 
-def checked(
-    model: Any, data: Any, speedup: float | None, config: EspaceConfig | None, verbose: int
-) -> EspaceConfig:
-    """The configuration, after everything that can be refused without work has been."""
-    graph.library(model)
-    config = EspaceConfig() if config is None else config
-    if not isinstance(config, EspaceConfig):
-        raise TypeError(f"config must be an EspaceConfig or None. Received: {config!r}")
-    if speedup is not None or config.profile != "faithful":
-        check_speedup(speedup)
-    check_choice(verbose, "verbose", (0, 1, 2))
-    require_runtime(config.runtime)
-    check_not_fused(model)
-    _check_sites(model, config)
-    _check_weights(model)
-    if data is not None:
-        next(batches(data, 1, 1, inputs=named_inputs(model)))
-    return config
-
-
-def _check_sites(model: Any, config: EspaceConfig) -> None:
-    sites = graph.sites(model)
-    if not sites:
-        raise ValueError(f"model {model.name!r} has no convolution: there is nothing to compress")
-    reasons = {
-        site.path: site.skip or "excluded by the configuration"
-        for site in sites
-        if site.skip or not config.selects(site.path)
-    }
-    if len(reasons) == len(sites):
-        raise ValueError(
-            f"model {model.name!r} has no convolution that may be touched: "
-            + "; ".join(f"{path}: {reason}" for path, reason in reasons.items())
-        )
-
-
-def _check_weights(model: Any) -> None:
-    for path, layer in graph.layers(model).items():
-        for weight in layer.weights:
-            if not np.isfinite(np.asarray(weight, np.float32)).all():
-                raise ValueError(
-                    f"layer {path!r} has NaN or infinite values in its weight {weight.name!r}: "
-                    "the model must be trained and sound before it is compressed"
-                )
-
-
 def _check_training(model: Any, data: Any, training: Mapping[str, Any]) -> None:
     if data is None:
         raise ValueError("data must be given: every stage trains on it. Received: None")
@@ -212,29 +158,6 @@ def _check_training(model: Any, data: Any, training: Mapping[str, Any]) -> None:
             raise ValueError(
                 "validation_data must hold labels, (x, y), as data does. Received: inputs only"
             )
-
-
-def warn_if_off(made: Plan, config: EspaceConfig, stacklevel: int = 3) -> None:
-    """Warns if a plan changes nothing or was measured too far from the speed asked for."""
-    if not made.layers:
-        reasons = list(dict.fromkeys(made.skipped.values()))
-        asked = "" if made.speedup is None else f"speedup {made.speedup:.4g} was asked for, but "
-        warnings.warn(
-            f"{asked}the model is returned unchanged: {'; '.join(reasons[:3])}"
-            + ("; further reasons in espace_plan.skipped" if len(reasons) > 3 else ""),
-            UnreachableSpeedWarning,
-            stacklevel=stacklevel,
-        )
-        return
-    if made.speedup is None or abs(made.measured_speedup / made.speedup - 1) <= config.tolerance:
-        return
-    warnings.warn(
-        f"speedup {made.speedup:.4g} was asked for, {made.measured_speedup:.2f} was measured "
-        f"({config.runtime}, batches of {config.batch_size}); the plan predicted "
-        f"{made.predicted_speedup:.2f}",
-        UnreachableSpeedWarning,
-        stacklevel=stacklevel,
-    )
 
 
 def _print_summary(made: Plan, analysis: Analysis) -> None:

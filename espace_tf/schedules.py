@@ -6,7 +6,7 @@ hand-written loops can all assign the result to the variable that the layers rea
 
 from typing import Any
 
-from espace_tf.config import check_count, check_number
+from espace_tf.checks import check_count, check_number
 
 
 def checked_fade(value: Any, name: str = "schedule", where: str = "") -> float:

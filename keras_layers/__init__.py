@@ -5,19 +5,11 @@ from types import ModuleType, SimpleNamespace
 from espace_tf.keras_layers.decomposed_conv2d import DecomposedConv2D
 from espace_tf.keras_layers.fused import FusedGraph
 from espace_tf.keras_layers.masked_conv2d import MaskedConv2D
-from espace_tf.keras_layers.packed import (
-    GatherRows,
-    PackedGlobalAveragePooling2D,
-    PackedPooling2D,
-)
 
 __all__ = [
     "DecomposedConv2D",
     "FusedGraph",
-    "GatherRows",
     "MaskedConv2D",
-    "PackedGlobalAveragePooling2D",
-    "PackedPooling2D",
     "for_library",
 ]
 

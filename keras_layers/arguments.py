@@ -8,7 +8,6 @@ from espace_tf.keras_layers.chain import (
     read_positions,
     write_positions,
 )
-from espace_tf.keras_layers.packing import Packing
 from espace_tf.kernels.index_map import Geometry
 
 SERIALIZED = {  # constructor argument -> the Keras family that serializes it
@@ -23,13 +22,12 @@ SERIALIZED = {  # constructor argument -> the Keras family that serializes it
 }
 PLAIN = (
     *("filters", "kernel_size", "strides", "padding", "dilation_rate", "groups"),
-    *("data_format", "use_bias", "interpolation"),
+    *("data_format", "use_bias"),
 )
 
 
 class ArgumentsMixin:
-    """The arguments of `keras.layers.Conv2D`, in its order, then `positions`,
-    `interpolation` and `packing`.
+    """The arguments of `keras.layers.Conv2D`, in its order, then `positions`.
 
     `_keras` is the library (keras or tf_keras) of the Layer class that this is mixed into.
     """
@@ -54,8 +52,6 @@ class ArgumentsMixin:
         bias_constraint=None,
         *,
         positions: Sequence[int] | dict | None = None,
-        interpolation: str = "nearest",
-        packing: Packing | dict | None = None,
         **kwargs,
     ):
         keras = self._keras
@@ -84,8 +80,6 @@ class ArgumentsMixin:
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.positions, self._map_size = read_positions(positions)
-        self.interpolation = check_option(interpolation, "interpolation", ("nearest",))
-        self.packing = Packing.from_config(packing)
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def _set_steps(self, kernel_size, strides, dilation_rate):
@@ -110,6 +104,11 @@ class ArgumentsMixin:
         config = {name: getattr(self, name) for name in PLAIN}
         for name, family in SERIALIZED.items():
             config[name] = getattr(self._keras, family).serialize(getattr(self, name))
-        config["packing"] = None if self.packing is None else self.packing.to_config()
         config["positions"] = write_positions(self.positions, self._map_size)
         return {**super().get_config(), **config}
+
+    @classmethod
+    def from_config(cls, config):
+        """The layer of a configuration, also of version 0.1, which had two arguments more."""
+        former = {"interpolation": "nearest", "packing": None}
+        return cls(**{k: v for k, v in config.items() if k not in former or v != former[k]})

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from espace_tf.keras_layers.packing import Packing
 from espace_tf.kernels.index_map import (
     Geometry,
     IndexMap,
     check_positions,
-    compose,
     conv_table,
     decode_positions,
     encode_positions,
@@ -102,43 +100,6 @@ def chain_maps(
         shows, wanted = None, rows
     first = IndexMap.conv(geometries[0], wanted, spread=not maps)
     return ChainMaps(input_size, size, (first, *maps), shown)
-
-
-def packed_maps(links: Sequence[Link], packing: Packing, rows_in: int) -> ChainMaps:
-    """The index maps of a chain in a packed region.
-
-    As `chain_maps`, but the first table reads the rows that the input's positions show. Rows of it
-    that read the same are computed once.
-
-    Args:
-        links: the convolutions, first to last.
-        packing: what is read, computed and shown.
-        rows_in: rows of the input.
-
-    Returns:
-        Maps whose sizes are those of the tensors: (rows, 1) where they are packed.
-
-    Raises:
-        ValueError: rows outside the input, positions outside the last map, a kernel that does not
-            fit.
-    """
-    geometries = _geometries(links, packing.input_size)
-    computed = check_positions(packing.computed, geometries[-1].rows_out, "computed")
-    later, wanted = [], computed
-    for table, rows in _later_tables(geometries, computed):
-        later.insert(0, (table, len(rows)))
-        wanted = rows
-    first, size = conv_table(geometries[0], wanted), packing.input_size
-    if packing.source is not None:
-        first, size = compose(first, packing.source), (rows_in, 1)
-        if later:
-            first, again = np.unique(first, axis=0, return_inverse=True)
-            later[0] = compose(later[0][0], again.reshape(-1)), len(first)
-    tables = [(first, rows_in), *later]
-    maps = [IndexMap(table, None, rows) for table, rows in tables[:-1]]
-    maps.append(IndexMap(tables[-1][0], packing.spread, tables[-1][1]))
-    shown = geometries[-1].output_size if packing.spread is not None else (len(computed), 1)
-    return ChainMaps(size, shown, tuple(maps), packing.spread)
 
 
 def _geometries(links: Sequence[Link], size: tuple[int, int]) -> list[Geometry]:

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from espace_tf import kernels
 from espace_tf.keras_layers.arguments import ArgumentsMixin
-from espace_tf.keras_layers.chain import ChainMaps, Link, chain_maps, packed_maps
+from espace_tf.keras_layers.chain import ChainMaps, Link, chain_maps
 from espace_tf.kernels.index_map import IndexMap
 from espace_tf.kernels.reference import ACTIVATIONS
 
@@ -22,8 +22,6 @@ class ConvolutionMixin(ArgumentsMixin):
             masked one (1). Inference always uses the mask. It belongs to a training run: neither
             tracked nor saved. A traced function keeps what it found: assign to a variable to change
             the value, but set or clear the attribute before the tracing.
-        packing: None, or how the layer runs in a packed region (see keras_layers.packing): its
-            input or output is rows, and its outputs are those of `positions` all the same.
     """
 
     fade = None
@@ -49,8 +47,7 @@ class ConvolutionMixin(ArgumentsMixin):
         self.compute_output_shape(input_shape)  # or an error in words
         self.input_spec = self._keras.layers.InputSpec(ndim=4, axes={-1: channels})
         self._add_weights(channels)
-        masked = self.positions is not None or self.packing is not None
-        self._maps = self._make_maps(tuple(size)) if masked else None
+        self._maps = None if self.positions is None else self._make_maps(tuple(size))
         super().build(input_shape)
 
     def _add_weights(self, channels: int):
@@ -85,17 +82,7 @@ class ConvolutionMixin(ArgumentsMixin):
                 f"positions need an input of known height and width. Received: {size}; give the "
                 "model an Input of fixed size, or positions=None"
             )
-        packing, links = self.packing, self._chain()
-        if packing is None:
-            maps = chain_maps(links, size, self.positions)
-        else:
-            maps = packed_maps(links, packing, size[0] * size[1])
-            if size != maps.input_size:
-                raise ValueError(
-                    f"packing is for an input of height and width {maps.input_size}. "
-                    f"Received: {size}"
-                )
-            size = packing.input_size
+        maps = chain_maps(self._chain(), size, self.positions)
         output_size = self._output_size(size)
         if self._map_size not in (None, output_size):
             raise ValueError(
@@ -123,13 +110,8 @@ class ConvolutionMixin(ArgumentsMixin):
             )
         if None in size:  # a pipeline that hides its sizes
             inputs = tf.ensure_shape(inputs, [None, *maps.input_size, None])
-        if self.fade is None or not training or (maps.shown is None and self.packing is None):
+        if self.fade is None or not training or maps.shown is None:
             return self._run(inputs, maps)
-        if self.packing is not None:
-            raise ValueError(
-                f"the mask of {self.name} cannot fade: it stands in a packed region, which computes"
-                " no other positions. Train the network of the same plan with packed=False"
-            )
         dense = self._run(inputs)
         masked = tf.reshape(dense, [-1, len(maps.shown), self.filters])
         masked = tf.gather(masked, maps.shown, axis=1)
@@ -148,14 +130,6 @@ class ConvolutionMixin(ArgumentsMixin):
         steps = zip(self._chain(), maps.maps, strict=True)
         return [(link.weight, link.filters, index_map) for link, index_map in steps]
 
-    def packed_macs(self) -> int:
-        """Multiply-accumulates per image of a layer in a packed region."""
-        weights = [getattr(self, link.weight) for link in self._chain()]
-        return sum(
-            index_map.table.size * weight.shape[2] * weight.shape[3]
-            for index_map, weight in zip(self._maps.maps, weights, strict=True)
-        )
-
     def _run(self, values, maps: ChainMaps | None = None):
         """The chain through its index maps, or without them at every position."""
         links, fused = self._chain(), self._fused_activation()
@@ -166,7 +140,7 @@ class ConvolutionMixin(ArgumentsMixin):
             values = self._convolve(
                 values, link, bias, fused if last and fused else "none", index_map
             )
-        if maps is not None and (maps.shown is not None or self.packing is not None):
+        if maps is not None and maps.shown is not None:
             values = tf.reshape(values, [-1, *maps.output_size, self.filters])
         return values if fused else self.activation(values)
 
@@ -197,11 +171,6 @@ class ConvolutionMixin(ArgumentsMixin):
         return None
 
     def compute_output_shape(self, input_shape):
-        """(B, OH, OW, filters) for (B, H, W, C), or (B, Q, 1, filters) if it computes packed rows;
-        unknown lengths stay unknown.
-        """
+        """(B, OH, OW, filters) for (B, H, W, C); unknown lengths stay unknown."""
         batch, *size, _ = input_shape
-        if self.packing is not None and self.packing.spread is None:
-            return (batch, len(self.packing.computed), 1, self.filters)
-        size = self._output_size(size if self.packing is None else self.packing.input_size)
-        return (batch, *size, self.filters)
+        return (batch, *self._output_size(size), self.filters)

@@ -4,8 +4,7 @@ import keras
 
 from espace_tf.keras_layers.chain import Link, check_count, check_option
 from espace_tf.keras_layers.convolution import ConvolutionMixin
-
-ORDERS = ("vertical", "horizontal")
+from espace_tf.numerics.factors import ORDERS
 
 
 class DecomposedConv2DMixin(ConvolutionMixin):
@@ -68,8 +67,6 @@ class DecomposedConv2D(DecomposedConv2DMixin, keras.layers.Layer):
         rank: channels between the two convolutions, of each group.
         order: "vertical" or "horizontal", the first one's axis.
         positions: kept output positions y * OW + x; None keeps all.
-        interpolation: "nearest", how a position that is not kept gets its value.
-        packing: how it runs in a packed region; `espace_tf.apply` sets it.
         **kwargs: `name`, `dtype`, `trainable` of a Keras layer.
 
     Raises:

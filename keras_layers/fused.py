@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from espace_tf.keras_layers.packing import as_rows, encode_rows
+from espace_tf.keras_layers.rows import as_rows, encode_rows
 from espace_tf.kernels.fused import FusedGraphCall, fused_operations
 from espace_tf.kernels.program import Program
 
@@ -37,7 +37,7 @@ class FusedGraph(keras.layers.Layer):
         ValueError: a program or weights that the model does not fit.
 
     Example:
-        >>> fused = espace_tf.fusing.fuse(small)
+        >>> fused = espace_tf.strip(small)
         >>> [type(layer).__name__ for layer in fused.layers]
         ['InputLayer', 'FusedGraph', 'Dense']
     """

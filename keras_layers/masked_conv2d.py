@@ -37,8 +37,6 @@ class MaskedConv2D(MaskedConv2DMixin, keras.layers.Layer):
     Args:
         filters, kernel_size, ..., bias_constraint: as in `keras.layers.Conv2D`; channels last.
         positions: kept output positions y * OW + x; None keeps all.
-        interpolation: "nearest", how a position that is not kept gets its value.
-        packing: how it runs in a packed region; `espace_tf.apply` sets it.
         **kwargs: `name`, `dtype`, `trainable` of a Keras layer.
 
     Raises:

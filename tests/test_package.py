@@ -48,9 +48,9 @@ def test_the_wheel_holds_only_espace_tf(wheel):
         names = archive.namelist()
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"espace_tf"}, top
-    for module in ("__init__", "graph", "kernels/index_map", "keras_layers/masked_conv2d"):
+    for module in ("__init__", "network/graph", "kernels/index_map", "keras_layers/masked_conv2d"):
         assert f"espace_tf/{module}.py" in names
-    assert "espace_tf/templates/report.html" in names
+    assert "espace_tf/reports/templates/report.html" in names
 
 
 def test_the_installed_wheel_works_elsewhere(wheel, tmp_path):

@@ -45,13 +45,13 @@ from typing import Any
 import numpy as np
 from absl import app, flags, logging
 
-from espace_tf import plan_files
 from espace_tf.bin import data as bin_data
 from espace_tf.bin import models, outcome
 from espace_tf.bin.quiet import without_chatter
-from espace_tf.config import MOST_SEED, MOST_THREADS, require
+from espace_tf.checks import MOST_SEED, MOST_THREADS, require
+from espace_tf.data.labels import accuracy
 from espace_tf.files import atomic_write, check_replaceable, checked_path, output_folder
-from espace_tf.labels import accuracy
+from espace_tf.records import plan_files
 
 _QUANTIZATIONS = {"float32": None, "float16": "float16", "dynamic": "dynamic", "int8": "int8"}
 
@@ -209,7 +209,7 @@ def _smaller(model: Any, data: bin_data.Data | None, speedups: list[float]) -> l
     """One model per speed; warnings go to the standard error, one a line."""
     from espace_tf.config import EspaceWarning
     from espace_tf.pipeline import compress
-    from espace_tf.sweeping import sweep
+    from espace_tf.planning.sweep import sweep
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", EspaceWarning)
@@ -228,8 +228,8 @@ def _write(
     model: Any, small: Any, speedup: float, data: bin_data.Data | None, folder: Path
 ) -> _Result:
     """Trains a compressed model if asked, writes it and measures what was written."""
-    from espace_tf import benchmarking
-    from espace_tf.finetuning import fine_tune
+    from espace_tf.timing import benchmark
+    from espace_tf.training.fine_tune import fine_tune
 
     if _EPOCHS.value:
         fine_tune(small, data.train, teacher=model, epochs=_EPOCHS.value, seed=_SEED.value)
@@ -238,7 +238,7 @@ def _write(
     _save_plan(small.espace_plan, folder / "plan.json")
     # What is judged is what was written.
     written = models.load(folder / "compressed.keras")
-    rows = benchmarking.benchmark(
+    rows = benchmark.benchmark(
         *(model, written),
         batch_size=_BATCH.value,
         runtime=_RUNTIME.value,
@@ -277,7 +277,8 @@ def _batch(x: np.ndarray) -> np.ndarray:
 
 def _draw(model: Any, results: dict[Path, _Result], output: Path) -> None:
     """Reports of all speeds, and the curve of several."""
-    from espace_tf import curves, reporting, sweeping
+    from espace_tf.planning import sweep as sweeping
+    from espace_tf.reports import curves, html
 
     speeds = []
     if len(results) > 1:
@@ -294,7 +295,7 @@ def _draw(model: Any, results: dict[Path, _Result], output: Path) -> None:
         return
     for folder, result in results.items():
         known = {"accuracy": result.accuracy, "rows": result.rows, "sweep": speeds}
-        reporting.report(result.small, folder / "report.html", **known)
+        html.report(result.small, folder / "report.html", **known)
     if curves.measure(speeds):
         with atomic_write(output / "sweep.svg", "--output_dir") as temporary:
             temporary.write_bytes(curves.speed_curve(speeds))
@@ -310,7 +311,7 @@ def _prepare_runtime() -> None:
     import keras
     import tensorflow as tf
 
-    from espace_tf.timing import set_threads
+    from espace_tf.timing.measure import set_threads
 
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
@@ -335,8 +336,8 @@ def _config() -> Any:
 
 def _export(model: Any, output: Path, data: bin_data.Data | None) -> list[dict[str, Any]]:
     """Writes the TensorFlow Lite files; what is known of each, for the summary."""
-    from espace_tf import tflite
-    from espace_tf.export import export_tflite
+    from espace_tf.deploy import tflite
+    from espace_tf.deploy.export import export_tflite
 
     described = []
     for name in dict.fromkeys(_EXPORT.value):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from espace_tf.labels import accuracy
+from espace_tf.data.labels import accuracy
 
 
 def accuracies(

@@ -9,8 +9,8 @@ import pytest
 import espace_tf
 from benchmarks import combinations
 from benchmarks.combinations import Combination, plan_at
-from espace_tf.factors import plain_factors, reconstruct
-from espace_tf.options import Option
+from espace_tf.numerics.factors import plain_factors, reconstruct
+from espace_tf.records.option import Option
 
 SEED = 11
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from espace_tf import cost
+from espace_tf.network import costs
 
 ROOT = Path(__file__).parents[2]
 QUICK = (
@@ -51,7 +51,7 @@ def test_a_killed_run_goes_on_and_its_table_is_that_of_the_networks(
         right = np.mean(model.predict(x, verbose=0).argmax(-1) == y)
         assert found["accuracy"][label] == pytest.approx(right), label
     models = [keras.models.load_model(folder / f"{f}.keras") for f in ("teacher", "tuned")]
-    assert found["compress"]["macs"] == [cost.macs(model) for model in models]
+    assert found["compress"]["macs"] == [costs.macs(model) for model in models]
     for times in found["times"].values():
         small = times["compressed"]
         assert small["low"] <= small["ratio"] <= small["high"]

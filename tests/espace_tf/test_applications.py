@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 import espace_tf.keras_layers  # noqa: F401  (registers the layers)
-from espace_tf import graph
-from espace_tf.plans import Plan
-from espace_tf.rewriting import apply, strip
+from espace_tf.network import graph
+from espace_tf.records.plan import Plan
+from espace_tf.rewriting.apply import apply
+from espace_tf.rewriting.strip import strip
 
 SIDES = {
     "MobileNetV2": 32,

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from espace_tf.config import EspaceConfig, check_speedup
+from espace_tf.checks import check_speedup
+from espace_tf.config import EspaceConfig
 
 WRONG = {
     "profile": ["fast", None, 1],

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tf_keras
 
-from espace_tf.plans import Plan
-from espace_tf.rewriting import apply
+from espace_tf.records.plan import Plan
+from espace_tf.rewriting.apply import apply
 
 SEED = 9
 LIBRARIES = pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])

@@ -13,8 +13,8 @@ from absl.testing import flagsaver
 
 import espace_tf
 from espace_tf import files
-from espace_tf.analysis import Analysis
 from espace_tf.bin import compress as command
+from espace_tf.records.analysis import Analysis
 
 SEED = 2
 

@@ -6,12 +6,15 @@ import keras
 import numpy as np
 import pytest
 
-from espace_tf import graph, pipeline, searching
-from espace_tf.analysis import Analysis, SiteAnalysis
+from espace_tf import pipeline
 from espace_tf.config import EspaceConfig
-from espace_tf.options import Option
+from espace_tf.network import graph
+from espace_tf.network.sites import read_sites
 from espace_tf.pipeline import compress, compress_in_stages
-from espace_tf.planning import UnreachableSpeedWarning
+from espace_tf.planning import search
+from espace_tf.planning.planner import UnreachableSpeedWarning
+from espace_tf.records.analysis import Analysis, SiteAnalysis
+from espace_tf.records.option import Option
 
 SEED = 3
 
@@ -36,7 +39,7 @@ def synthetic(model: keras.Model, data=None, *, config: EspaceConfig, **_) -> An
     """An analysis of this very model whose times are what the operations suggest."""
     known = graph.layers(model)
     sites = {}
-    for site in graph.sites(model):
+    for site in read_sites(model):
         options = [Option(ms=1.0, macs=site.macs())]
         for rank in (2, 4, 8) if site.kernel_size == (3, 3) else ():
             macs = site.macs(rank)
@@ -57,7 +60,7 @@ def clock(factor: float, asked: list):
     def measured(model, small, config, *_):
         made = small.espace_plan
         asked.append(made)
-        macs = {site.path: (site.macs(), site) for site in graph.sites(model)}
+        macs = {site.path: (site.macs(), site) for site in read_sites(model)}
         total = 1.0 + len(macs)
         for path, layer in made.layers.items():
             dense, site = macs[path]
@@ -71,7 +74,7 @@ def clock(factor: float, asked: list):
 def test_plans_again_until_the_measured_speed_is_right(monkeypatch, factor):
     asked = []
     monkeypatch.setattr(pipeline, "analyze", synthetic)
-    monkeypatch.setattr(searching, "_measured_speedup", clock(factor, asked))
+    monkeypatch.setattr(search, "_measured_speedup", clock(factor, asked))
     model = network()
     small = compress(model, speedup=1.5, verbose=0)
     # The first plan, three corrections at most, and the one that is chosen once more.
@@ -88,7 +91,7 @@ def test_plans_again_until_the_measured_speed_is_right(monkeypatch, factor):
 
 def test_the_model_given_stays_as_it_was(monkeypatch):
     monkeypatch.setattr(pipeline, "analyze", synthetic)
-    monkeypatch.setattr(searching, "_measured_speedup", clock(1.0, []))
+    monkeypatch.setattr(search, "_measured_speedup", clock(1.0, []))
     model = network()
     before, names = model.get_weights(), [layer.name for layer in model.layers]
     small = compress(model, speedup=1.5, verbose=0)
@@ -101,7 +104,7 @@ def test_the_model_given_stays_as_it_was(monkeypatch):
 
 def test_a_speed_out_of_reach_gives_the_nearest_model_and_both_numbers(monkeypatch):
     monkeypatch.setattr(pipeline, "analyze", synthetic)
-    monkeypatch.setattr(searching, "_measured_speedup", clock(1.0, []))
+    monkeypatch.setattr(search, "_measured_speedup", clock(1.0, []))
     with pytest.warns(UnreachableSpeedWarning, match=r"speedup 9 was asked for, 2\.\d\d was meas"):
         small = compress(network(), speedup=9, verbose=0)
     assert small.espace_plan.measured_speedup > 2
@@ -111,7 +114,7 @@ def test_a_speed_out_of_reach_gives_the_nearest_model_and_both_numbers(monkeypat
 @pytest.mark.parametrize("config", [EspaceConfig(), EspaceConfig(profile="faithful", energy=0.5)])
 def test_what_is_no_faster_leaves_the_model_as_it_is(monkeypatch, measured, config):
     monkeypatch.setattr(pipeline, "analyze", synthetic)
-    monkeypatch.setattr(searching, "_measured_speedup", lambda *_: measured)
+    monkeypatch.setattr(search, "_measured_speedup", lambda *_: measured)
     model, images = network(), labelled()[0]
     speedup = None if config.profile == "faithful" else 1.5
     words = f"the model is returned unchanged: .*measured at {measured:.2f} times the speed"
@@ -128,7 +131,7 @@ def test_what_is_no_faster_leaves_the_model_as_it_is(monkeypatch, measured, conf
 
 def test_summary_names_every_layer_unless_silent(monkeypatch, capsys):
     monkeypatch.setattr(pipeline, "analyze", synthetic)
-    monkeypatch.setattr(searching, "_measured_speedup", clock(1.0, []))
+    monkeypatch.setattr(search, "_measured_speedup", clock(1.0, []))
     compress(network(), speedup=1.5, verbose=0)
     assert capsys.readouterr().out == ""
     compress(network(), speedup=1.5)
@@ -204,7 +207,7 @@ def test_stages_refuse_before_any_work(monkeypatch, arguments, message):
 
 def test_faithful_needs_no_speed(monkeypatch):
     monkeypatch.setattr(pipeline, "analyze", synthetic)
-    monkeypatch.setattr(searching, "_measured_speedup", clock(1.0, []))
+    monkeypatch.setattr(search, "_measured_speedup", clock(1.0, []))
     config = EspaceConfig(profile="faithful", energy=0.5)
     small = compress(network(), config=config, verbose=0)
     made = small.espace_plan
@@ -215,7 +218,7 @@ def test_faithful_needs_no_speed(monkeypatch):
 def test_stages_train_and_speed_up_geometrically(monkeypatch):
     asked = []
     monkeypatch.setattr(pipeline, "analyze", synthetic)
-    monkeypatch.setattr(searching, "_measured_speedup", clock(1.0, asked))
+    monkeypatch.setattr(search, "_measured_speedup", clock(1.0, asked))
     config = EspaceConfig(rounds=1, tolerance=0.5)
     small, histories = compress_in_stages(
         network(), labelled(), speedup=1.96, stages=2, config=config, verbose=0, batch_size=16

@@ -21,7 +21,6 @@ from espace_tf.keras_layers import DecomposedConv2D, MaskedConv2D, for_library
         ({"strides": 2, "dilation_rate": 2}, "strides and dilation_rate cannot both"),
         ({"padding": "causal"}, r"padding must be one of \('valid', 'same'\). Received: 'causal'"),
         ({"data_format": "channels_first"}, "data_format must be .*Received: 'channels_first'"),
-        ({"interpolation": "linear"}, "interpolation must be .*Received: 'linear'"),
         ({"positions": []}, "positions is empty"),
         ({"positions": [-1, 3]}, "positions must lie in .*Received: -1 to 3"),
         ({"positions": [[1, 2]]}, r"positions must be flat.*Received: shape \(1, 2\)"),

@@ -17,7 +17,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from espace_tf.bin import compress, models
-from espace_tf.plans import LayerPlan, Plan
+from espace_tf.records.plan import LayerPlan, Plan
 
 ROOT = Path(__file__).parents[3]
 SEED = 5

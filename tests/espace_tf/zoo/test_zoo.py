@@ -4,15 +4,16 @@ import keras
 import numpy as np
 import pytest
 
-from espace_tf import cost, graph
+from espace_tf.network import costs
+from espace_tf.network.sites import read_sites
 from espace_tf.zoo import alexnet, googlenet, squeezenet
 
 BUILDERS = pytest.mark.parametrize("build", [alexnet, googlenet, squeezenet])
 
 
 def conv_macs(model):
-    found = {site.path for site in graph.sites(model)}
-    return sum(layer.macs for layer in cost.layer_costs(model) if layer.path in found)
+    found = {site.path for site in read_sites(model)}
+    return sum(layer.macs for layer in costs.layer_costs(model) if layer.path in found)
 
 
 def test_two_towers_of_alexnet_take_666_million_macs():
@@ -32,23 +33,23 @@ def test_one_tower_of_alexnet_takes_what_its_shapes_say():
     ]
     model = alexnet(units=(32,), classes=7)
     assert conv_macs(model) == sum(layers)
-    assert cost.macs(model) == sum(layers) + 9216 * 32 + 32 * 7
+    assert costs.macs(model) == sum(layers) + 9216 * 32 + 32 * 7
 
 
 def test_googlenet_is_the_papers():
     model = googlenet(batch_norm=False)
     # The paper's table rounds to 1.5 billion operations; the Caffe network has these parameters.
-    assert 1.5e9 < cost.macs(model) < 1.6e9
+    assert 1.5e9 < costs.macs(model) < 1.6e9
     assert model.count_params() == 6_998_552
-    assert len(graph.sites(model)) == 57
+    assert len(read_sites(model)) == 57
     assert model.get_layer("5b").output.shape == (None, 7, 7, 1024)
 
 
 def test_batch_norm_takes_the_place_of_biases():
     plain, normed = (googlenet((64, 64, 3), batch_norm=flag) for flag in (False, True))
-    filters = sum(site.filters for site in graph.sites(plain))
+    filters = sum(site.filters for site in read_sites(plain))
     assert normed.count_params() == plain.count_params() + 3 * filters
-    assert cost.macs(normed) == cost.macs(plain)
+    assert costs.macs(normed) == costs.macs(plain)
 
 
 def test_squeezenet_is_version_1_1():

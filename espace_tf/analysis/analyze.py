@@ -1,0 +1,339 @@
+"""The stages of analyze(): statistics, options and their times, one-at-a-time losses."""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from espace_tf.analysis import damages, offers
+from espace_tf.analysis import statistics as moments
+from espace_tf.analysis.result_cache import Arrays, Stages
+from espace_tf.analysis.trials import WhatIf
+from espace_tf.checks import check_choice, require_runtime
+from espace_tf.config import EspaceConfig
+from espace_tf.data import batches as user_data
+from espace_tf.data import losses as targets
+from espace_tf.kernels.fused import fused_operations
+from espace_tf.network import graph
+from espace_tf.network.sites import read_sites
+from espace_tf.records.analysis import Analysis, SiteAnalysis
+from espace_tf.records.option import Option
+from espace_tf.records.site import Site
+from espace_tf.rewriting.fuse import check_not_fused, fuse
+from espace_tf.rewriting.strip import strip
+from espace_tf.timing import measure, steps
+from espace_tf.timing.layer_times import Timings
+
+_BATCH = 16  # images per batch of statistics: bounds the memory of the backward pass
+# Seconds for building and calling all layers' options; what one layer leaves, the others get.
+_TIMING_SECONDS = 80.0
+
+Progress = Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None]]]
+
+
+def analyze(
+    model: Any,
+    data: Any = None,
+    *,
+    config: EspaceConfig | None = None,
+    loss: Any = None,
+    verbose: int = 1,
+) -> Analysis:
+    """Everything that the planner must know of a trained model, from a few hundred images.
+
+    Streams over the data twice (what goes into each convolution; what the loss feels of its
+    output), times every layer and its options on config.runtime, and tries one rank and one mask of
+    each layer for the loss that they cost. A layer whose compressed form will run in a fused graph
+    (see `strip`) is timed as steps of one, others as single operations. With config.cache_dir every
+    finished stage is kept there, and a run that was interrupted goes on where it stopped.
+
+    Args:
+        model: a Functional or Sequential model of Keras 3 or tf_keras; it is not changed.
+        data: a tf.data.Dataset of batches, (x, y) or x; or arrays. None: the weights alone decide.
+        config: None: EspaceConfig().
+        loss: what the model was trained with; None: the compiled loss, else inferred. Without
+            labels a classifier's labels are drawn from its own output distribution.
+        verbose: 0 silent; 1, or 2 as in `fine_tune`, progress bars.
+
+    Raises:
+        TypeError: not a Keras model, or data of another kind.
+        ValueError: a model without a convolution that can be analysed, one that `strip` made,
+            weights that are not finite, empty data, data of another shape, or labels whose loss is
+            not known.
+        ImportError: config.runtime is not installed.
+
+    Example:
+        >>> analysis = analyze(model, (images, labels))
+        >>> analysis.save("analysis.json")
+    """
+    config = EspaceConfig() if config is None else config
+    if not isinstance(config, EspaceConfig):
+        raise TypeError(f"config must be an EspaceConfig or None. Received: {config!r}")
+    check_choice(verbose, "verbose", (0, 1, 2))
+    require_runtime(config.runtime)
+    return run(model, data, config, loss, verbose)
+
+
+def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) -> Analysis:
+    """What `espace_tf.analyze` does."""
+    check_not_fused(model)
+    usable, skipped = _usable(model, config)
+    known = graph.layers(model)
+    for layer in known.values():
+        _check_finite(layer)
+    kernels = {site.path: _weights(known[site.path]) for site in usable}
+    stages = Stages(config.cache_dir, _key(model, data, config, loss))
+    progress = _progress(verbose)
+    images, inputs = 0, user_data.named_inputs(model)
+
+    def batches(limit: int) -> Iterator[tuple[Any, Any]]:
+        return user_data.batches(data, limit, _BATCH, inputs=inputs)
+
+    found: Arrays = {}
+    resolved = baseline = None
+    if data is not None:
+        resolved = targets.resolve(model, loss, next(batches(_BATCH)), config.seed)
+        images = _count(data, config.calibration_images)
+        with progress("input statistics", images) as advance:
+            found |= stages.get(
+                "moments",
+                lambda: _flat(
+                    moments.input_moments(
+                        model, usable, _told(batches(images), advance), images, config.seed
+                    )
+                ),
+            )
+        with progress("loss gradients", images) as advance:
+            found |= stages.get(
+                "outputs",
+                lambda: _flat(
+                    moments.output_statistics(
+                        model,
+                        usable,
+                        _told(batches(images), advance),
+                        resolved.target,
+                        lambda site: offers.is_maskable(site, config),
+                    )
+                ),
+            )
+    sites = {
+        site.path: SiteAnalysis(
+            site=site,
+            kernel=kernels[site.path][0],
+            bias=kernels[site.path][1],
+            config=config,
+            **{name: found.get(f"{site.path}|{name}") for name in _STATISTICS},
+        )
+        for site in usable
+    }
+    times = _time(model, sites, stages, config, progress)
+    if data is not None:
+        tried = damages.changeable(sites)
+        probes = [x for x, _ in batches(damages.probe_images(sites, config))]
+        what_if = functools.cache(lambda: WhatIf(model, tried, probes, classes=resolved.classes))
+        with progress("one-at-a-time losses", len(tried)) as advance:
+            damages.calibrate(sites, what_if, stages, advance)
+        baseline = _baseline(model, resolved, batches(config.damage_images))
+    else:
+        damages.guess(sites)
+    return Analysis(
+        fingerprint=graph.fingerprint(model),
+        config=config,
+        sites=sites,
+        skipped=skipped,
+        **times,
+        target="no data" if resolved is None else resolved.name,
+        images=images,
+        baseline_loss=baseline,
+    )
+
+
+_STATISTICS = ("mean", "covariance", "gradient", "impact", "damage_table")
+
+
+def _usable(model: Any, config: EspaceConfig) -> tuple[list[Site], dict[str, str]]:
+    """Sites that may be analysed, and why the others may not."""
+    usable, skipped = [], {}
+    for site in read_sites(model):
+        sizes = (*site.input_sizes, *site.output_sizes)
+        if site.skip or not config.selects(site.path):
+            skipped[site.path] = site.skip or "excluded by the configuration"
+        elif any(None in size for size in sizes):
+            skipped[site.path] = (
+                "its input size is not known: give the model an Input of fixed size, or make a "
+                "Plan by hand"
+            )
+        else:
+            usable.append(site)
+    if not usable:
+        raise ValueError(
+            f"model {model.name!r} has no convolution that can be analysed: "
+            + ("; ".join(f"{path}: {reason}" for path, reason in skipped.items()) or "it has none")
+        )
+    return usable, skipped
+
+
+def _check_finite(layer: Any) -> None:
+    weights = (np.asarray(weight, np.float32) for weight in layer.get_weights())
+    if not all(np.isfinite(weight).all() for weight in weights):
+        raise ValueError(
+            f"layer {layer.name!r} has NaN or infinite weights: the model must be trained and sound"
+        )
+
+
+def _weights(layer: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    kernel, *bias = (np.asarray(weight, np.float32) for weight in layer.get_weights())
+    return kernel, bias[0] if layer.use_bias else None
+
+
+def _key(model: Any, data: Any, config: EspaceConfig, loss: Any) -> str:
+    """What decides the result, but for the folder it is kept in and how a plan is made from it."""
+    digest = hashlib.sha256()
+    for weight in model.get_weights():
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    settings = dataclasses.replace(config, cache_dir=None, rounds=1, tolerance=0.1)
+    loss = _described(loss if loss is not None else getattr(model, "loss", None))
+    parts = (graph.fingerprint(model), digest.hexdigest(), user_data.describe(data), settings, loss)
+    return repr(parts)
+
+
+def _described(loss: Any) -> Any:
+    """A loss by its name and settings: the same in another process, unlike its repr.
+
+    A lambda or inner function has no name of its own: it never is what another process meant.
+    """
+    if isinstance(loss, dict):
+        return {name: _described(each) for name, each in sorted(loss.items())}
+    if isinstance(loss, list | tuple):
+        return [_described(each) for each in loss]
+    if hasattr(loss, "get_config"):
+        return f"{type(loss).__name__} {loss.get_config()}"
+    name = getattr(loss, "__qualname__", "<")
+    return repr(loss) if "<" in name else f"{loss.__module__}.{name}"
+
+
+def _count(data: Any, limit: int) -> int:
+    """How many images a pass reads; a dataset that does not say is read once to know."""
+    known = user_data.count(data)
+    if known is None:
+        return sum(len(tf.nest.flatten(x)[0]) for x, _ in user_data.batches(data, limit, _BATCH))
+    return min(known, limit)
+
+
+def _flat(found: dict[str, dict[str, np.ndarray]]) -> Arrays:
+    arrays = {f"{path}|{name}": a for path, each in found.items() for name, a in each.items()}
+    bad = sorted({name.split("|")[0] for name, a in arrays.items() if not np.isfinite(a).all()})
+    if bad:
+        raise ValueError(
+            "data, labels and loss must give finite activations and gradients. Received: NaN or "
+            f"infinite ones at {', '.join(bad)}"
+        )
+    return arrays
+
+
+def _told(batches: Iterator, advance: Callable[[int], None]) -> Iterator:
+    """The batches, telling `advance` of each one that is done."""
+    for x, y in batches:
+        yield x, y
+        advance(len(tf.nest.flatten(x)[0]))
+
+
+def _time(
+    model: Any,
+    sites: dict[str, SiteAnalysis],
+    stages: Stages,
+    config: EspaceConfig,
+    progress: Progress,
+) -> dict[str, float]:
+    """Fills dense_ms and options; returns the times of the whole stripped model, by field."""
+    plain = strip(model, fuse=False)
+    fused = _fused(plain, config)
+    outside = set(graph.layers(plain if fused is None else fused))
+    known, end = Timings.of_this_machine(), time.perf_counter() + _TIMING_SECONDS
+    with progress("times of layers", len(sites)) as advance:
+        for index, (path, site) in enumerate(sites.items()):
+            seconds = max(end - time.perf_counter(), 0.0) / (len(sites) - index)
+            inside = path not in outside
+            stored = stages.get(
+                f"{'fused-' if inside else ''}times-{path}",
+                lambda site=site, left=seconds, inside=inside: _timed(site, known, left, inside),
+            )
+            entries = json.loads(str(stored["options"]))
+            site.options = tuple(Option(**entry) for entry in entries)
+            site.dense_ms = site.options[0].ms
+            site.release()
+            advance(1)
+    if any(None in tensor.shape[1:] for tensor in model.inputs):
+        return {"model_ms": sum(site.dense_ms for site in sites.values())}
+
+    def measured(name: str, function: Callable, *arguments: Any, **options: Any) -> list[float]:
+        options |= {"batch_size": config.batch_size, "threads": config.threads}
+        times = stages.get(name, lambda: {"ms": np.array(function(*arguments, **options))})
+        return times["ms"].tolist()
+
+    if fused is None:
+        (model_ms,) = measured("model", measure.time_models, [plain], runtime=config.runtime)
+        return {"model_ms": model_ms}
+    given = plain, fused, set(sites) - outside
+    model_ms, fused_ms, other_ms = measured("fused-model", steps.network_times, *given)
+    # In which are still the convolutions that stay single operations.
+    other_ms -= sum(sites[path].dense_ms for path in outside & set(sites))
+    return {"model_ms": model_ms, "fused_ms": fused_ms, "other_ms": max(other_ms, 0.0)}
+
+
+def _fused(plain: Any, config: EspaceConfig) -> Any | None:
+    """The stripped model with fused graphs, as its compressed form will run; None: it will not."""
+    library = graph.library(plain).__name__
+    if config.runtime != "tf" or library != "keras" or fused_operations() is None:
+        return None
+    fused = fuse(plain)
+    kinds = [type(layer).__name__ for layer in graph.layers(fused).values()]
+    return fused if "FusedGraph" in kinds else None
+
+
+def _timed(site: SiteAnalysis, known: Timings, seconds: float, fused: bool) -> Arrays:
+    _, options = offers.timed(site, offers.offered(site), known, seconds, fused=fused)
+    return {"options": np.array(json.dumps([dataclasses.asdict(option) for option in options]))}
+
+
+def _baseline(model: Any, resolved: targets.Resolved, batches: Iterator) -> float | None:
+    """The mean label loss of the unchanged model."""
+    if resolved.name != "labels":
+        return None
+    total = samples = 0
+    for x, y in batches:
+        total += float(resolved.target(model(x, training=False), y, 0))
+        samples += len(tf.nest.flatten(x)[0])
+    return total / samples
+
+
+def _progress(verbose: int) -> Progress:
+    """progress(name, total) -> context giving advance(count): a bar, or nothing."""
+
+    @contextlib.contextmanager
+    def silent(name: str, total: int) -> Iterator[Callable[[int], None]]:
+        yield lambda count: None
+
+    @contextlib.contextmanager
+    def bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
+        from rich import progress
+
+        columns = (
+            progress.TextColumn("{task.description:<22}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+        )
+        with progress.Progress(*columns) as shown:
+            task = shown.add_task(name, total=total)
+            yield lambda count: shown.update(task, advance=count)
+            shown.update(task, completed=total)
+
+    return bar if verbose else silent

@@ -1,0 +1,188 @@
+"""Damages of options in units of loss: what was predicted, scaled by what trying it out costs."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from espace_tf.analysis.result_cache import Arrays, Stages
+from espace_tf.analysis.trials import Change, WhatIf
+from espace_tf.config import EspaceConfig
+from espace_tf.numerics.factors import reconstruct
+from espace_tf.numerics.knapsack import allocate, cheapest
+from espace_tf.records.analysis import SiteAnalysis
+from espace_tf.records.option import Option
+from espace_tf.records.site import Site
+
+# A scale found from a loss increase near zero says little: none is taken below this share of the
+# median.
+_LEAST_SCALE = 0.1
+# The one-at-a-time losses take no more multiply-accumulates than this (about a minute on two
+# cores): of a large network fewer than config.damage_images images are used, but 8 at least.
+_PROBE_MACS = 3e12
+_PROBE_IMAGES = 8
+# What all layers lose together is found for the plan that leaves the convolutions this share of
+# their time, which is made anew with what was found so many times.
+_TOGETHER_SHARE = 1 / 3
+_TOGETHER_ROUNDS = 3
+
+
+def changeable(sites: dict[str, SiteAnalysis]) -> list[Site]:
+    """The sites that have an option besides staying as they are."""
+    return [site.site for site in sites.values() if len(site.options) > 1]
+
+
+def probe_images(sites: dict[str, SiteAnalysis], config: EspaceConfig) -> int:
+    """On how many images every rank and mask is tried; does not depend on measured times."""
+    macs = sum(site.site.macs() for site in sites.values())
+    probes = sum(
+        any(option.rank and not option.family for option in site.options)
+        + any(option.family and not option.rank for option in site.options)
+        for site in sites.values()
+    )
+    affordable = int(_PROBE_MACS // max(macs * probes, 1))
+    return min(config.damage_images, max(_PROBE_IMAGES, affordable))
+
+
+def guess(sites: dict[str, SiteAnalysis]) -> None:
+    """Without data: the tail energy of the kernel, and the share of positions not computed."""
+    for site in sites.values():
+        site.options = tuple(
+            dataclasses.replace(option, damage=option.error + (1.0 - option.keep))
+            for option in site.options
+        )
+
+
+def calibrate(
+    sites: dict[str, SiteAnalysis],
+    what_if: Callable[[], WhatIf],
+    stages: Stages,
+    advance: Callable[[int], None],
+) -> None:
+    """Gives every option its damage in units of loss.
+
+    One rank and one mask of every layer are tried, one at a time: their loss over what was
+    predicted scales the layer's other ranks and masks. Losses of single layers do not add up,
+    though. Errors of truncated ranks have no mean (the bias is corrected) and hardly any
+    correlation between layers; masks of one network all blur alike, so that their errors add up
+    before they are squared. Hence the ranks of a whole plan are tried together, and its masks: what
+    either lose more than in sum scales all of its kind.
+
+    Args:
+        sites: by path, with measured times; their probes and options are set.
+        what_if: gives a WhatIf of all `changeable` sites.
+        stages: where losses are kept.
+        advance: told of each layer that is done.
+    """
+    tried = [sites[site.path] for site in changeable(sites)]
+    for site in tried:
+        found = stages.get(f"probes-{site.site.path}", lambda site=site: _probe(site, what_if()))
+        site.rank_probes = tuple(map(tuple, found["rank"].tolist()))
+        site.mask_probes = tuple(map(tuple, found["mask"].tolist()))
+        site.release()
+        advance(1)
+    rank_scales = _scales({site.site.path: site.rank_probes for site in tried})
+    mask_scales = _scales({site.site.path: site.mask_probes for site in tried})
+    parts = {
+        site.site.path: np.array(
+            [
+                (
+                    rank_scales.get(site.site.path, 0.0) * option.error,
+                    mask_scales.get(site.site.path, 0.0) * _mask_error(site, option),
+                )
+                for option in site.options
+            ]
+        )
+        for site in tried
+    }
+    together = stages.get("together", lambda: {"scales": _together(tried, parts, what_if())})
+    for site in tried:
+        losses = parts[site.site.path] @ together["scales"]
+        site.options = tuple(
+            dataclasses.replace(option, damage=float(loss))
+            for option, loss in zip(site.options, losses, strict=True)
+        )
+
+
+def _probe(site: SiteAnalysis, what_if: WhatIf) -> Arrays:
+    """(predicted error, increase of the loss) of a middle rank and of a middle mask."""
+    ranks = [option for option in site.options if option.rank and not option.family]
+    found: dict[str, list] = {"rank": [], "mask": []}
+    if ranks:
+        option = ranks[len(ranks) // 3]
+        found["rank"].append((option.error, what_if.damage(_rank_change(site, option))))
+    masked = [option for option in site.options if option.family and not option.rank]
+    if masked:
+        option = min(masked, key=lambda each: abs(each.keep - 0.5))
+        loss = what_if.damage(_mask_change(site, option))
+        found["mask"].append((_mask_error(site, option), loss))
+    return {name: np.array(pairs, float).reshape(-1, 2) for name, pairs in found.items()}
+
+
+def _rank_change(site: SiteAnalysis, option: Option) -> Change:
+    factors = site.factors(option.rank, option.order)
+    shift = None
+    if factors.bias is not None:
+        shift = factors.bias - (0 if site.bias is None else site.bias)
+    kernel = reconstruct(factors, option.order, site.site.groups)
+    return Change(site=site.site, kernel=kernel, shift=shift)
+
+
+def _mask_change(site: SiteAnalysis, option: Option) -> Change:
+    return Change(site=site.site, positions=site.positions(option.family, option.keep))
+
+
+def _mask_error(site: SiteAnalysis, option: Option) -> float:
+    if not option.family:
+        return 0.0
+    return site.position_damage(site.positions(option.family, option.keep)) or 0.0
+
+
+def _scales(probes: dict[str, tuple[tuple[float, float], ...]]) -> dict[str, float]:
+    """Loss per predicted error of each layer, kept away from zero by the layers' median."""
+    raw = {
+        path: np.mean([loss / max(error, 1e-12) for error, loss in pairs])
+        for path, pairs in probes.items()
+        if pairs
+    }
+    positive = [scale for scale in raw.values() if scale > 0]
+    least = _LEAST_SCALE * float(np.median(positive)) if positive else 0.0
+    return {path: max(float(scale), least) for path, scale in raw.items()}
+
+
+def _together(
+    sites: list[SiteAnalysis], parts: dict[str, np.ndarray], what_if: WhatIf
+) -> np.ndarray:
+    """[2]: what all ranks, and all masks, of a plan lose at once over the sum of what each loses.
+
+    Args:
+        sites: the layers.
+        parts: by path, [options, 2], what the rank and what the mask of each option lose alone.
+        what_if: of these sites.
+    """
+    scales = np.ones(2)
+    times = [[option.ms for option in site.options] for site in sites]
+    budget = _TOGETHER_SHARE * sum(site.dense_ms for site in sites)
+    for _ in range(_TOGETHER_ROUNDS):
+        losses = [parts[site.site.path] @ scales for site in sites]
+        picked = allocate(times, losses, budget) or cheapest(times, losses)
+        chosen = [(site, site.options[i]) for site, i in zip(sites, picked, strict=True)]
+        alone = sum(parts[site.site.path][i] for site, i in zip(sites, picked, strict=True))
+        for kind, changes in enumerate(_changes(chosen)):
+            if alone[kind] > 0:
+                scales[kind] = max(what_if.damage(*changes) / alone[kind], _LEAST_SCALE)
+    return scales
+
+
+def _changes(
+    chosen: Iterable[tuple[SiteAnalysis, Option]],
+) -> tuple[list[Change], list[Change]]:
+    """All ranks, and all masks, of these options."""
+    ranks, masks = [], []
+    for site, option in chosen:
+        if option.rank:
+            ranks.append(_rank_change(site, option))
+            site.release()
+        if option.family:
+            masks.append(_mask_change(site, option))
+    return ranks, masks

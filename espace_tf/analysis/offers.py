@@ -1,0 +1,223 @@
+"""The options of a convolution: which ranks and masks are offered, and what time they take."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from espace_tf.config import EspaceConfig
+from espace_tf.keras_layers import MaskedConv2D
+from espace_tf.numerics.factors import ORDERS
+from espace_tf.records.analysis import SiteAnalysis
+from espace_tf.records.option import Option, candidate_ranks, interpolate_ms
+from espace_tf.records.site import Site
+from espace_tf.timing import measure as timing
+from espace_tf.timing.layer_times import Timings
+from espace_tf.timing.steps import step_times
+
+# Shares of the break-even rank that are offered, and of them those that are timed.
+FRACTIONS = (0.03, 0.06, 0.1, 0.17, 0.25, 0.33, 0.42, 0.5, 0.6, 0.75)
+# Ranks (by index into the offered ones) that are offered with a mask, too.
+_MASKED_RANKS = (0, 1, 2, 4, 6)
+# Each option is called up to so many times, for at most so many seconds in all.
+_REPEATS = 15
+_SECONDS = 0.5
+
+
+def offered(analysis: SiteAnalysis) -> list[Option]:
+    """The options of a site with their error and multiply-accumulates; times come later.
+
+    The layer as it is; pairs in the order that has the smaller predicted error at equal cost, at
+    shares of the break-even rank; each mask family at each keep, alone and with some ranks. Rows go
+    with vertical pairs and columns with horizontal ones: both halves shrink with the mask then.
+    """
+    site, config = analysis.site, analysis.config
+    found = [Option(ms=0.0, macs=site.macs())]
+    order, ranks = _ranks(analysis)
+    errors = analysis.decomposition(order).errors
+    for rank in ranks:
+        macs = site.macs(rank, order)
+        found.append(Option(rank=rank, order=order, ms=0.0, error=float(errors[rank]), macs=macs))
+    if not is_maskable(site, config):
+        return found
+    masked_ranks = [ranks[index] for index in _MASKED_RANKS if index < len(ranks)]
+    for family in _families(analysis):
+        for keep in config.keeps:
+            positions = analysis.positions(family, keep)
+            common = {"family": family, "keep": keep, "ms": 0.0}
+            found.append(Option(macs=site.macs(positions=positions), **common))
+            if family == ("columns" if order == "vertical" else "rows"):
+                continue
+            for rank in masked_ranks:
+                pair = {"rank": rank, "order": order, "error": float(errors[rank])}
+                found.append(Option(macs=site.macs(rank, order, positions), **pair, **common))
+    return found
+
+
+def is_maskable(site: Site, config: EspaceConfig) -> bool:
+    """Whether masks are offered: one known geometry, on a map that is not too small."""
+    return site.mask_skip is None and min(site.output_sizes[0]) >= config.min_map
+
+
+def _families(analysis: SiteAnalysis) -> tuple[str, ...]:
+    has_data = analysis.impact is not None
+    return tuple(
+        family
+        for family in analysis.config.mask_families
+        if (has_data or family != "impact") and family != "pooling"
+    )
+
+
+def _ranks(analysis: SiteAnalysis) -> tuple[str, list[int]]:
+    """The better order of the pair, and its ranks."""
+    site, found = analysis.site, {}
+    for order in ORDERS if max(site.kernel_size) > 1 else ORDERS[:1]:
+        ranks = candidate_ranks(site.break_even_rank(order), site.full_rank(order), FRACTIONS)
+        errors = analysis.decomposition(order).errors[ranks]
+        found[order] = (float(np.mean(errors)) if ranks else np.inf, ranks)
+    order = min(found, key=lambda name: found[name][0])
+    return order, found[order][1]
+
+
+def timed(
+    analysis: SiteAnalysis,
+    options: list[Option],
+    known: Timings,
+    seconds: float,
+    *,
+    fused: bool = False,
+) -> tuple[float, list[Option]]:
+    """The layer's milliseconds as it is, and the options with theirs.
+
+    As steps of a fused graph all options are measured. Otherwise a few are, in turns with the
+    untouched layer: the least, the middle and the largest rank; of
+    every kind of mask (alone, or with pairs, per family) the largest and the smallest keep. The
+    other options lie on the lines between the measured ones of their kind, over
+    multiply-accumulates; `measured` tells which is which.
+
+    Args:
+        analysis: the site.
+        options: from `offered`.
+        known: times of layers and options of equal shape, which are not measured; added to.
+        seconds: for building and calling; every option is called even if they are over.
+        fused: whether the layer will be part of a fused graph.
+    """
+    kinds: dict[tuple, list[Option]] = {}
+    for option in options[1:]:
+        kinds.setdefault((option.rank is None, option.family), []).append(option)
+    chosen = {kind: members if fused else _sampled(members) for kind, members in kinds.items()}
+    wanted = [options[0], *(option for members in chosen.values() for option in members)]
+    times = _measure(analysis, wanted, known, seconds, fused)
+    found = [dataclasses.replace(options[0], ms=times[options[0]], measured=True)]
+    for kind, members in kinds.items():
+        points = chosen[kind]
+        lines = interpolate_ms(
+            [option.macs for option in members],
+            [option.macs for option in points],
+            [times[option] for option in points],
+        )
+        for option, ms in zip(members, lines, strict=True):
+            measured = option in times
+            ms = times[option] if measured else float(ms)
+            found.append(dataclasses.replace(option, ms=ms, measured=measured))
+    return times[options[0]], found
+
+
+def _sampled(options: list[Option]) -> list[Option]:
+    """The cheapest, the middle and the dearest option; of masks the cheapest and the dearest."""
+    ordered = sorted(options, key=lambda option: option.macs)
+    middle = [ordered[len(ordered) // 2]] if options[0].family is None else []
+    return list(dict.fromkeys([ordered[0], *middle, ordered[-1]]))
+
+
+def _measure(
+    analysis: SiteAnalysis, options: list[Option], known: Timings, seconds: float, fused: bool
+) -> dict[Option, float]:
+    """Milliseconds of these options, the first one being the layer as it is, calling aside."""
+    site, config = analysis.site, analysis.config
+    dense, *others = options
+    changes = {option: _change(analysis, option) for option in others}
+    totals = dict.fromkeys(options, 0.0)
+    measure = _fused_times if fused else _single_times
+    for size in site.input_sizes:
+        layer = _signature(site, size, config, fused)
+        missing = [each for each in others if known.get(layer, changes[each]) is None]
+        if missing or known.get(layer) is None:
+            share = seconds / len(site.input_sizes)
+            first, *times = measure(analysis, size, [dense, *missing], share)
+            pairs = zip(missing, times, strict=True)
+            known.add(layer, first, {changes[option]: ms / first for option, ms in pairs})
+        totals[dense] += known.get(layer)
+        for option in others:
+            totals[option] += known.get(layer, changes[option])
+    return totals
+
+
+def _fused_times(
+    analysis: SiteAnalysis, size: tuple[int, int], options: list[Option], seconds: float
+) -> list[float]:
+    """Milliseconds of options on one input, as steps of a fused graph."""
+    config = analysis.config
+    return step_times(
+        [_layer(analysis, option, MaskedConv2D) for option in options],
+        (config.batch_size, *size, analysis.site.in_channels),
+        threads=config.threads,
+        seconds=min(seconds, _SECONDS * len(options)),
+    )
+
+
+def _single_times(
+    analysis: SiteAnalysis, size: tuple[int, int], options: list[Option], seconds: float
+) -> list[float]:
+    """The same as single operations, less what a call costs that does nothing."""
+    end = time.perf_counter() + seconds
+    config = analysis.config
+    shape = (config.batch_size, *size, analysis.site.in_channels)
+    calls = [
+        timing.layer_runner(
+            _layer(analysis, option, keras.layers.Conv2D), shape, config.runtime, config.threads
+        )
+        for option in options
+    ]
+    calls.append(_overhead(shape, config))
+    left = min(end - time.perf_counter(), _SECONDS * len(calls))
+    *times, overhead = timing.alternate(
+        calls, repeats=_REPEATS, seconds=max(left, 0.0), least=1 if left <= 0 else 3
+    )
+    return [max(ms - overhead, 0.1 * ms) for ms in times]
+
+
+def _overhead(shape: tuple[int, ...], config: EspaceConfig) -> Callable:
+    """What one call costs that does nothing: a layer inside a network does not pay for it."""
+    if config.runtime == "litert":
+        return lambda: None
+    return timing.nothing([np.zeros(shape, np.float32)])
+
+
+def _layer(analysis: SiteAnalysis, option: Option, dense: type) -> keras.layers.Layer:
+    """The layer that an option stands for, not built; `dense` where it is the layer as it is."""
+    masked = option.family is not None
+    return timing.single_layer(
+        analysis.site,
+        rank=option.rank,
+        order=option.order,
+        positions=analysis.positions(option.family, option.keep) if masked else None,
+        dense=dense,
+    )
+
+
+def _signature(site: Site, size: tuple[int, int], config: EspaceConfig, fused: bool) -> str:
+    """What decides the time of a layer, with where and how it is called."""
+    shape = (size, site.kernel_size, site.strides, site.dilation_rate, site.padding, site.groups)
+    where = (config.runtime, config.batch_size, config.threads, fused)
+    return repr((shape, site.in_channels, site.filters, where))
+
+
+def _change(analysis: SiteAnalysis, option: Option) -> str:
+    """What decides the time of an option: of a mask how many positions, not which ones."""
+    positions = None
+    if option.family is not None:
+        positions = len(analysis.positions(option.family, option.keep))
+    return repr((option.rank, option.rank and option.order, option.family, option.keep, positions))

@@ -1,0 +1,265 @@
+"""Streaming statistics of a network's convolutions: what goes in, and what the loss feels."""
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from espace_tf.data.losses import Target
+from espace_tf.kernels.index_map import conv_table
+from espace_tf.network import recording
+from espace_tf.network.tracing import traced
+from espace_tf.numerics.masks import OFFSETS
+from espace_tf.records.site import Site
+
+Batches = Iterable[tuple[Any, Any]]
+# Patches per dimension of a patch: ten at least keep the covariance sound.
+_PATCHES = 10
+# Damage tables come from as many images as together have this many values in the maps that may be
+# masked, but from _TABLE_IMAGES at least: they take longer than the gradients themselves, about a
+# fifth of a microsecond a value.
+_TABLE_VALUES = 5e8
+_TABLE_IMAGES = 64
+
+
+def input_moments(
+    model: Any, sites: list[Site], batches: Batches, images: int, seed: int
+) -> dict[str, dict[str, np.ndarray]]:
+    """Mean and covariance of the patches that each convolution reads.
+
+    Positions are drawn per batch, the same for all its images; enough of them that `images` images
+    give ten patches per patch dimension, where the maps are large enough. Sums within a batch are
+    float32, over the batches float64.
+
+    Args:
+        model: a Keras model.
+        sites: the convolutions, of known map sizes.
+        batches: (x, y) batches; y is not used.
+        images: how many images there will be, about.
+        seed: of the positions.
+
+    Returns:
+        path -> {"mean": [g, d], "covariance": [g, d, d]} float64, d = kh kw Cin / g in the order
+        (a, b, c) of the kernel.
+    """
+    by_path = {site.path: site for site in sites}
+    tables = {site.path: [_padded_table(site, size) for size in site.input_sizes] for site in sites}
+    random = np.random.default_rng(seed)
+    sums: dict[str, list[np.ndarray]] = {}
+    counts: dict[str, int] = {}
+
+    @traced
+    def batch_sums(x, positions):
+        with recording.record(model, by_path) as calls:
+            model(x, training=False)
+        found: dict[str, list[tf.Tensor]] = {}
+        seen: dict[str, int] = {}
+        for call in calls:
+            index = seen[call.path] = seen.get(call.path, -1) + 1
+            table = tf.gather(tables[call.path][index], positions[call.path][index])
+            partial = _patch_sums(call.inputs, table, by_path[call.path])
+            before = found.get(call.path)
+            found[call.path] = (
+                [a + b for a, b in zip(before, partial, strict=True)] if before else partial
+            )
+        return found
+
+    for x, _ in batches:
+        samples = len(tf.nest.flatten(x)[0])
+        positions = {
+            site.path: [
+                random.choice(len(table), _positions_needed(site, len(table), images), False)
+                for table in tables[site.path]
+            ]
+            for site in sites
+        }
+        for path, partial in batch_sums(_tensors(x), positions).items():
+            arrays = [value.numpy().astype(np.float64) for value in partial]
+            before = sums.get(path)
+            sums[path] = [a + b for a, b in zip(before, arrays, strict=True)] if before else arrays
+            counts[path] = counts.get(path, 0) + samples * sum(map(len, positions[path]))
+    return {path: _finish(*sums[path], counts[path]) for path in sums}
+
+
+def output_statistics(
+    model: Any,
+    sites: list[Site],
+    batches: Batches,
+    target: Target,
+    masked: Callable[[Site], bool],
+) -> dict[str, dict[str, np.ndarray]]:
+    """What the loss feels of each convolution's output y (before its activation), g = dL/dy.
+
+    Args:
+        model: a Keras model.
+        sites: the convolutions.
+        batches: (x, y) batches.
+        target: from `targets.resolve`: the loss, summed over samples.
+        masked: whether a site may be masked, so that its maps are needed.
+
+    Returns:
+        path -> {"gradient": [Cout, Cout], E g g^T per sample and position}, and for those that may
+        be masked also {"impact": [OH, OW], E sum_c |y g| per sample (Figurnov et al. 2016);
+        "damage_table": [24, OH, OW], E sum_c |g_pc (y_pc - y_{p+offset,c})| for masks.OFFSETS, 0
+        where p + offset is outside, from the first images if the maps are large}; float64.
+    """
+    by_path = {site.path: site for site in sites}
+    totals: dict[str, dict[str, np.ndarray]] = {}
+    samples, in_tables = 0, 0
+    table_images = _table_images([site for site in sites if masked(site)])
+
+    @traced
+    def batch_sums(x, labels, step, with_tables):
+        responses: list[tuple[str, tf.Tensor]] = []
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+
+            def watched(path, layer, inputs, original):
+                response, activation = linear_response(layer, inputs, original)
+                response = tf.identity(response)
+                tape.watch(response)
+                responses.append((path, response))
+                return activation(response)
+
+            with recording.record(model, by_path, watched):
+                outputs = model(x, training=False)
+            loss = target(outputs, labels, step)
+        gradients = tape.gradient(loss, [y for _, y in responses], unconnected_gradients="zero")
+        found: dict[str, dict[str, tf.Tensor]] = {}
+        for (path, y), g in zip(responses, gradients, strict=True):
+            y, g = tf.cast(y, tf.float32), tf.cast(g, tf.float32)
+            partial = _output_sums(g)
+            if masked(by_path[path]):
+                partial |= _map_sums(y, g, with_tables)
+            before = found.get(path)
+            found[path] = {k: v + before[k] for k, v in partial.items()} if before else partial
+        return found
+
+    for step, (x, labels) in enumerate(batches):
+        size, with_tables = len(tf.nest.flatten(x)[0]), samples < table_images
+        samples += size
+        in_tables += size if with_tables else 0
+        labels = None if labels is None else _tensors(labels)
+        try:
+            found = batch_sums(_tensors(x), labels, np.int32(step), with_tables)
+        except tf.errors.InvalidArgumentError as error:
+            reason = re.search(r"Received a label value of .*?\)", error.message)
+            raise ValueError(
+                f"data's labels do not go with the loss and the outputs in batch {step + 1}: "
+                + (reason[0] if reason else error.message)
+            ) from error
+        for path, partial in found.items():
+            total = totals.setdefault(path, {})
+            for name, value in partial.items():
+                total[name] = total.get(name, 0.0) + value.numpy().astype(np.float64)
+    for path, total in totals.items():
+        total["gradient"] /= samples * sum(map(math.prod, by_path[path].output_sizes))
+        if "impact" in total:
+            total["impact"] /= samples
+            total["damage_table"] /= in_tables
+    return totals
+
+
+def _table_images(sites: list[Site]) -> int:
+    values = sum(math.prod(size) * site.filters for site in sites for size in site.output_sizes)
+    return max(_TABLE_IMAGES, int(_TABLE_VALUES // max(values, 1)))
+
+
+def linear_response(
+    layer: Any, inputs: tf.Tensor, original: Callable
+) -> tuple[tf.Tensor, Callable]:
+    """A convolution's result before its activation, and the activation."""
+    activation = layer.activation
+    object.__setattr__(layer, "activation", None)
+    try:
+        return original(inputs), activation or tf.identity
+    finally:
+        object.__setattr__(layer, "activation", activation)
+
+
+def _tensors(values: Any) -> Any:
+    return tf.nest.map_structure(tf.convert_to_tensor, values)
+
+
+def _padded_table(site: Site, size: tuple[int, int]) -> np.ndarray:
+    """The site's table with 1 added: row 0 of the padded rows is zeros."""
+    return conv_table(site.geometry_of(size)) + 1
+
+
+def _positions_needed(site: Site, available: int, images: int) -> int:
+    size = int(np.prod(site.kernel_size)) * site.in_channels // site.groups
+    return min(available, max(4, -(-_PATCHES * size // max(images, 1))))
+
+
+def _patch_sums(inputs: tf.Tensor, table: tf.Tensor, site: Site) -> list[tf.Tensor]:
+    """Sums of the patches and of their outer products, per group: [g, d] and [g, d, d]."""
+    channels = inputs.shape[-1]
+    rows = tf.reshape(tf.cast(inputs, tf.float32), [-1, np.prod(inputs.shape[1:-1]), channels])
+    patches = tf.gather(tf.pad(rows, [[0, 0], [1, 0], [0, 0]]), table, axis=1)
+    taps, groups = int(np.prod(site.kernel_size)), site.groups
+    patches = tf.reshape(patches, [-1, taps, groups, channels // groups])
+    patches = tf.reshape(
+        tf.transpose(patches, [2, 0, 1, 3]), [groups, -1, taps * channels // groups]
+    )
+    return [tf.reduce_sum(patches, axis=1), tf.matmul(patches, patches, transpose_a=True)]
+
+
+def _finish(sums: np.ndarray, products: np.ndarray, count: int) -> dict[str, np.ndarray]:
+    mean = sums / count
+    covariance = products / count - mean[:, :, None] * mean[:, None, :]
+    return {"mean": mean, "covariance": covariance}
+
+
+def _output_sums(g: tf.Tensor) -> dict[str, tf.Tensor]:
+    flat = tf.reshape(g, [-1, g.shape[-1]])
+    return {"gradient": tf.matmul(flat, flat, transpose_a=True)}
+
+
+def _map_sums(y: tf.Tensor, g: tf.Tensor, with_tables: bool) -> dict[str, tf.Tensor]:
+    """Sums of |y g|, and the damage table, of [B, OH, OW, C] responses and their gradients."""
+    # Positions first: every sum over samples and channels then runs along contiguous memory.
+    y, g = (tf.reshape(tf.transpose(a, [1, 2, 0, 3]), [*a.shape[1:3], -1]) for a in (y, tf.abs(g)))
+    found = {"impact": tf.reduce_sum(tf.abs(y) * g, axis=-1)}
+    if with_tables:
+        found["damage_table"] = _damage_table(y, g)
+    return found
+
+
+def _damage_table(y: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
+    """sum_k |g_pk| |y_pk - y_{p+offset,k}| of y and |g| [OH, OW, K], for every offset.
+
+    An offset and its opposite share their differences. One offset comes after the other, in a loop:
+    side by side they would take the memory of 24 such maps, and a graph of as many operations.
+    """
+    height, width, length = y.shape
+    halves = [offset for offset in OFFSETS if offset > (0, 0)]
+
+    def both(offset: tf.Tensor) -> tf.Tensor:
+        """[2, OH, OW], of this offset and of its opposite."""
+        offset = tf.clip_by_value(offset, [-height, -width], [height, width])
+        ahead, back = tf.maximum(offset, 0), tf.maximum(-offset, 0)
+        size = [*tf.unstack([height, width] - tf.abs(offset)), length or tf.shape(y)[2]]
+        # p runs over the positions for which p + offset is on the map; there, p - offset is p.
+        here, there = ([*tf.unstack(start), 0] for start in (back, ahead))
+        change = tf.abs(tf.slice(y, here, size) - tf.slice(y, there, size))
+        return tf.stack(
+            [
+                tf.pad(
+                    tf.reduce_sum(tf.slice(g, start, size) * change, axis=-1),
+                    tf.stack([before, after], axis=1),
+                )
+                for start, before, after in ((here, back, ahead), (there, ahead, back))
+            ]
+        )
+
+    signature = tf.TensorSpec([2, height, width], tf.float32)
+    table = tf.map_fn(
+        both, tf.constant(halves), fn_output_signature=signature, parallel_iterations=1
+    )
+    places = [
+        2 * halves.index(max(offset, (-offset[0], -offset[1]))) + (offset < (0, 0))
+        for offset in OFFSETS
+    ]
+    return tf.gather(tf.reshape(table, [-1, height, width]), places)

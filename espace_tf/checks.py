@@ -1,0 +1,81 @@
+"""Checks of arguments: an error names the argument, what is allowed and what came."""
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+MOST_THREADS = 1024
+MOST_SEED = 2**32 - 1  # what NumPy and Keras take
+
+
+def check_choice(value: Any, name: str, allowed: Sequence[Any]) -> None:
+    """Raises ValueError unless `value` is one of those allowed."""
+    if not isinstance(value, str | Integral) or value not in allowed:
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(str, allowed))}. Received: {value!r}"
+        )
+
+
+def check_count(value: Any, name: str, least: int = 1, most: int | None = None) -> None:
+    """Raises unless `value` is an integer of at least `least` and, if given, at most `most`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer. Received: {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}. Received: {value}")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be at most {most}. Received: {value}")
+
+
+def check_number(value: Any, name: str, low: float, high: float = math.inf) -> None:
+    """Raises ValueError unless `value` is a finite number in [low, high]."""
+    if not _is_finite(value):
+        raise ValueError(f"{name} must be a finite number. Received: {value!r}")
+    if not low <= value <= high:
+        bounds = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+        raise ValueError(f"{name} must be {bounds}. Received: {value}")
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value is a number, no truth value, that a float can hold."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
+
+
+def check_text(value: Any, name: str) -> None:
+    """Raises TypeError unless `value` is a text."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a text. Received: {value!r}")
+
+
+def check_threads(value: Any) -> None:
+    """Raises unless `value` is None or a number of threads that a machine can start."""
+    if value is not None:
+        check_count(value, "threads", most=MOST_THREADS)
+
+
+def require(extra: str, *modules: str) -> None:
+    """Raises ImportError, saying what to install, unless these optional modules are there."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ImportError(
+            f"{' and '.join(missing)} must be installed for this: pip install 'espace_tf[{extra}]'"
+        )
+
+
+def require_runtime(runtime: str) -> None:
+    """Raises ImportError, saying what to install, unless what runs networks there is installed."""
+    if runtime == "litert":
+        require("litert", "ai_edge_litert")
+
+
+def check_speedup(value: Any) -> None:
+    """Raises ValueError unless `value` is a finite number above 1."""
+    if not _is_finite(value) or value <= 1:
+        raise ValueError(
+            "speedup must be a finite number above 1, such as 2.0 for half the time. "
+            f"Received: {value!r}"
+        )

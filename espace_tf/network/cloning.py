@@ -1,0 +1,345 @@
+"""Copies of Keras models with some layers replaced; the original is never touched."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from espace_tf.config import EspaceWarning
+from espace_tf.network import graph
+
+Replace = Callable[[str, Any], Any | None]
+Insert = Callable[[str], Sequence[Any | None] | None]
+Divide = Callable[[Any], Sequence[tuple[Sequence[int], str | None]]]
+
+
+def clone(model: Any, replace: Replace, insert: Insert | None = None) -> Any:
+    """A copy of a model, weights and compile state included, with some layers replaced.
+
+    Names, nesting, sharing, trainable flags and dtype policies stay. A layer used in several places
+    is asked for and replaced once.
+
+    Args:
+        model: a Functional or Sequential model of Keras 3 or tf_keras.
+        replace: called as replace(path, layer) for every layer of `graph.layers(model)`; returns
+            a new layer to stand in its place, whose weights the caller sets, or None.
+        insert: Keras 3 only: called as insert(path) for every call in the graph, of models inside
+            the model and of operations too; returns for each of the call's inputs a layer to put
+            before it, or None; or None for no layer at all. A layer put before one tensor several
+            times is called once.
+
+    Returns:
+        The new model, of the same library.
+
+    Raises:
+        ValueError: a model with a call of its own, or a layer that its config cannot rebuild.
+    """
+    library = graph.library(model)
+    if not graph.is_container(model):
+        raise ValueError(
+            f"model must be Functional or Sequential. Received: {type(model).__name__}, with a call"
+            " of its own, so that its layers cannot be replaced; build it with the functional API"
+        )
+    paths = {id(layer): path for path, layer in graph.layers(model).items()}
+    replaced = set()
+
+    def make(layer: Any) -> Any:
+        path = paths.get(id(layer))
+        new = None if path is None else replace(path, layer)
+        if new is not None:
+            replaced.add(path)
+            return new
+        return _rebuild(layer)
+
+    copy = _clone(library, model, make, insert or (lambda path: None), {})
+    _copy_state(model, copy, replaced)
+    if getattr(model, "_compile_config", None) is not None:
+        _copy_compilation(model, copy)
+    return copy
+
+
+def _rebuild(layer: Any) -> Any:
+    """A fresh layer of the same config; the functions of Lambda layers are taken as they are."""
+    if type(layer).__name__ == "Lambda" and hasattr(layer, "function"):
+        config = layer.get_config()
+        names = ("name", "dtype", "trainable")
+        return type(layer)(
+            layer.function,
+            output_shape=getattr(layer, "_output_shape", None),
+            arguments=layer.arguments,
+            **{name: config[name] for name in names if name in config},
+        )
+    cause = None
+    try:
+        made = type(layer).from_config(layer.get_config())
+        if type(made) is type(layer) and made.name == layer.name:
+            return made
+        problem = f"from_config makes a {type(made).__name__} named {made.name!r}"
+    except Exception as error:
+        cause, problem = error, str(error)
+    raise ValueError(
+        f"layer {layer.name!r} ({type(layer).__name__}) cannot be rebuilt from its config: "
+        f"{problem}. Give it a complete get_config, as Keras needs to save it too"
+    ) from cause
+
+
+def _clone(
+    library: Any,
+    model: Any,
+    make: Callable,
+    insert: Insert,
+    cache: dict[int, Any],
+    prefix: str = "",
+) -> Any:
+    """Clones a container; `cache` keeps what stands in several places shared."""
+
+    def clone_function(layer: Any) -> Any:
+        if id(layer) not in cache:
+            inside = f"{prefix}{layer.name}/"
+            nested = graph.is_container(layer)
+            cache[id(layer)] = (
+                _clone(library, layer, make, insert, cache, inside) if nested else make(layer)
+            )
+        return cache[id(layer)]
+
+    if library.__name__ == "keras":
+        return _clone_keras(library, model, clone_function, lambda name: insert(prefix + name))
+    copy = library.models.clone_model(model, clone_function=clone_function)
+    if getattr(model, "inputs", None) and not copy.built:
+        copy.build(model.input_shape)
+    return copy
+
+
+def _clone_keras(library: Any, model: Any, clone_function: Callable, insert: Insert) -> Any:
+    """Keras 3's clone_model but for two things: it would rename unnamed inputs, and it would
+    compile the copy from a serialized config, which no unregistered loss survives.
+    """
+    if isinstance(model, library.Sequential):
+        inputs = [_input(library, tensor) for tensor in getattr(model, "inputs", None) or ()]
+        inside = []
+        for layer in model.layers:
+            before = [each for each in insert(layer.name) or () if each is not None]
+            inside += [*before, clone_function(layer)]
+        made = _class(model, "Sequential")([*inputs, *inside], name=model.name)
+    else:
+        inputs = library.tree.map_structure(lambda tensor: _input(library, tensor), model.input)
+        call = _caller(library, insert)
+        outputs = model._run_through_graph(inputs, operation_fn=clone_function, call_fn=call)
+        made = _class(model, "Functional")(inputs, outputs, name=model.name)
+    return made
+
+
+def _class(model: Any, base: str) -> type:
+    """The model's class, or the library's own where the constructor takes other arguments."""
+    library_class = next(each for each in type(model).__mro__ if each.__name__ == base)
+    same = type(model).__init__ is library_class.__init__
+    return type(model) if same else library_class
+
+
+def _input(library: Any, tensor: Any) -> Any:
+    layer = tensor._keras_history.operation
+    return library.Input(
+        batch_shape=tensor.shape,
+        dtype=tensor.dtype,
+        sparse=tensor.sparse,
+        name=layer.name,
+        optional=layer.optional,
+    )
+
+
+def _caller(library: Any, insert: Insert) -> Callable:
+    """What calls the new layers on the new tensors, those put before their inputs first."""
+    made: dict[tuple[int, int], Any] = {}
+
+    def through(layer: Any | None, tensor: Any) -> Any:
+        key = id(layer), id(tensor)
+        if layer is not None and key not in made:
+            made[key] = layer(tensor)
+        return tensor if layer is None else made[key]
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        before = insert(layer.name)
+        if before is not None:
+            layers = iter(before)
+            args, kwargs = library.tree.map_structure(
+                lambda each: (
+                    through(next(layers, None), each)
+                    if library.utils.is_keras_tensor(each)
+                    else each
+                ),
+                (args, kwargs),
+            )
+        # An identity in the place of another layer takes none of its further arguments.
+        if type(layer).__name__ == "Identity":
+            return layer(args[0])
+        return layer(*args, **kwargs)
+
+    return call
+
+
+def clone_with(model: Any, replace: Callable, weights: dict[str, list[Any]]) -> Any:
+    """`clone`, with the weights of the layers that stand in for others: by path, see `assign`."""
+    made = clone(model, replace)
+    new = graph.layers(made)
+    for path, values in weights.items():
+        assign(new[path], values)
+    return made
+
+
+def clone_in_stretches(model: Any, divide: Divide, wrap: Callable[[Any], Any]) -> Any:
+    """A copy of a Keras 3 model, weights included, with stretches of its graph as one layer each.
+
+    Every layer keeps its name, and stands where it stood or in the one model that is wrapped.
+
+    Args:
+        model: a Functional or Sequential model that has been built.
+        divide: called with every container; returns stretches of its calls, as indices into
+            `graph.nodes(container)` in an order in which they can run, each with the name of the
+            model that it is to become, or None where its calls stay as they are.
+        wrap: makes the layer of such a model.
+
+    Returns:
+        The new model, compiled as the model was.
+    """
+    library, cache = graph.library(model), {}
+
+    def make(layer: Any) -> Any:
+        if id(layer) not in cache:
+            nested = graph.is_container(layer)
+            new = _divided(library, layer, make, divide, wrap) if nested else _rebuild(layer)
+            cache[id(layer)] = layer, new
+        return cache[id(layer)][1]
+
+    copy = make(model)
+    for source, target in cache.values():
+        if graph.is_container(source):
+            target._trainable = source._trainable
+        elif isinstance(source, library.layers.Layer):
+            _copy_layer(source, target)
+    if getattr(model, "_compile_config", None) is not None:
+        _copy_compilation(model, copy)
+    return copy
+
+
+def _divided(library: Any, model: Any, make: Callable, divide: Divide, wrap: Callable) -> Any:
+    """The container of `clone_in_stretches`, for one of them."""
+    calls = _calls(model)
+    if not calls:  # not built: nothing is known of it
+        return _clone_keras(library, model, make, lambda name: None)
+    sequential = isinstance(model, library.Sequential)
+    structure = model.inputs if sequential else model.input
+    inputs = library.tree.map_structure(lambda tensor: _input(library, tensor), structure)
+    flat = library.tree.flatten(inputs)
+    made = {id(old): new for old, new in zip(model.inputs, flat, strict=True)}
+    layers = []
+    for indices, name in divide(model):
+        chosen = [calls[index] for index in indices]
+        if name is None:
+            _run(chosen, made, make)
+            layers += [make(call.operation) for call in chosen]
+        else:
+            layers.append(
+                _run_wrapped(library, name, chosen, calls, model.outputs, made, make, wrap)
+            )
+    if sequential:
+        return _class(model, "Sequential")([*flat, *layers], name=model.name)
+    outputs = library.tree.map_structure(lambda tensor: made[id(tensor)], model.output)
+    return _class(model, "Functional")(inputs, outputs, name=model.name)
+
+
+def _calls(model: Any) -> list[Any]:
+    """Keras's own nodes, in the order of `graph.nodes`."""
+    functional = getattr(model, "_functional", None) or model
+    by_depth = getattr(functional, "_nodes_by_depth", None) or {}
+    nodes = (node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth])
+    return [node for node in nodes if not node.is_input]
+
+
+def _run(calls: list[Any], made: dict[int, Any], make: Callable) -> None:
+    """Calls the new layers on the new tensors, which `made` has by the number of the old one."""
+    for call in calls:
+        args, kwargs = call.arguments.fill_in(made)
+        outputs = make(call.operation)(*args, **kwargs)
+        flat = tf.nest.flatten(outputs)
+        made.update((id(old), new) for old, new in zip(call.outputs, flat, strict=True))
+
+
+def _run_wrapped(library, name, chosen, calls, outputs, made, make, wrap) -> Any:
+    """Makes a model of some calls, wraps it, calls what that gives; returns it."""
+    written = {id(tensor): tensor for call in chosen for tensor in call.outputs}
+    read = {id(tensor): tensor for call in chosen for tensor in call.input_tensors}
+    inside = set(map(id, chosen))
+    outside = {id(tensor) for tensor in outputs}
+    outside |= {id(t) for call in calls if id(call) not in inside for t in call.input_tensors}
+    entering = [tensor for key, tensor in read.items() if key not in written]
+    leaving = [key for key in written if key in outside]
+    fresh = [library.Input(batch_shape=t.shape, dtype=t.dtype) for t in entering]
+    inner = {id(old): new for old, new in zip(entering, fresh, strict=True)}
+    _run(chosen, inner, make)
+    found = [inner[key] for key in leaving]
+
+    def single(values: list[Any]) -> Any:
+        return values[0] if len(values) == 1 else values
+
+    layer = wrap(library.Model(single(fresh), single(found), name=name))
+    shown = tf.nest.flatten(layer(single([made[id(tensor)] for tensor in entering])))
+    made.update(zip(leaving, shown, strict=True))
+    return layer
+
+
+def _copy_state(model: Any, copy: Any, replaced: set[str]) -> None:
+    """Weights, states of random generators and the trainable flags of the models themselves."""
+    old, new = graph.layers(model), graph.layers(copy)
+    for path, layer in old.items():
+        if path in replaced:
+            continue
+        _copy_layer(layer, new[path])
+    for source, target in zip(graph.containers(model), graph.containers(copy), strict=True):
+        target._trainable = source._trainable
+
+
+def _copy_layer(layer: Any, copy: Any) -> None:
+    """Weights and states of random generators."""
+    for source, target in zip(layer.variables, copy.variables, strict=True):
+        target.assign(source)
+    if hasattr(copy, "finalize_state"):  # Normalization reads constants made of weights
+        copy.finalize_state()
+
+
+def _copy_compilation(model: Any, copy: Any) -> None:
+    """Compiles the copy like the model: same losses, an optimizer and metrics of the same config.
+
+    Moments of the optimizer are not copied: they may be of weights that were replaced.
+    """
+
+    def fresh(value: Any) -> Any:
+        stateful = hasattr(value, "get_config") and hasattr(value, "variables")
+        return type(value).from_config(value.get_config()) if stateful else value
+
+    arguments = {**model._compile_config.config, "optimizer": model.optimizer}
+    try:
+        copy.compile(**tf.nest.map_structure(fresh, arguments))
+    except Exception as error:
+        warnings.warn(
+            f"the new model {copy.name!r} is not compiled: the optimizer or a metric cannot be "
+            f"rebuilt from its config ({error}). Call compile on it before fit or evaluate",
+            EspaceWarning,
+            stacklevel=2,
+        )
+
+
+def assign(layer: Any, weights: list[Any]) -> None:
+    """Sets all weights of a layer, None entries left out.
+
+    Raises:
+        ValueError: shapes that do not fit, naming the layer.
+    """
+    given = [tf.convert_to_tensor(weight) for weight in weights if weight is not None]
+    wanted = [tuple(weight.shape) for weight in layer.weights]
+    if [tuple(weight.shape) for weight in given] != wanted:
+        raise ValueError(
+            f"the weights of layer {layer.name!r} must have the shapes {wanted}. Received: "
+            f"{[tuple(weight.shape) for weight in given]}"
+        )
+    layer.set_weights([weight.numpy() for weight in given])

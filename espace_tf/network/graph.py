@@ -1,0 +1,208 @@
+"""Keras models as data: their layers, their convolutions and what feeds what.
+
+Of Keras 3 and of tf_keras.
+"""
+
+import hashlib
+import sys
+from collections import Counter
+from types import ModuleType
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+_KINDS = {
+    "Conv2D": "conv",
+    "DepthwiseConv2D": "depthwise",
+    "SeparableConv2D": "separable",
+    "Conv2DTranspose": "transpose",
+    "Conv1D": "conv1d",
+    "Conv3D": "conv3d",
+    "MaskedConv2D": "masked",
+    "DecomposedConv2D": "decomposed",
+}
+_STEPS = ("strides", "dilation_rate", "padding")
+
+
+def library(model: Any, name: str = "model") -> ModuleType:
+    """The module a model belongs to: keras (3) or tf_keras.
+
+    Raises:
+        TypeError: not a model of either.
+    """
+    for known in ("keras", "tf_keras"):
+        module = keras if known == "keras" else sys.modules.get(known)
+        if module is not None and isinstance(model, module.Model):
+            return module
+    raise TypeError(
+        f"{name} must be a keras.Model or a tf_keras.Model. Received: {type(model).__name__}"
+    )
+
+
+def is_container(layer: Any) -> bool:
+    """Whether a layer is a Functional or Sequential model, whose inner layers can be replaced.
+
+    A subclass with a call of its own computes something that its graph does not tell: it is none.
+    """
+    caller = next((base for base in type(layer).__mro__ if "call" in vars(base)), None)
+    return getattr(caller, "__name__", "") in ("Functional", "Sequential")
+
+
+def layers(model: Any) -> dict[str, Any]:
+    """Every layer that is not itself a Functional or Sequential model, by its path.
+
+    The path is the names from the outermost model down, joined by "/", without the outermost one.
+    A layer that stands in several places has the first path only; input layers are left out.
+
+    Example:
+        >>> list(layers(keras.Sequential([keras.layers.Dense(3, name="head")])))
+        ['head']
+    """
+    found: dict[str, Any] = {}
+    seen: set[int] = set()
+
+    def walk(container: Any, prefix: str) -> None:
+        for layer in container.layers:
+            if id(layer) in seen or type(layer).__name__ == "InputLayer":
+                continue
+            seen.add(id(layer))
+            if is_container(layer):
+                walk(layer, f"{prefix}{layer.name}/")
+            else:
+                found[prefix + layer.name] = layer
+
+    library(model)
+    if is_container(model):
+        walk(model, "")
+    return found
+
+
+def fingerprint(model: Any) -> str:
+    """A hash of the architecture: input shapes, and of every layer with weights its path, class,
+    shapes and steps.
+
+    Independent of the weights' values and of the batch size.
+
+    Example:
+        >>> len(fingerprint(keras.Sequential([keras.Input([4]), keras.layers.Dense(3)])))
+        16
+    """
+    lines = [str([tuple(tensor.shape[1:]) for tensor in getattr(model, "inputs", None) or ()])]
+    for path, layer in layers(model).items():
+        if not layer.weights:  # Their names are often automatic: another one in every build.
+            continue
+        shapes = [tuple(weight.shape) for weight in layer.weights]
+        steps = [getattr(layer, name) for name in _STEPS] if kind_of(model, layer) else []
+        lines.append(f"{path} {type(layer).__name__} {shapes} {steps}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def kind_of(model: Any, layer: Any) -> str | None:
+    """What kind of convolution a layer is; None: none."""
+    known = library(model).layers
+    for base in type(layer).__mro__:
+        name = base.__name__
+        if name in _KINDS and (
+            base is getattr(known, name, None) or "espace_tf" in base.__module__
+        ):
+            return _KINDS[name]
+    return None
+
+
+def single_consumers(model: Any) -> list[tuple[str, str]]:
+    """Pairs (producer, consumer) of layers called once each, where only that consumer reads.
+
+    Paths as in `layers`. Used to fold what follows a layer into its weights.
+    """
+    paths = {id(layer): path for path, layer in layers(model).items()}
+    times: Counter[int] = Counter()
+    pairs = []
+    for container in containers(model):
+        found = nodes(container)
+        readers: dict[int, list[Any]] = {id(tensor): [None] for tensor in container.outputs}
+        for layer, inputs, _, _ in found:
+            times[id(layer)] += 1
+            for tensor in inputs:
+                readers.setdefault(id(tensor), []).append(layer)
+        for layer, _, outputs, _ in found:
+            reading = readers.get(id(outputs[0]), []) if len(outputs) == 1 else []
+            if len(reading) == 1:
+                pairs.append((layer, reading[0]))
+    return [
+        (paths[id(producer)], paths[id(consumer)])
+        for producer, consumer in pairs
+        if {id(producer), id(consumer)} <= paths.keys()
+        and times[id(producer)] == times[id(consumer)] == 1
+    ]
+
+
+def fold_candidates(model: Any) -> list[tuple[str, str]]:
+    """Pairs (layer, batch normalization) where only the batch normalization reads the layer.
+
+    Without those batch normalizations that take the statistics of the batch even at inference.
+    """
+    norm, known, training = library(model).layers.BatchNormalization, layers(model), trained(model)
+    return [
+        pair
+        for pair in single_consumers(model)
+        if isinstance(known[pair[1]], norm) and pair[1] not in training
+    ]
+
+
+def trained(model: Any) -> set[str]:
+    """Paths of the layers that the graph calls with training=True, also at inference."""
+    paths = {id(layer): path for path, layer in layers(model).items()}
+    found: set[str] = set()
+    for container in containers(model):
+        for layer, _, _, training in nodes(container):
+            if training:
+                inside = layers(layer).values() if is_container(layer) else [layer]
+                found |= {paths[id(each)] for each in inside if id(each) in paths}
+    return found
+
+
+def containers(model: Any) -> list[Any]:
+    """The model and all models inside it, each once."""
+    found: dict[int, Any] = {}
+
+    def walk(container: Any) -> None:
+        if id(container) not in found:
+            found[id(container)] = container
+            for layer in container.layers:
+                if is_container(layer):
+                    walk(layer)
+
+    if is_container(model):
+        walk(model)
+    return list(found.values())
+
+
+def nodes(container: Any) -> list[tuple[Any, list[Any], list[Any], bool]]:
+    """(layer, inputs, outputs, called with training=True) of every call, in order of execution."""
+    functional = getattr(container, "_functional", None) or container
+    by_depth = getattr(functional, "_nodes_by_depth", None) or {}
+    found = []
+    depths = sorted(by_depth, reverse=True)
+    for node in (node for depth in depths for node in by_depth[depth] if not node.is_input):
+        if hasattr(node, "operation"):
+            layer, kwargs = node.operation, node.arguments.kwargs
+            inputs, outputs = node.input_tensors, node.output_tensors
+        else:
+            layer, kwargs = node.layer, node.call_kwargs
+            inputs, outputs = list(node.keras_inputs), tf.nest.flatten(node.outputs)
+        found.append((layer, inputs, outputs, kwargs.get("training") is True))
+    return found
+
+
+def structure(model: Any, side: str) -> Any:
+    """A model's inputs or outputs as it takes or gives them: a tensor, a list or a dictionary."""
+    if isinstance(model, library(model).Sequential):
+        return getattr(model, f"{side}s")[0]
+    return getattr(model, side)
+
+
+def call(model: Any, inputs: Any) -> list[tf.Tensor]:
+    """Outputs of a model at inference, in the order of `model.outputs`."""
+    structured = tf.nest.pack_sequence_as(structure(model, "input"), list(inputs))
+    return tf.nest.flatten(model(structured, training=False))

@@ -1,0 +1,107 @@
+"""The convolutions of a model, and which of them cannot be touched."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from espace_tf.network.graph import is_container, kind_of, layers, library
+from espace_tf.network.recording import Call, trace
+from espace_tf.records.site import Site
+
+_KIND_SKIPS = {
+    "depthwise": "a depthwise convolution is not decomposed",
+    "separable": "a separable convolution is already factored",
+    "transpose": "transposed convolutions are not supported",
+    "conv1d": "only 2-D convolutions are supported",
+    "conv3d": "only 2-D convolutions are supported",
+    "masked": "already compressed: compress the original model instead",
+    "decomposed": "already compressed: compress the original model instead",
+}
+
+
+def read_sites(model: Any) -> list[Site]:
+    """Every convolution of the model in execution order; `skip` says why one can't be touched.
+
+    Raises:
+        TypeError: not a Keras model.
+        ValueError: the model has not been built.
+
+    Example:
+        >>> [site.path for site in read_sites(keras.applications.VGG16(weights=None))][:2]
+        ['block1_conv1', 'block1_conv2']
+    """
+    own = layers(model)
+    found = {path: layer for path, layer in own.items() if kind_of(model, layer)}
+    calls: dict[str, list[Call]] = {}
+    if found:
+        for call in trace(model, found):
+            calls.setdefault(call.path, []).append(call)
+    order = [*calls, *(path for path in found if path not in calls)]
+    made = [_site(model, path, found[path], calls.get(path, [])) for path in order]
+    return made + list(_hidden_sites(model, own))
+
+
+def _hidden_sites(model: Any, own: dict[str, Any]) -> Iterator[Site]:
+    """Convolutions inside wrappers and subclassed models, which cannot be replaced."""
+    hosts = own if is_container(model) else {"": model}
+    for path, host in hosts.items():
+        inside = getattr(host, "_flatten_layers", None)
+        for layer in inside(include_self=False) if inside else ():
+            if kind_of(model, layer):
+                reason = f"it is inside {host.name!r}, a {type(host).__name__}, which is left alone"
+                yield _site(model, f"{path}/{layer.name}".lstrip("/"), layer, [], reason)
+
+
+def _site(model: Any, path: str, layer: Any, calls: list[Call], skip: str | None = None) -> Site:
+    config, kind = layer.get_config(), kind_of(model, layer)
+    shapes = [(_shape(call.inputs), _shape(call.outputs)) for call in calls]
+    first = config.get("data_format") == "channels_first"
+    channel, spatial = (1, slice(2, None)) if first else (-1, slice(1, -1))
+    input_sizes = tuple(tuple(before[spatial]) for before, _ in shapes)
+    output_sizes = tuple(tuple(after[spatial]) for _, after in shapes)
+    in_channels = shapes[0][0][channel] or 0 if shapes else 0
+    if kind == "conv" and config.get("groups", 1) == in_channels > 1:
+        kind = "depthwise"  # as some networks write it
+    skip = skip or _skip(model, layer, kind, config, bool(calls))
+    return Site(
+        path=path,
+        kind=kind,
+        kernel_size=tuple(config["kernel_size"]),
+        strides=tuple(config["strides"]),
+        dilation_rate=tuple(config["dilation_rate"]),
+        padding=config["padding"],
+        groups=in_channels if kind == "depthwise" else config.get("groups", 1),
+        in_channels=in_channels,
+        filters=shapes[0][1][channel] or 0 if shapes else config.get("filters") or 0,
+        use_bias=config["use_bias"],
+        activation=getattr(layer.activation, "__name__", type(layer.activation).__name__),
+        input_sizes=input_sizes,
+        output_sizes=output_sizes,
+        skip=skip,
+        mask_skip=None if skip else _mask_skip(input_sizes),
+    )
+
+
+def _shape(tensor: Any) -> list[int | None]:
+    return tensor.shape.as_list()
+
+
+def _skip(model: Any, layer: Any, kind: str, config: dict, called: bool) -> str | None:
+    if not called:
+        return "the model never calls it"
+    if config.get("data_format") == "channels_first":
+        return "its data format is channels_first: only channels_last is supported"
+    if kind in _KIND_SKIPS:
+        return _KIND_SKIPS[kind]
+    if type(layer) is not library(model).layers.Conv2D:
+        return f"{type(layer).__name__} is a subclass of Conv2D: what it computes is not known"
+    if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
+        return "it is quantized or has LoRA weights: compress the plain model first"
+    return None
+
+
+def _mask_skip(input_sizes: tuple[tuple[int | None, ...], ...]) -> str | None:
+    if any(None in size for size in input_sizes):
+        return "its input size is not known before the data come"
+    if len(set(input_sizes)) > 1:
+        return f"it is called on maps of different sizes: {sorted(set(input_sizes))}"
+    return None

@@ -1,0 +1,185 @@
+"""sweep(): one analysis, several speeds, and what each of them costs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from espace_tf.analysis.analyze import analyze
+from espace_tf.checks import check_speedup
+from espace_tf.config import EspaceConfig
+from espace_tf.data import labels, losses
+from espace_tf.data.batches import batches, named_inputs
+from espace_tf.planning import request, search
+from espace_tf.records.analysis import Analysis
+from espace_tf.records.plan import Plan
+
+_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRow:
+    """One model of a sweep.
+
+    Attributes:
+        asked: the speed that was asked for; 1 of the given model.
+        measured: the given model's time over this one's.
+        damage: the predicted increase of the loss, all layers together, or without data the errors
+            of the weights; None if no layer has one.
+        accuracy: share of validation images whose largest output is their label; None if not known.
+        loss: mean over the validation images; None if not known.
+        model: the Keras model, with its `espace_plan` unless it is the given one.
+    """
+
+    asked: float
+    measured: float
+    damage: float | None = None
+    accuracy: float | None = None
+    loss: float | None = None
+    model: Any = field(default=None, repr=False)
+
+
+def sweep(
+    model: Any,
+    data: Any = None,
+    *,
+    speedups: Sequence[float],
+    validation_data: Any = None,
+    config: EspaceConfig | None = None,
+    loss: Any = None,
+    verbose: int = 1,
+) -> list[SweepRow]:
+    """Compresses a model to several speeds from one analysis: the curve to choose a speed from.
+
+    The analysis takes most of the time of `compress` and does not depend on the speed, so that a
+    further speed costs a plan and its measurements. A function of its own, rather than `compress`
+    with a list: what comes out are rows to compare, and the type of what `compress` returns does
+    not depend on an argument.
+
+    Args:
+        model, data, config, loss, verbose: as for `compress`.
+        speedups: one or more different speeds above 1.
+        validation_data: labelled images to judge the models on, in the forms of data; None: the
+            predicted damage alone tells them apart. Nothing is trained: `fine_tune` the models
+            that you mean to use, which gains most where most was lost.
+
+    Returns:
+        First the given model at speed 1, then one row per speed in the order given. For a drawing
+        give them to `report` as sweep.
+
+    Raises:
+        TypeError, ValueError: as `compress`; also validation data without labels.
+
+    Warns:
+        UnreachableSpeedWarning: as `compress`, once for every speed that was missed.
+
+    Example:
+        >>> rows = sweep(model, train, speedups=(2, 3, 4), validation_data=test)
+        >>> report(rows[2].model, "report.html", sweep=rows)
+        PosixPath('report.html')
+    """
+    speedups = _checked_speedups(speedups)
+    config = request.checked(model, data, speedups[0], config, verbose)
+    judge = _Judge(model, validation_data, loss, config.seed)
+    analysis = analyze(model, data, config=config, loss=loss, verbose=verbose)
+    rows = [given(model, **judge(model))]
+    for speedup in speedups:
+        small = _compressed(model, analysis, speedup)
+        rows.append(row(small, **judge(small)))
+    if verbose:
+        from rich.console import Console
+
+        Console().print(table(rows))
+    return rows
+
+
+def given(model: Any, *, accuracy: float | None = None, loss: float | None = None) -> SweepRow:
+    """The row of the model that nothing was done to."""
+    return SweepRow(asked=1.0, measured=1.0, damage=0.0, accuracy=accuracy, loss=loss, model=model)
+
+
+def row(
+    small: Any,
+    *,
+    measured: float | None = None,
+    accuracy: float | None = None,
+    loss: float | None = None,
+) -> SweepRow:
+    """The row of a model that `compress` made for some speed.
+
+    Args:
+        small: the model.
+        measured: its speed; None: as `compress` measured it.
+        accuracy, loss: as in a SweepRow.
+    """
+    made: Plan = small.espace_plan
+    damages = [layer.damage for layer in made.layers.values()]
+    known = [damage for damage in damages if damage is not None]
+    return SweepRow(
+        asked=made.speedup,
+        measured=made.measured_speedup if measured is None else measured,
+        damage=float(sum(known)) if known or not damages else None,
+        accuracy=accuracy,
+        loss=loss,
+        model=small,
+    )
+
+
+def table(rows: Sequence[SweepRow]) -> Any:
+    """The rows as a `rich.table.Table`."""
+    from rich.table import Table
+
+    grid = Table(title="Speeds")
+    columns = ("asked", "measured", "damage", "accuracy", "loss")
+    for name in columns:
+        grid.add_column(name, justify="right")
+    for each in rows:
+        values = (getattr(each, name) for name in columns)
+        grid.add_row(*("-" if value is None else f"{value:.4g}" for value in values))
+    return grid
+
+
+def _checked_speedups(speedups: Any) -> list[float]:
+    if isinstance(speedups, str) or not isinstance(speedups, Sequence | np.ndarray):
+        raise TypeError(f"speedups must be a list of numbers above 1. Received: {speedups!r}")
+    speedups = list(speedups)
+    for speedup in speedups:
+        check_speedup(speedup)
+    if not speedups or len(set(speedups)) < len(speedups):
+        raise ValueError(f"speedups must be one or more different ones. Received: {speedups}")
+    return [float(speedup) for speedup in speedups]
+
+
+def _compressed(model: Any, analysis: Analysis, speedup: float) -> Any:
+    small = search.nearest(model, analysis, speedup)
+    small.espace_analysis = analysis
+    request.warn_if_off(small.espace_plan, analysis.config, stacklevel=4)
+    return small
+
+
+class _Judge:
+    """Accuracy and loss of models on validation data; nothing without data."""
+
+    def __init__(self, model: Any, data: Any, loss: Any, seed: int):
+        self._data, self._resolved = data, None
+        if data is None:
+            return
+        options = {"inputs": named_inputs(model), "name": "validation_data"}
+        example = next(batches(data, _BATCH, _BATCH, **options))
+        if example[1] is None:
+            raise ValueError("validation_data must have labels: (x, y). Received: x alone")
+        self._resolved = losses.resolve(model, loss, example, seed, name="validation_data")
+
+    def __call__(self, model: Any) -> dict[str, float | None]:
+        if self._resolved is None:
+            return {}
+        total, samples, right = 0.0, 0, 0.0
+        options = {"inputs": named_inputs(model), "name": "validation_data"}
+        for x, y in batches(self._data, None, _BATCH, **options):
+            outputs, count = model(x, training=False), len(tf.nest.flatten(x)[0])
+            total += float(self._resolved.target(outputs, y, 0))
+            share = labels.accuracy(outputs, y) if self._resolved.classes else None
+            right, samples = right + count * (np.nan if share is None else share), samples + count
+        return {"loss": total / samples, "accuracy": None if np.isnan(right) else right / samples}

@@ -1,0 +1,4 @@
+"""What outlives a process: sites, options, plans and analyses as plain classes, and their files.
+
+They compute nothing that takes long, and import neither TensorFlow nor Keras.
+"""

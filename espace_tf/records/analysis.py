@@ -1,0 +1,283 @@
+"""Analysis: what one look at a trained model and its data tells the planner."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from espace_tf.config import EspaceConfig
+from espace_tf.files import checked_path, output_path
+from espace_tf.numerics import low_rank, masks
+from espace_tf.records import analysis_files
+from espace_tf.records.option import Option
+from espace_tf.records.site import Site
+
+_ARRAYS = ("kernel", "bias", "mean", "covariance", "gradient", "impact", "damage_table")
+
+
+def _by_group(moments: np.ndarray | None) -> np.ndarray | list[np.ndarray] | None:
+    """[g, ...] as low_rank wants it: the array itself for one group, else one array a group."""
+    if moments is None:
+        return None
+    return moments[0] if len(moments) == 1 else list(moments)
+
+
+@dataclass(eq=False, kw_only=True)
+class SiteAnalysis:
+    """What is known of one convolution that may be touched.
+
+    With g groups and d = kernel height * kernel width * input channels / g:
+
+    Args:
+        site: the convolution.
+        kernel: [kh, kw, Cin / g, Cout] float32.
+        bias: [Cout] or None.
+        mean: [g, d] mean input patch, ordered (a, b, c) like the kernel; None without data.
+        covariance: [g, d, d] covariance of the input patches; None without data.
+        gradient: [Cout, Cout] second moment of the loss gradient at the output, per sample and
+            position; None without data.
+        impact: [OH, OW], E sum_c |y dL/dy| per sample; None without data or if never masked.
+        damage_table: [24, OH, OW], E sum_c |dL/dy (y_p - y_{p+offset})| for masks.OFFSETS.
+        dense_ms: milliseconds of the untouched layer, all calls together.
+        options: every option, the dense one first.
+        rank_probes, mask_probes: measured (predicted error, loss increase) pairs.
+    """
+
+    site: Site
+    kernel: np.ndarray
+    bias: np.ndarray | None = None
+    mean: np.ndarray | None = None
+    covariance: np.ndarray | None = None
+    gradient: np.ndarray | None = None
+    impact: np.ndarray | None = None
+    damage_table: np.ndarray | None = None
+    dense_ms: float = 0.0
+    options: tuple[Option, ...] = ()
+    rank_probes: tuple[tuple[float, float], ...] = ()
+    mask_probes: tuple[tuple[float, float], ...] = ()
+    config: EspaceConfig = field(default_factory=EspaceConfig)
+    _cached: dict[str, low_rank.Decomposition] = field(default_factory=dict, repr=False)
+    _masks: dict[tuple[str, float], np.ndarray] = field(default_factory=dict, repr=False)
+    _factors: dict[tuple[int, str], low_rank.Factors] = field(default_factory=dict, repr=False)
+
+    def decomposition(self, order: str) -> low_rank.Decomposition:
+        """Factors and predicted errors of every rank; computed when first asked for."""
+        if order not in self._cached:
+            self._cached[order] = low_rank.decompose(
+                self.kernel,
+                order,
+                self.site.groups,
+                bias=self.bias,
+                mean=_by_group(self.mean),
+                covariance=_by_group(self.covariance),
+                gradient=self.gradient,
+                shrinkage=self.config.shrinkage,
+            )
+        return self._cached[order]
+
+    def release(self) -> None:
+        """Forgets the decompositions; they are several times as large as the moments."""
+        self._cached.clear()
+
+    def factors(self, rank: int, order: str) -> low_rank.Factors:
+        """The pair of this rank with its corrected bias."""
+        if (rank, order) not in self._factors:
+            self._factors[rank, order] = self.decomposition(order).factors(rank)
+        return self._factors[rank, order]
+
+    def positions(self, family: str, keep: float) -> np.ndarray:
+        """The kept output positions, sorted int32; nested: a smaller keep gives a subset.
+
+        The faithful profile keeps the largest impact; the default one skips first what is shown
+        best by a neighbour, and leaves no hole wider than config.max_gap.
+        """
+        if (family, keep) not in self._masks:
+            size = self.site.output_sizes[0]
+            if self.config.profile == "faithful" or self.damage_table is None:
+                gap = None if self.config.profile == "faithful" else self.config.max_gap
+                made = masks.kept(family, size, keep, impact=self.impact, max_gap=gap)
+            else:
+                options = {"table": self.damage_table, "max_gap": self.config.max_gap}
+                made = masks.kept(family, size, keep, **options)
+            self._masks[family, keep] = made
+        return self._masks[family, keep]
+
+    @property
+    def score(self) -> np.ndarray | None:
+        """[OH, OW] expected damage of showing a neighbour instead of the position itself.
+
+        The mean over the eight nearest neighbours, the default score: what counts is the cost
+        of interpolating, not of zeroing.
+        """
+        if self.damage_table is None:
+            return None
+        near = [max(abs(y), abs(x)) == 1 for y, x in masks.OFFSETS]
+        return self.damage_table[near].mean(axis=0)
+
+    def position_damage(self, positions: np.ndarray) -> float | None:
+        """Predicted loss increase of this mask by first order; None without data."""
+        if self.damage_table is None:
+            return None
+        return masks.damage(positions, self.site.output_sizes[0], self.damage_table)
+
+
+@dataclass(eq=False, kw_only=True)
+class Analysis:
+    """What `analyze` found: one SiteAnalysis per convolution that may be touched.
+
+    Args:
+        fingerprint: of the model's architecture (graph.fingerprint).
+        config: the configuration it was made with.
+        sites: by path, in execution order.
+        skipped: path -> why this convolution stays as it is.
+        model_ms: milliseconds of one call of the whole model, stripped.
+        fused_ms: the same with fused graphs, in which its compressed forms will run; None where
+            they will not.
+        other_ms: of these, what is not spent in convolutions of `sites`; None: what these leave of
+            the whole.
+        baseline_loss: mean loss per sample on the damage images; None without data.
+        target: what the gradients belong to: "labels", "drawn labels", "projections", "no data".
+        images: how many images the statistics come from.
+    """
+
+    fingerprint: str
+    config: EspaceConfig
+    sites: dict[str, SiteAnalysis]
+    skipped: dict[str, str] = field(default_factory=dict)
+    model_ms: float = 0.0
+    fused_ms: float | None = None
+    other_ms: float | None = None
+    baseline_loss: float | None = None
+    target: str = "no data"
+    images: int = 0
+
+    def save(self, path: str | Path) -> None:
+        """Writes JSON at `path` and the arrays beside it, at `path` + ".npz".
+
+        Raises:
+            TypeError, ValueError: path is no path, empty, or that of a file which holds something
+                else than an analysis.
+            OSError: the folder does not exist or cannot be written; nothing is left there.
+        """
+        path = output_path(path)
+        body = {
+            "fingerprint": self.fingerprint,
+            "config": _config_to_json(self.config),
+            "sites": [_site_to_json(site) for site in self.sites.values()],
+            "skipped": self.skipped,
+            **{name: getattr(self, name) for name in _SCALARS},
+        }
+        analysis_files.write(path, body, _pack_arrays(self.sites))
+
+    @classmethod
+    def load(cls, path: str | Path, *, model: Any = None) -> "Analysis":
+        """Reads what `save` wrote; needs no TensorFlow unless a model is given.
+
+        Args:
+            path: of the JSON file; the arrays lie beside it.
+            model: the Keras model that the analysis must belong to; None: not checked here.
+
+        Raises:
+            FileNotFoundError: one of the two files is missing.
+            ValueError: corrupt or truncated, of another format or a newer version, or of another
+                model; the message says which.
+        """
+        path = checked_path(path)
+        body, arrays = analysis_files.read(path)
+        if model is not None:
+            _check_model(path, body["fingerprint"], model)
+        config = EspaceConfig(**_config_from_json(body["config"]))
+        sites = [
+            _site_from_json(entry, index, arrays, config)
+            for index, entry in enumerate(body["sites"])
+        ]
+        return cls(
+            fingerprint=body["fingerprint"],
+            config=config,
+            sites={site.site.path: site for site in sites},
+            skipped=body["skipped"],
+            **{name: body.get(name) for name in _SCALARS},
+        )
+
+
+_SCALARS = ("model_ms", "fused_ms", "other_ms", "baseline_loss", "target", "images")
+
+
+def _check_model(path: Path, fingerprint: str, model: Any) -> None:
+    from espace_tf.network import graph
+
+    expected = graph.fingerprint(model)
+    if expected != fingerprint:
+        raise ValueError(
+            f"{path} belongs to another model: it was made for fingerprint {fingerprint}, "
+            f"the model {model.name!r} has {expected}"
+        )
+
+
+def _pack_arrays(sites: dict[str, SiteAnalysis]) -> dict[str, np.ndarray]:
+    """Arrays of all sites by "index/name"; a covariance as its float32 upper triangle."""
+    packed = {}
+    for index, site in enumerate(sites.values()):
+        for name in _ARRAYS:
+            array = getattr(site, name)
+            if array is None:
+                continue
+            if name == "covariance":
+                rows, columns = np.triu_indices(array.shape[-1])
+                array = array[:, rows, columns]
+            packed[f"{index}/{name}"] = np.asarray(array, np.float32)
+    return packed
+
+
+def _unpack_triangle(triangle: np.ndarray, size: int) -> np.ndarray:
+    full = np.zeros((len(triangle), size, size), triangle.dtype)
+    rows, columns = np.triu_indices(size)
+    full[:, rows, columns] = triangle
+    full[:, columns, rows] = triangle
+    return full
+
+
+def _site_to_json(analysis: SiteAnalysis) -> dict:
+    return {
+        "site": analysis.site.to_json(),
+        "dense_ms": analysis.dense_ms,
+        "options": [dataclasses.asdict(option) for option in analysis.options],
+        "rank_probes": analysis.rank_probes,
+        "mask_probes": analysis.mask_probes,
+    }
+
+
+def _site_from_json(entry: dict, index: int, arrays: dict, config: EspaceConfig) -> SiteAnalysis:
+    found = {name: arrays[f"{index}/{name}"] for name in _ARRAYS if f"{index}/{name}" in arrays}
+    if "covariance" in found:
+        found["covariance"] = _unpack_triangle(found["covariance"], found["mean"].shape[-1])
+    return SiteAnalysis(
+        site=Site.from_json(entry["site"]),
+        dense_ms=entry["dense_ms"],
+        options=tuple(Option(**option) for option in entry["options"]),
+        rank_probes=tuple(map(tuple, entry["rank_probes"])),
+        mask_probes=tuple(map(tuple, entry["mask_probes"])),
+        config=config,
+        **found,
+    )
+
+
+def _config_to_json(config: EspaceConfig) -> dict:
+    """Its fields; a callable include or exclude cannot be stored: its choice is in the sites."""
+
+    def storable(value: Any) -> Any:
+        if callable(value):
+            return None
+        if isinstance(value, list | tuple):
+            return None if any(map(callable, value)) else list(value)
+        return str(value) if isinstance(value, Path) else value
+
+    return {name: storable(value) for name, value in dataclasses.asdict(config).items()}
+
+
+def _config_from_json(entry: dict) -> dict:
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()
+    }

@@ -1,0 +1,145 @@
+"""A plan put into a model, and a compressed model made dense again."""
+
+import difflib
+from typing import Any
+
+import numpy as np
+
+from espace_tf.keras_layers import for_library
+from espace_tf.network import cloning, graph
+from espace_tf.network.sites import read_sites
+from espace_tf.numerics.factors import Factors, plain_factors, reconstruct
+from espace_tf.records.plan import LayerPlan, Plan
+from espace_tf.records.site import Site
+
+_OURS = ("MaskedConv2D", "DecomposedConv2D")
+
+
+def apply(model: Any, plan: Plan) -> Any:
+    """A copy of a model with the plan's factors and masks in the place of its convolutions.
+
+    Args:
+        model: a Functional or Sequential model of Keras 3 or tf_keras.
+        plan: what becomes of each convolution; a layer with a rank and no factors gets the plain
+            ones, from its own weights (Tai et al. 2016, closed form).
+
+    Returns:
+        The new model, of the same library, with `espace_plan` set to the plan.
+
+    Raises:
+        ValueError: the plan is of another model, or names a layer, a rank or positions that the
+            model does not have.
+
+    Example:
+        >>> small = apply(model, Plan.uniform(model, rank_ratio=0.5, keep=0.5))
+        >>> small.espace_plan.layers["conv2"].rank
+        48
+    """
+    if not isinstance(plan, Plan):
+        raise TypeError(f"plan must be a Plan. Received: {type(plan).__name__}")
+    sites = {site.path: site for site in read_sites(model)}
+    _check_model(model, plan)
+    for path, layer_plan in plan.layers.items():
+        _check_layer(path, layer_plan, sites)
+    known, classes = graph.layers(model), for_library(graph.library(model))
+    parts = {
+        path: _parts(known[path], layer_plan, sites[path])
+        for path, layer_plan in plan.layers.items()
+    }
+
+    def replace(path: str, layer: Any) -> Any:
+        if path not in parts:
+            return None
+        layer_plan, (_, use_bias) = plan.layers[path], parts[path]
+        config = {**layer.get_config(), "use_bias": use_bias, "positions": layer_plan.positions}
+        if layer_plan.rank is None:
+            return classes.MaskedConv2D.from_config(config)
+        config |= {"rank": layer_plan.rank, "order": layer_plan.order}
+        return classes.DecomposedConv2D.from_config(config)
+
+    compressed = cloning.clone_with(
+        model, replace, {path: weights for path, (weights, _) in parts.items()}
+    )
+    compressed.espace_plan = plan
+    return compressed
+
+
+def densify(model: Any, compressed: Any) -> Any:
+    """The architecture of a model with the effective weights of its compressed form.
+
+    Each pair is multiplied out to the one kernel that it stands for and masks are dropped, so that
+    a fine-tuned network can be analysed and compressed further.
+
+    Args:
+        model: what `apply` was given.
+        compressed: what `apply` returned, trained or not.
+
+    Raises:
+        ValueError: the two do not belong together.
+    """
+    small = graph.layers(compressed)
+    if set(graph.layers(model)) != set(small):
+        raise ValueError(
+            "compressed must be what apply(model, plan) returned for this model. Received: a model"
+            f" with other layers ({compressed.name!r})"
+        )
+    weights = {path: _dense_weights(small[path]) for path in graph.layers(model)}
+
+    def replace(path: str, layer: Any) -> Any:
+        if type(small[path]).__name__ not in _OURS:
+            return None
+        return type(layer).from_config({**layer.get_config(), "use_bias": small[path].use_bias})
+
+    return cloning.clone_with(model, replace, weights)
+
+
+def _check_model(model: Any, plan: Plan) -> None:
+    own = graph.fingerprint(model)
+    if plan.fingerprint is not None and plan.fingerprint != own:
+        raise ValueError(
+            f"plan is for another model: it was made for fingerprint {plan.fingerprint}, the model "
+            f"{model.name!r} has {own}. Make a plan for this model"
+        )
+
+
+def _check_layer(path: str, layer_plan: LayerPlan, sites: dict[str, Site]) -> None:
+    if path not in sites:
+        close = difflib.get_close_matches(path, sites, 3, 0.5)
+        hint = f"did you mean {', '.join(close)}?" if close else f"it has {', '.join(sites)}"
+        raise ValueError(f"plan names the layer {path!r}, no convolution of the model: {hint}")
+    site = sites[path]
+    if site.skip:
+        raise ValueError(f"plan changes {path!r}, which cannot be compressed: {site.skip}")
+    if layer_plan.rank is not None and layer_plan.rank > site.full_rank(layer_plan.order):
+        raise ValueError(
+            f"plan gives {path!r} the rank {layer_plan.rank}; the largest, {layer_plan.order} "
+            f"first, is {site.full_rank(layer_plan.order)}"
+        )
+    if layer_plan.positions is not None:
+        size = site.geometry().rows_out
+        if layer_plan.positions[-1] >= size:
+            raise ValueError(
+                f"plan keeps position {layer_plan.positions[-1]} of {path!r}, whose map has {size}"
+                f" positions ({' x '.join(map(str, site.output_sizes[0]))})"
+            )
+
+
+def _parts(layer: Any, layer_plan: LayerPlan, site: Site) -> tuple[list[Any], bool]:
+    """The new layer's weights, and whether it has a bias."""
+    weights = [np.asarray(weight) for weight in layer.get_weights()]
+    bias = weights[1] if site.use_bias else None
+    if layer_plan.rank is None:
+        return [weights[0], bias], bias is not None
+    factors = layer_plan.factors
+    if factors is None:
+        factors = plain_factors(weights[0], layer_plan.rank, layer_plan.order, site.groups)
+    bias = bias if factors.bias is None else factors.bias
+    return [factors.first, factors.second, bias], bias is not None
+
+
+def _dense_weights(layer: Any) -> list[np.ndarray]:
+    weights = layer.get_weights()
+    if type(layer).__name__ != "DecomposedConv2D":
+        return weights
+    first, second, *bias = weights
+    return [reconstruct(Factors(first, second), layer.order, layer.groups), *bias]

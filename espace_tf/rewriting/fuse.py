@@ -1,0 +1,103 @@
+"""Models rebuilt with fused stretches: what one native operation can run becomes one layer."""
+
+from collections import Counter
+from typing import Any
+
+import keras
+
+from espace_tf.keras_layers import FusedGraph
+from espace_tf.network import cloning, graph
+from espace_tf.rewriting.lower import is_convolution, lower, pieces
+
+
+def fuse(model: Any) -> Any:
+    """A copy of a model in which each stretch that one operation can run is one `FusedGraph`.
+
+    At inference the outputs are those of the model, to float rounding; in training and in exported
+    files the layers run one by one, as before. Convolutions without foreign activations, poolings,
+    sums, concatenations, batch normalizations and what moves rows go into a stretch, in float32,
+    channels last and on maps of known size; a stretch holds one convolution at least.
+
+    Args:
+        model: a Functional or Sequential Keras 3 model that has been built. A tf_keras model comes
+            back as an unchanged copy.
+
+    Returns:
+        The new model. The path of a layer of a stretch is gone from `graph.layers`: it is a layer
+        of the stretch's `model`.
+
+    Raises:
+        ValueError: a model with a call of its own, or a layer that its config cannot rebuild.
+
+    Example:
+        >>> fused = fuse(strip(small, fuse=False))
+    """
+    if graph.library(model).__name__ != "keras" or not graph.is_container(model):
+        return cloning.clone(model, lambda path, layer: None)  # or an error in words
+    times = Counter(
+        id(layer) for container in graph.containers(model) for layer, *_ in graph.nodes(container)
+    )
+    made = cloning.clone_in_stretches(model, lambda each: _stretches(each, times), _wrap)
+    if hasattr(model, "espace_plan"):
+        made.espace_plan = model.espace_plan
+    return made
+
+
+def check_not_fused(model: Any) -> None:
+    """Raises ValueError for a model with fused graphs: what is inside is out of reach."""
+    fused = [path for path, layer in graph.layers(model).items() if isinstance(layer, FusedGraph)]
+    if fused:
+        raise ValueError(
+            "model must be one that strip has not made ready for deployment. Received: "
+            f"{model.name!r} with the fused graph {fused[0]!r}; train or compress the model that "
+            "strip was given, and strip what comes of it"
+        )
+
+
+def _wrap(inner: keras.Model) -> FusedGraph:
+    return FusedGraph(inner, *lower(inner), name=inner.name)
+
+
+def _stretches(container: Any, times: dict[int, int]) -> list[tuple[list[int], str | None]]:
+    """The calls of a container in an order in which they can run, fused or not.
+
+    Args:
+        times: how often each layer is called in the whole model, by its number.
+    """
+    calls = graph.nodes(container)
+    found = [
+        None if training else pieces(layer, inputs, outputs)
+        for layer, inputs, outputs, training in calls
+    ]
+    stages = _stages(calls, found, times)
+    order: list[tuple[list[int], str | None]] = []
+    for stage in sorted(set(stages)):
+        indices = [index for index, own in enumerate(stages) if own == stage]
+        first = next((i for i in indices if found[i] and is_convolution(found[i])), None)
+        worth = stage % 2 == 1 and first is not None
+        order.append((indices, f"fused_{calls[first][0].name}" if worth else None))
+    return order
+
+
+def _stages(calls: list, found: list, times: dict[int, int]) -> list[int]:
+    """A number for each call: odd where it is fused; none reads from a later one.
+
+    Calls of one number that are fused are one stretch: a path that leaves it and comes back would
+    pass through a number between. Calls of one layer must all be in one, else they stay as
+    they are: its weights cannot be in two.
+    """
+    barred: set[int] = set()
+    while True:
+        reached: dict[int, int] = {}
+        stages, homes = [], {}
+        for (layer, inputs, outputs, _), one in zip(calls, found, strict=True):
+            fused = one is not None and id(layer) not in barred
+            before = max((reached.get(id(tensor), 0) for tensor in inputs), default=0)
+            stages.append(before + (before % 2 != fused))
+            reached.update((id(tensor), stages[-1]) for tensor in outputs)
+            if fused:
+                homes.setdefault(id(layer), []).append(stages[-1])
+        torn = {key for key, own in homes.items() if len(set(own)) > 1 or len(own) != times[key]}
+        if not torn:
+            return stages
+        barred |= torn

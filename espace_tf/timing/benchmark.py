@@ -1,0 +1,196 @@
+"""Models side by side: milliseconds, multiply-accumulates, parameters, how far outputs differ."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from espace_tf.checks import check_choice, check_count, check_text, check_threads, require_runtime
+from espace_tf.config import RUNTIMES
+from espace_tf.data.batches import batches, count, named_inputs
+from espace_tf.deploy import export
+from espace_tf.network import costs, graph
+from espace_tf.network.sites import read_sites
+from espace_tf.timing import measure
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model of a benchmark.
+
+    Attributes:
+        name: the model's name, made distinct if it is another model's too.
+        milliseconds: median time of one call on a batch.
+        ratio: time divided by the first model's, median over turns; 0.25 is four times as fast.
+        macs: multiply-accumulates per image; None if they depend on a size that the model leaves
+            open.
+        parameters: weights of the model.
+        max_difference: largest absolute difference from the first model's outputs, divided by the
+            first model's largest absolute output; None if the outputs have other shapes.
+    """
+
+    name: str
+    milliseconds: float
+    ratio: float
+    macs: int | None
+    parameters: int
+    max_difference: float | None
+
+
+def benchmark(
+    model: Any,
+    *baselines: Any,
+    batch_size: int = 1,
+    runtime: str = "tf",
+    threads: int | None = None,
+    inputs: Any = None,
+    names: Sequence[str] | None = None,
+    repeats: int = 30,
+) -> list[Row]:
+    """Times models in turn, call by call, so that whatever else the machine does hits all alike.
+
+    What is timed is what would be deployed: every model in the form that `strip` gives it, which
+    for a compressed Keras 3 model and runtime "tf" has fused graphs.
+
+    Args:
+        model: a Keras 3 or tf_keras model, what the others are compared with.
+        *baselines: further models that take the same inputs.
+        batch_size: images per call.
+        runtime: "tf", a traced function; or "litert", the model exported as `export_tflite` does.
+        threads: CPU threads; None: what the runtime takes by itself.
+        inputs: one batch of typical inputs, an array or a list with one for each input; None:
+            seeded noise in [0, 1).
+        names: one a model, instead of the models' own.
+        repeats: timed calls of each model; the median counts.
+
+    Returns:
+        One row per model, in the order given.
+
+    Raises:
+        TypeError: not a Keras model.
+        ValueError: an argument makes no sense, models take different inputs, or the inputs' size
+            is not known.
+        ImportError: the runtime is not installed.
+
+    Example:
+        >>> for row in benchmark(model, compress(model, data, speedup=2)):
+        ...     print(f"{row.name}: {row.milliseconds:.2f} ms, {row.ratio:.2f}")
+        network: 8.10 ms, 1.00
+        network_1: 4.02 ms, 0.50
+    """
+    models = (model, *baselines)
+    _check_models(models)
+    names = _checked_names(models, names)
+    check_choice(runtime, "runtime", RUNTIMES)
+    require_runtime(runtime)
+    check_count(batch_size, "batch_size")
+    check_count(repeats, "repeats")
+    check_threads(threads)
+    arrays = _batch(model, batch_size, inputs)
+    ran = [export.inference_copy(each, runtime) for each in models]
+    runs = [measure.runner(each, arrays, runtime, threads) for each in ran]
+    outputs = [read() for _, read in runs]
+    times = measure.rounds([run for run, _ in runs], repeats)
+    medians, ratios = np.median(1e3 * times, axis=0), np.median(times / times[:, :1], axis=0)
+    return [
+        Row(
+            name=name,
+            milliseconds=float(median),
+            ratio=float(ratio),
+            macs=_macs(each),
+            parameters=each.count_params(),
+            max_difference=_difference(outputs[0], found),
+        )
+        for each, name, median, ratio, found in zip(
+            models, names, medians, ratios, outputs, strict=True
+        )
+    ]
+
+
+def table(rows: Sequence[Row], title: str | None = None) -> Any:
+    """The rows as a `rich.table.Table`, to be printed by a `rich.console.Console`."""
+    from rich.table import Table
+
+    grid = Table(title=title)
+    grid.add_column("model")
+    for name in ("ms", "ratio", "MACs", "parameters", "difference"):
+        grid.add_column(name, justify="right")
+    for row in rows:
+        difference = "-" if row.max_difference is None else f"{row.max_difference:.2g}"
+        macs = "-" if row.macs is None else f"{row.macs:,}"
+        grid.add_row(
+            *(row.name, f"{row.milliseconds:.3f}", f"{row.ratio:.3f}"),
+            *(macs, f"{row.parameters:,}", difference),
+        )
+    return grid
+
+
+def _check_models(models: Sequence[Any]) -> None:
+    """Raises unless all are models that take the same inputs."""
+    for model in models:
+        graph.library(model)
+        if not model.built or not model.inputs:
+            raise ValueError(
+                f"model {model.name!r} has no known inputs: call it on data, or give it an Input"
+            )
+        first, own = ([tuple(t.shape[1:]) for t in each.inputs] for each in (models[0], model))
+        if len(first) != len(own) or not all(map(_compatible, first, own)):
+            raise ValueError(
+                f"models must take the same inputs. Received: {first} by {models[0].name!r}, "
+                f"{own} by {model.name!r}"
+            )
+
+
+def _checked_names(models: Sequence[Any], names: Sequence[str] | None) -> list[str]:
+    """Names given, or the models' own with a number where two are alike."""
+    if names is not None:
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise TypeError(f"names must be a list of texts. Received: {names!r}")
+        for name in names:
+            check_text(name, "a name")
+        if len(names) != len(models) or len(set(names)) != len(names):
+            raise ValueError(
+                f"names must be {len(models)} different ones, one a model. Received: {names!r}"
+            )
+        return list(names)
+    distinct: list[str] = []
+    for model in models:
+        taken = sum(each.name == model.name for each in models[: len(distinct)])
+        distinct.append(f"{model.name}_{taken}" if taken else model.name)
+    return distinct
+
+
+def _compatible(one: tuple, other: tuple) -> bool:
+    return tf.TensorShape(one).is_compatible_with(other)
+
+
+def _batch(model: Any, batch_size: int, inputs: Any) -> list[np.ndarray]:
+    """One array per input of the model, of `batch_size` examples."""
+    if inputs is None:
+        return measure.noise(model, batch_size)
+    options = {"inputs": named_inputs(model), "name": "inputs"}
+    batch, _ = next(batches(inputs, None, batch_size + 1, **options))
+    arrays = export.in_order(model, batch)
+    found = len(arrays[0])
+    if found != batch_size:
+        known = count(inputs) or (found if found < batch_size else f"more than {batch_size}")
+        raise ValueError(
+            f"inputs must be one batch of {batch_size} examples, as batch_size says. "
+            f"Received: {known}"
+        )
+    return arrays
+
+
+def _macs(model: Any) -> int | None:
+    sizes = [size for site in read_sites(model) for size in site.output_sizes]
+    return None if any(None in size for size in sizes) else costs.macs(model)
+
+
+def _difference(first: list[np.ndarray], found: list[np.ndarray]) -> float | None:
+    if [array.shape for array in first] != [array.shape for array in found]:
+        return None
+    largest = max(np.abs(array).max() for array in first)
+    distance = max(np.abs(a - b).max() for a, b in zip(first, found, strict=True))
+    return float(distance / max(largest, np.finfo(np.float32).tiny))

@@ -1,0 +1,160 @@
+"""Milliseconds of a convolution's options as steps of a fused graph, which is where they will run.
+
+There a layer finds its input in the cache and shares one call with its neighbours; timed as an
+operation of its own it would pay for threads and memory that it never waits for.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from espace_tf.keras_layers import FusedGraph
+from espace_tf.kernels.fused import fused_operations
+from espace_tf.kernels.program import CONVOLVE, MAX, SUM, ProgramBuilder
+from espace_tf.network import graph
+from espace_tf.timing import measure
+
+_REPEATS = 15
+# For whole networks: of a small one many calls, since interruptions come in bursts.
+_ROUNDS = 300
+_SECONDS = 12.0
+
+
+def step_times(
+    layers: Sequence[keras.layers.Layer],
+    shape: tuple[int, int, int, int],
+    *,
+    threads: int | None = None,
+    seconds: float | None = None,
+) -> list[float]:
+    """Median milliseconds of convolutions that read one input, as steps of one program.
+
+    All of them run one after the other in every call, so that noise hits them alike.
+
+    Args:
+        layers: MaskedConv2D or DecomposedConv2D of one group, not built; without positions and rank
+            a MaskedConv2D is the plain convolution.
+        shape: of the input, [B, H, W, C].
+        threads: CPU threads; None: what TensorFlow takes by itself.
+        seconds: no further call is begun after this time, but three are always made.
+
+    Raises:
+        ValueError: TensorFlow already runs with another number of threads.
+    """
+    measure.set_threads(threads)
+    run, owners = _program(layers, shape)
+    found = []
+    measure.alternate([lambda: found.append(run())], repeats=_REPEATS, seconds=seconds)
+    steps = np.median(found[2:], axis=0) / 1e6
+    return np.bincount(owners, steps, len(layers) + 1)[1:].tolist()
+
+
+def network_times(
+    plain: keras.Model,
+    fused: keras.Model,
+    paths: Collection[str],
+    *,
+    batch_size: int,
+    threads: int | None = None,
+) -> tuple[float, float, float]:
+    """Milliseconds of a network, of the same in fused graphs, and of all but some layers there.
+
+    All three in turns: the difference of two times of other minutes would be noise.
+
+    Args:
+        plain: the stripped model.
+        fused: what `rewriting.fuse` made of it.
+        paths: of convolutions of `plain` that are in fused graphs; the third time is without them.
+        batch_size, threads: as in EspaceConfig.
+    """
+    arrays = measure.noise(plain, batch_size)
+    inside: list[float] = []
+    profiles = [
+        _profile(layer, path.removesuffix(layer.name), paths, batch_size)
+        for path, layer in graph.layers(fused).items()
+        if isinstance(layer, FusedGraph)
+    ]
+    calls = [measure.runner(each, arrays, "tf", threads)[0] for each in (plain, fused)]
+    calls.append(lambda: inside.append(sum(profile() for profile in profiles)))
+    plain_ms, fused_ms, _ = measure.alternate(calls, repeats=_ROUNDS, seconds=_SECONDS)
+    return plain_ms, fused_ms, max(fused_ms - float(np.median(inside[2:])), 0.0)
+
+
+def _profile(
+    layer: FusedGraph, prefix: str, paths: Collection[str], batch_size: int
+) -> Callable[[], float]:
+    """A call of a fused graph on noise that returns the milliseconds of some of its layers.
+
+    Args:
+        prefix: what their paths have before their names.
+    """
+    generator = np.random.default_rng(0)
+    inputs = [
+        tf.constant(generator.random((batch_size, *tensor.shape[1:])), tf.float32)
+        for tensor in layer.model.inputs
+    ]
+    program = tf.make_tensor_proto(layer.program.words)
+    weights, outputs = layer.program_weights(), len(layer.program.outputs)
+    which = np.array([f"{prefix}{name}" in paths for name in layer.step_layers()])
+
+    @tf.function(autograph=False)
+    def call(*inputs: tf.Tensor) -> tf.Tensor:
+        _, nanoseconds = fused_operations().espace_fused_graph(
+            inputs=list(inputs), weights=weights, program=program, outputs=outputs, profile=True
+        )
+        return nanoseconds
+
+    return lambda: float(call(*inputs).numpy()[which].sum()) / 1e6
+
+
+def _program(
+    layers: Sequence[keras.layers.Layer], shape: tuple[int, int, int, int]
+) -> tuple[Callable[[], np.ndarray], list[int]]:
+    """A call that returns the nanoseconds of each step, and the layer that each belongs to, from 1.
+
+    The first step copies the input: like the output of a layer before it, it lies in the cache.
+    """
+    _, height, width, channels = shape
+    builder, generator = ProgramBuilder(), np.random.default_rng(0)
+    weights: list[tf.Tensor] = []
+
+    def weight(*sizes: int) -> int:
+        weights.append(tf.constant(generator.normal(size=sizes) / np.sqrt(sizes[0]), tf.float32))
+        return builder.weight(weights[-1].shape.num_elements())
+
+    given = builder.input(height * width, channels)
+    copied = builder.step(SUM, [given], height * width, channels)
+    owners = [0]
+    for number, layer in enumerate(layers, 1):
+        layer.build(shape)
+        rows, value = channels, copied
+        for _, filters, index_map in layer.index_maps((height, width)):
+            value = builder.step(
+                CONVOLVE,
+                [value],
+                index_map.rows_out,
+                filters,
+                filter=weight(index_map.table.shape[1] * rows, filters),
+                bias=weight(filters),
+                table=index_map.table,
+                spread=index_map.spread,
+                activation="relu",
+            )
+            owners.append(number)
+            rows = filters
+    first = np.zeros((1, 1), np.int32)
+    builder.output(builder.step(MAX, [copied], 1, channels, table=first))
+    owners.append(0)
+    program = tf.make_tensor_proto(builder.words())
+    x = tf.constant(generator.random(shape), tf.float32)
+
+    @tf.function(autograph=False)
+    def call(x: tf.Tensor) -> tf.Tensor:
+        _, nanoseconds = fused_operations().espace_fused_graph(
+            inputs=[x], weights=weights, program=program, outputs=1, profile=True
+        )
+        return nanoseconds
+
+    return lambda: call(x).numpy(), owners

@@ -1,0 +1,4 @@
+"""Fine-tuning: the loop, its steps, the teacher's part of the loss, checkpoints, batch norms.
+
+The model keeps its graph: what changes are weights.
+"""

@@ -1,0 +1,241 @@
+"""The loss of fine-tuning: the teacher's outputs and stage ends, beside the loss of the task."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from espace_tf.data.labels import loss_kind
+from espace_tf.network import graph, recording
+
+TINY = 1e-7
+
+
+def log_probabilities(outputs: tf.Tensor, temperature: float, probabilities: bool) -> tf.Tensor:
+    """log softmax(z / T), float32, of logits z [..., classes] or of probabilities softmax(z)."""
+    outputs = tf.cast(outputs, tf.float32)
+    logits = tf.math.log(tf.maximum(outputs, TINY)) if probabilities else outputs
+    return tf.nn.log_softmax(logits / temperature)
+
+
+def output_distillation(
+    student: tf.Tensor, teacher: tf.Tensor, temperature: float, *, probabilities: bool = False
+) -> tf.Tensor:
+    """T^2 KL(teacher || student) of the outputs softened by T, averaged over all rows (a scalar).
+
+    Hinton et al., arXiv:1503.02531: the factor T^2 keeps the gradient's size when T changes.
+
+    Args:
+        student: logits [..., classes], or probabilities.
+        teacher: the same of the teacher.
+        temperature: T > 0.
+        probabilities: both are softmax(logits).
+
+    Example:
+        >>> same = tf.constant([[1.0, 2.0]])
+        >>> float(output_distillation(same, same, 4.0))
+        0.0
+    """
+    wanted = log_probabilities(teacher, temperature, probabilities)
+    log_ratio = wanted - log_probabilities(student, temperature, probabilities)
+    divergence = tf.reduce_sum(tf.exp(wanted) * log_ratio, axis=-1)
+    return temperature**2 * tf.reduce_mean(divergence)
+
+
+def relative_error(student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
+    """sum (student - teacher)^2 / sum teacher^2 over the whole batch, float32 (a scalar).
+
+    Relative, so that stages whose features differ in size count alike.
+    """
+    student, teacher = tf.cast(student, tf.float32), tf.cast(teacher, tf.float32)
+    size = tf.reduce_sum(tf.square(teacher))
+    return tf.reduce_sum(tf.math.squared_difference(student, teacher)) / tf.maximum(size, TINY)
+
+
+def stage_ends(model, inputs: Any) -> list[str]:
+    """Paths of the layers whose output is what the network knows at the end of a resolution.
+
+    These are the last outputs before each spatial downsampling (a strided convolution, a pooling)
+    and before global pooling or flattening, except outputs that no weights have touched yet.
+
+    Args:
+        model: a Keras 3 or tf_keras model.
+        inputs: one small batch; the model runs on it once.
+
+    Returns:
+        Layer paths in the order of execution; empty for a model without spatial maps.
+    """
+    with recording.record(model, list(graph.layers(model))) as calls:
+        model(inputs, training=False)
+    layers = graph.layers(model)
+    producers: dict[int, str] = {}
+    ends, learned = [], False
+    for call in calls:
+        given = [producers.get(id(value)) for value in tf.nest.flatten(call.inputs)]
+        for path, value in zip(given, tf.nest.flatten(call.inputs), strict=True):
+            if path and path not in ends and _shrinks(value, call.outputs):
+                ends.append(path)
+        learned = learned or bool(layers[call.path].weights)
+        if learned:
+            noise = "Dropout" in type(layers[call.path]).__name__  # the source is what matters
+            for value in tf.nest.flatten(call.outputs):
+                producers.setdefault(id(value), given[0] if noise else call.path)
+    return ends
+
+
+def _shrinks(value: Any, outputs: Any) -> bool:
+    """True if a layer leaves at most half of the positions of the map `value`."""
+    if not tf.is_tensor(value) or value.shape.rank != 4:
+        return False
+    before = value.shape[1] * value.shape[2]
+    for output in tf.nest.flatten(outputs):
+        rank = output.shape.rank
+        after = output.shape[1] * output.shape[2] if rank == 4 else 1
+        if before > 1 and 2 * after <= before:
+            return True
+    return False
+
+
+def sums_to_one(outputs: tf.Tensor) -> bool:
+    """True if an output [..., n > 1] holds probabilities: nothing negative, rows that sum to 1."""
+    outputs = tf.cast(outputs, tf.float32)
+    if outputs.shape.rank < 2 or outputs.shape[-1] < 2:
+        return False
+    sums = tf.reduce_sum(outputs, axis=-1)
+    return bool(tf.reduce_all(outputs >= 0)) and bool(tf.reduce_all(tf.abs(sums - 1) < 1e-2))
+
+
+def is_classification(loss: Any) -> bool:
+    """True if a loss (an object, a function or its name) compares distributions over classes."""
+    return loss_kind(loss) is not None
+
+
+class Teacher:
+    """The uncompressed network, as the loss terms see it: outputs and stage ends to imitate.
+
+    Classification outputs (the loss is a categorical cross-entropy, or the rows sum to 1) are
+    compared by `output_distillation`, any other output by `relative_error`; the terms of several
+    outputs are added. Stage ends are compared by `relative_error`, averaged.
+
+    Args:
+        model: the teacher; only ever called with training=False.
+        student: the model that is trained.
+        inputs: one small batch, to compare the two models' outputs and find the stage ends.
+        losses: the task's loss of every output, in the order of tf.nest.flatten; None = unknown.
+        temperature: T of the classification outputs, > 0.
+        features: "auto" for the stage ends that are maps in both models, None for none, or paths of
+            layers of both models.
+
+    Raises:
+        ValueError: outputs or features of the two models do not match.
+    """
+
+    def __init__(
+        self,
+        model,
+        student,
+        inputs: Any,
+        *,
+        losses: list[Any],
+        temperature: float,
+        features: str | list[str] | None,
+    ):
+        self.model, self.student, self.temperature = model, student, temperature
+        wanted, given = model(inputs, training=False), student(inputs, training=False)
+        _check_outputs(wanted, given)
+        flat = tf.nest.flatten(wanted)
+        self.probabilities = [sums_to_one(value) for value in flat]
+        self.classification = [
+            probabilities or is_classification(loss)
+            for probabilities, loss in zip(self.probabilities, losses, strict=True)
+        ]
+        self.features = self._find_features(features, inputs)
+
+    def _find_features(self, features, inputs) -> list[str]:
+        theirs, ours = graph.layers(self.model), graph.layers(self.student)
+        if isinstance(features, str) and features == "auto":
+            ends = [path for path in stage_ends(self.model, inputs) if path in ours]
+            alike = self._alike(ends, inputs)
+            return [path for path in ends if alike[path]]
+        asked = [features] if isinstance(features, str) else list(features or ())
+        missing = [path for path in asked if path not in ours or path not in theirs]
+        if missing:
+            raise ValueError(
+                'features must be "auto", None, or paths of layers that both the model and the '
+                f"teacher have. Received: {missing[0]!r}; the model's layers: {', '.join(ours)}"
+            )
+        odd = [path for path, alike in self._alike(asked, inputs).items() if not alike]
+        if odd:
+            raise ValueError(
+                "features must be layers whose outputs have one shape in the model and the "
+                f"teacher. Received: {odd[0]!r}; leave it out"
+            )
+        return asked
+
+    def _alike(self, paths: Sequence[str], inputs: Any) -> dict[str, bool]:
+        """Whether a layer has outputs of the same shapes in both models, by path."""
+        shapes = []
+        for model in (self.model, self.student):
+            with recording.record(model, paths) as calls:
+                model(inputs, training=False)
+            shapes.append(
+                {path: [tuple(v.shape) for v in _by_path(calls, [path])] for path in paths}
+            )
+        return {path: shapes[0][path] == shapes[1][path] for path in paths}
+
+    def targets(self, inputs: Any) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """The teacher's outputs and features, flat lists."""
+        with recording.record(self.model, self.features) as calls:
+            outputs = self.model(inputs, training=False)
+        return tf.nest.flatten(outputs), _by_path(calls, self.features)
+
+    def record(self):
+        """The context in which the student's call is recorded for `terms`."""
+        return recording.record(self.student, self.features)
+
+    def terms(self, targets, outputs: Any, calls) -> dict[str, tf.Tensor]:
+        """The unweighted distillation_loss and, with features, feature_loss: scalars, float32.
+
+        Args:
+            targets: from `targets`, of the same inputs.
+            outputs: the student's outputs.
+            calls: what `record` gave for the student's call.
+        """
+        wanted, wanted_features = targets
+        each = []
+        kinds = zip(self.classification, self.probabilities, strict=True)
+        for theirs, ours, (classes, probabilities) in zip(
+            wanted, tf.nest.flatten(outputs), kinds, strict=True
+        ):
+            options = {"probabilities": probabilities}
+            each.append(
+                output_distillation(ours, theirs, self.temperature, **options)
+                if classes
+                else relative_error(ours, theirs)
+            )
+        result = {"distillation_loss": tf.add_n(each)}
+        if self.features:
+            features = _by_path(calls, self.features)
+            errors = [relative_error(*pair) for pair in zip(features, wanted_features, strict=True)]
+            result["feature_loss"] = tf.add_n(errors) / len(errors)
+        return result
+
+
+def _by_path(calls, paths: list[str]) -> list[tf.Tensor]:
+    """Outputs of the recorded calls, path after path (a shared layer has one for every call)."""
+    return [
+        value
+        for path in paths
+        for call in calls
+        if call.path == path
+        for value in tf.nest.flatten(call.outputs)
+    ]
+
+
+def _check_outputs(teacher: Any, student: Any) -> None:
+    shapes = [[tuple(v.shape) for v in tf.nest.flatten(outputs)] for outputs in (teacher, student)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            "teacher must have the model's outputs, shape for shape. Received, for one batch: "
+            f"{shapes[0]} from the teacher, {shapes[1]} from the model"
+        )

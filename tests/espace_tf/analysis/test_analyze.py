@@ -1,0 +1,95 @@
+"""What analyze times of networks whose compressed forms run in fused graphs, and of others."""
+
+import keras
+import numpy as np
+import pytest
+
+from espace_tf import kernels
+from espace_tf.analysis import analyze as analyzing
+from espace_tf.analysis import offers
+from espace_tf.analysis.analyze import analyze
+from espace_tf.config import EspaceConfig
+from espace_tf.kernels.fused import fused_operations
+from espace_tf.records.option import Option
+from espace_tf.timing import steps as step_times
+
+NATIVE = pytest.mark.skipif(fused_operations() is None, reason="no native operations")
+LAYERS = keras.layers
+
+
+def network(activations=("relu", "relu", "relu"), policy="float32"):
+    options = {"padding": "same", "dtype": policy}
+    x = image = keras.Input((12, 12, 3))
+    for name, activation in zip("abc", activations, strict=True):
+        x = LAYERS.Conv2D(8, 3, activation=activation, name=name, **options)(x)
+    x = LAYERS.DepthwiseConv2D(3, name="depthwise", dtype=policy)(x)
+    return keras.Model(image, LAYERS.Dense(2)(LAYERS.GlobalAveragePooling2D()(x)))
+
+
+def timed(monkeypatch, model, times=(5.0, 4.0, 3.0), config=None):
+    """An analysis in which every option takes what is said here, and what was asked for it."""
+    asked = []
+
+    def options(site, *_):
+        fused = _[-1]
+        asked.append((site.site.path, fused))
+        found = [Option(ms=1.0, macs=2), Option(rank=2, ms=0.5, macs=1)]
+        return {"options": np.array(analyzing.json.dumps([vars(each) for each in found]))}
+
+    def networks(plain, fused, inside, **settings):
+        asked.append((sorted(inside), settings))
+        return times
+
+    monkeypatch.setattr(analyzing, "_timed", options)
+    monkeypatch.setattr(step_times, "network_times", networks)
+    monkeypatch.setattr(analyzing.timing, "time_models", lambda *_, **settings: [7.0])
+    return analyze(model, None, config=config or EspaceConfig(), verbose=0), asked
+
+
+@NATIVE
+def test_convolutions_in_fused_graphs_are_timed_as_steps(monkeypatch):
+    found, asked = timed(monkeypatch, network())
+    settings = {"batch_size": 1, "threads": None}
+    assert asked == [("a", True), ("b", True), ("c", True), (["a", "b", "c"], settings)]
+    assert (found.model_ms, found.fused_ms, found.other_ms) == (5.0, 4.0, 3.0)
+
+
+@NATIVE
+def test_a_convolution_that_stays_outside_is_no_part_of_the_rest(monkeypatch):
+    found, asked = timed(monkeypatch, network(("relu", "swish", "relu")))
+    assert asked[:3] == [("a", True), ("b", False), ("c", True)]
+    assert asked[3][0] == ["a", "c"]
+    # Of the 3 ms that are not in the graphs' convolutions, 1 is in the one outside.
+    assert (found.fused_ms, found.other_ms) == (4.0, 2.0)
+    found, _ = timed(monkeypatch, network(("relu", "swish", "relu")), times=(5.0, 4.0, 0.5))
+    assert found.other_ms == 0.0
+
+
+@pytest.mark.parametrize("change", ["policy", "runtime", "binary"])
+def test_what_does_not_run_in_fused_graphs_is_timed_as_before(change, monkeypatch):
+    model = network(policy="mixed_bfloat16" if change == "policy" else "float32")
+    config = EspaceConfig(runtime="litert" if change == "runtime" else "tf")
+    if change == "binary":
+        monkeypatch.setattr(analyzing, "fused_operations", lambda: None)
+    found, asked = timed(monkeypatch, model, config=config)
+    assert asked == [("a", False), ("b", False), ("c", False)]
+    assert (found.model_ms, found.fused_ms, found.other_ms) == (7.0, None, None)
+
+
+@NATIVE
+def test_layers_left_alone_are_part_of_the_rest(monkeypatch):
+    config = EspaceConfig(exclude=["b"])
+    _, asked = timed(monkeypatch, network(), config=config)
+    assert asked[-1][0] == ["a", "c"]
+
+
+def test_without_a_binary_an_analysis_has_times_of_single_layers(monkeypatch):
+    monkeypatch.setattr(offers, "_SECONDS", 0.0)
+    monkeypatch.setattr(
+        offers, "step_times", lambda *_, **__: pytest.fail("there is nothing that could run steps")
+    )
+    config = EspaceConfig(keeps=(0.5,), mask_families=("rows",), include="a")
+    with kernels.plain():
+        found = analyze(network(), None, config=config, verbose=0)
+    assert found.fused_ms is None and found.model_ms > 0
+    assert all(option.ms > 0 for option in found.sites["a"].options)

@@ -1,0 +1,106 @@
+"""Rows of numbers: what they are made of, not how fast this machine is."""
+
+import io
+
+import keras
+import numpy as np
+import pytest
+import tf_keras
+
+from espace_tf.keras_layers import DecomposedConv2D
+from espace_tf.timing import measure
+from espace_tf.timing.benchmark import Row, benchmark, table
+
+SEED = 3
+
+
+def network(library=keras, *, name="dense", rank=None):
+    library.utils.set_random_seed(SEED)
+    first = (
+        library.layers.Conv2D(8, 3, activation="relu")
+        if rank is None
+        else DecomposedConv2D(8, 3, rank=rank, activation="relu")
+    )
+    layers = [library.Input((10, 10, 2)), first, library.layers.GlobalMaxPooling2D()]
+    return library.Sequential([*layers, library.layers.Dense(3)], name=name)
+
+
+@pytest.mark.parametrize("runtime", ["tf", "litert"])
+def test_rows(runtime):
+    dense, small = network(), network(name="small", rank=2)
+    rows = benchmark(dense, small, dense, batch_size=2, runtime=runtime, threads=None, repeats=3)
+    assert [row.name for row in rows] == ["dense", "small", "dense_1"]
+    assert all(row.milliseconds > 0 for row in rows)
+    assert rows[0].ratio == 1
+    assert rows[1].ratio > 0
+    assert [row.parameters for row in rows] == [
+        each.count_params() for each in (dense, small, dense)
+    ]
+    head = 8 * 3
+    assert rows[0].macs == 8 * 8 * 3 * 3 * 2 * 8 + head
+    assert rows[1].macs == 8 * 10 * 3 * 2 * 2 + 8 * 8 * 3 * 2 * 8 + head
+    assert rows[0].max_difference == 0
+    assert rows[2].max_difference < 1e-6
+
+
+def test_difference_is_relative_to_the_first_models_outputs():
+    dense = network()
+    other = network()
+    other.layers[-1].bias.assign([0.5, 0, 0])
+    batch = np.random.default_rng(SEED).random((4, 10, 10, 2), np.float32)
+    rows = benchmark(dense, other, batch_size=4, inputs=batch, names=("a", "b"), repeats=1)
+    expected = 0.5 / np.abs(dense(batch)).max()
+    assert rows[1].name == "b"
+    assert rows[1].max_difference == pytest.approx(expected, rel=1e-3), f"seed {SEED}"
+
+
+def test_models_of_both_libraries_and_other_outputs():
+    headless = tf_keras.Sequential([tf_keras.Input((10, 10, 2)), tf_keras.layers.Conv2D(1, 3)])
+    rows = benchmark(network(), headless, repeats=1)
+    assert rows[1].max_difference is None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"runtime": "onnx"}, "runtime must be one of tf, litert"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"repeats": 0}, "repeats must be at least 1"),
+        ({"names": ["a", "b"]}, "names must be 1"),
+        ({"inputs": np.zeros((2, 10, 10, 2))}, "one batch of 1 examples"),
+    ],
+)
+def test_arguments_that_make_no_sense(options, words):
+    with pytest.raises(ValueError, match=words):
+        benchmark(network(), **options)
+
+
+def test_open_sizes_need_inputs():
+    model = keras.Sequential([keras.Input((None, None, 2)), keras.layers.Conv2D(1, 3)])
+    with pytest.raises(ValueError, match="inputs must be given"):
+        benchmark(model)
+    (row,) = benchmark(model, inputs=np.zeros((1, 9, 9, 2), np.float32), repeats=1)
+    assert row.macs is None
+    with pytest.raises(TypeError):
+        benchmark("model.keras")
+
+
+def test_table_prints_one_line_a_model():
+    from rich.console import Console
+
+    rows = [Row("dense", 8.0, 1.0, 12_000_000, 5_000, 0.0), Row("small", 2.0, 0.25, 10, 5, None)]
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(table(rows, "title"))
+    text = console.export_text()
+    assert "12,000,000" in text
+    assert "0.250" in text
+
+
+def test_ratios_are_of_turns_so_that_phases_of_the_machine_cancel(monkeypatch):
+    """Two turns are three times as slow for all: medians of times alone would not say 2."""
+    seconds = np.array([[1.0, 0.5], [3.0, 1.5], [1.0, 0.5], [3.0, 1.5], [1.0, 3.0]])
+    monkeypatch.setattr(measure, "rounds", lambda calls, repeats: seconds)
+
+    first, second = benchmark(network(), network(name="same"))
+    assert (first.ratio, second.ratio) == (1.0, 0.5)
+    assert (first.milliseconds, second.milliseconds) == (1000.0, 1500.0)

@@ -1,0 +1,141 @@
+"""Medians of calls taken in turns, on a clock that the test moves."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from espace_tf.keras_layers import DecomposedConv2D, MaskedConv2D
+from espace_tf.records.site import Site
+from espace_tf.timing import measure
+
+
+class Clock:
+    """Calls that take the times they are told, on a clock of their own."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.order = 0.0, []
+        monkeypatch.setattr(measure.time, "perf_counter", lambda: self.now)
+
+    def call(self, name, seconds):
+        times = iter(seconds)
+
+        def run():
+            self.order.append(name)
+            self.now += next(times, 0.0)
+
+        return run
+
+
+def test_medians_of_calls_in_turns_after_warming_up():
+    with pytest.MonkeyPatch.context() as patch:
+        clock = Clock(patch)
+        fast = clock.call("fast", [9, 9, 0.001, 0.003, 0.050, 0.002, 0.004])
+        slow = clock.call("slow", [9, 9, 0.020, 0.010, 0.030, 0.900, 0.040])
+        found = measure.alternate([fast, slow], repeats=5)
+    np.testing.assert_allclose(found, [3.0, 30.0])
+    assert clock.order == ["fast", "slow"] * 7
+
+
+@pytest.mark.parametrize("seconds, rounds", [(0.0, 3), (3.5, 4), (100.0, 10)])
+def test_no_round_begins_after_the_time_but_three_are_taken(seconds, rounds):
+    with pytest.MonkeyPatch.context() as patch:
+        clock = Clock(patch)
+        measure.alternate([clock.call("one", [0, 0] + [1.0] * 10)], repeats=10, seconds=seconds)
+    assert len(clock.order) == 2 + rounds
+
+
+def test_a_ratio_of_rounds_survives_phases_of_the_machine():
+    # Slow, then fast within the slower's own calls: medians of the times are of both phases.
+    pace = [5, 5, 1, 1, 1, 4, 4]
+    with pytest.MonkeyPatch.context() as patch:
+        clock = Clock(patch)
+        slow = clock.call("slow", [9, 9, *(0.03 * each for each in pace)])
+        fast = clock.call("fast", [9, 9, *(0.01 * each for each in pace)])
+        assert measure.ratio(slow, fast, repeats=7, seconds=100) == pytest.approx(3.0)
+        hit = clock.call("hit", [9, 9, 0.03, 0.5, 0.03, 0.03, 0.03])
+        fast = clock.call("fast", [9, 9, 0.01, 0.01, 0.01, 0.2, 0.01])
+        assert measure.ratio(hit, fast, repeats=5, seconds=100) == pytest.approx(3.0)
+
+
+def network():
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input((6, 6, 3)), keras.layers.Conv2D(4, 3, activation="relu")]
+    return keras.Sequential([*layers, keras.layers.GlobalAveragePooling2D()])
+
+
+@pytest.mark.parametrize("runtime", ["tf", "litert"])
+def test_a_runner_computes_what_the_model_does(runtime):
+    model = network()
+    arrays = measure.noise(model, 2)
+    run, outputs = measure.runner(model, arrays, runtime, 1 if runtime == "litert" else None)
+    run()
+    np.testing.assert_allclose(outputs()[0], model(arrays[0]), atol=1e-5)
+
+
+def test_whole_models_get_one_time_each():
+    model = network()
+    found = measure.time_models([model, model], batch_size=2, repeats=3)
+    assert len(found) == 2 and min(found) > 0
+
+
+def test_noise_needs_a_known_size_and_is_the_same_every_time():
+    model = network()
+    np.testing.assert_array_equal(measure.noise(model, 3)[0], measure.noise(model, 3)[0])
+    assert measure.noise(model, 3)[0].shape == (3, 6, 6, 3)
+    anysize = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(4, 3)])
+    with pytest.raises(ValueError, match="takes any size"):
+        measure.noise(anysize, 1)
+
+
+def test_threads_are_refused_once_tensorflow_computes():
+    tf.constant(1.0) + 1.0
+    with pytest.raises(ValueError, match="threads=77 must be set before"):
+        measure.set_threads(77)
+
+
+def site(**changes):
+    fields = {
+        "path": "conv",
+        "kind": "conv",
+        "kernel_size": (3, 3),
+        "in_channels": 4,
+        "filters": 6,
+        "groups": 2,
+        "padding": "same",
+        "strides": (2, 1),
+        "input_sizes": ((8, 9),),
+        "output_sizes": ((4, 9),),
+    }
+    return Site(**fields | changes)
+
+
+@pytest.mark.parametrize(
+    "change, kind",
+    [
+        ({}, keras.layers.Conv2D),
+        ({"positions": np.arange(0, 36, 2)}, MaskedConv2D),
+        ({"rank": 2, "order": "horizontal"}, DecomposedConv2D),
+        ({"rank": 2, "positions": np.arange(0, 36, 3)}, DecomposedConv2D),
+    ],
+)
+def test_a_single_layer_is_like_its_site(change, kind):
+    layer = measure.single_layer(site(), **change)
+    shape = (2, 8, 9, 4)
+    measure.layer_runner(layer, shape, "tf")()
+    assert type(layer) is kind and layer.strides == (2, 1) and layer.groups == 2
+    assert layer.compute_output_shape(shape) == (2, 4, 9, 6)
+    if "rank" in change:
+        assert layer.rank == 2 and layer.order == change.get("order", "vertical")
+    if "positions" in change:
+        np.testing.assert_array_equal(layer.positions, change["positions"])
+
+
+def test_a_single_layer_is_channels_last_whatever_is_the_default():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        layers = [measure.single_layer(site()), measure.single_layer(site(), rank=2)]
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    for layer in layers:
+        assert layer.compute_output_shape((2, 8, 9, 4)) == (2, 4, 9, 6)

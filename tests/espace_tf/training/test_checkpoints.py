@@ -1,0 +1,122 @@
+"""Training that is killed goes on where it was; another run may not take its place."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from finetuning_networks import SLOW_TF_KERAS, copy_weights, network, student_of, task, trained
+
+from espace_tf.schedules import PolynomialDecay
+from espace_tf.training.checkpoints import Checkpoint
+from espace_tf.training.fine_tune import fine_tune
+
+ROOT = Path(__file__).parents[3]
+
+
+CHILD = """
+import os, signal, sys
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+folder, name, at = sys.argv[2], sys.argv[3], int(sys.argv[4])
+library = __import__(name)
+sys.path.insert(0, sys.argv[1] + "/tests/espace_tf")
+import test_checkpoints as tests
+
+class Kill(library.callbacks.Callback):
+    seen = 0
+    def on_train_batch_end(self, batch, logs=None):
+        Kill.seen += 1
+        if Kill.seen == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+tests.long_run(library, folder, callbacks=[Kill()])
+"""
+
+
+def long_run(library, folder, checkpoint="run", **options):
+    dropout = 0.3 if library is keras else 0.0
+    models = [network(library, False), network(library, True, dropout=dropout)]
+    for model, name in zip(models, ("teacher", "student"), strict=True):
+        with np.load(Path(folder) / f"{name}.npz") as file:
+            model.set_weights([file[f"arr_{index}"] for index in range(len(model.weights))])
+    history = fine_tune(
+        models[1],
+        task(256),
+        teacher=models[0],
+        epochs=3,
+        validation_data=task(64, seed=5),
+        schedule=PolynomialDecay(end_step=12),
+        checkpoint_dir=Path(folder) / checkpoint,
+        checkpoint_every=3,
+        batch_norm_batches=4,
+        seed=11,
+        verbose=0,
+        **options,
+    )
+    return models[1], history.history
+
+
+@SLOW_TF_KERAS
+def test_a_killed_run_ends_as_an_uninterrupted_one(library, tmp_path):
+    teacher = trained(library)
+    for name, compressed in (("teacher", False), ("student", True)):
+        model = network(library, compressed)
+        copy_weights(teacher, model)
+        np.savez(tmp_path / f"{name}.npz", *model.get_weights())
+    at = int(np.random.default_rng(os.getpid()).integers(4, 24))
+    command = [sys.executable, "-c", CHILD, str(ROOT), str(tmp_path), library.__name__, str(at)]
+    killed = subprocess.run(command, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (tmp_path / "run" / "fine_tune.npz").exists()
+
+    resumed, resumed_history = long_run(library, tmp_path)
+    whole, whole_history = long_run(library, tmp_path, checkpoint="other")
+    for one, other in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6, err_msg=f"killed after batch {at}")
+    assert resumed_history.keys() == whole_history.keys()
+    for name, values in whole_history.items():
+        assert resumed_history[name] == pytest.approx(values, abs=1e-4), (name, at)
+
+    again, history = long_run(library, tmp_path)  # a finished run is only loaded
+    np.testing.assert_array_equal(again.get_weights()[0], resumed.get_weights()[0])
+    assert history == resumed_history
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    teacher, data = trained(keras), task(64)
+    run = {"teacher": teacher, "checkpoint_dir": tmp_path, "verbose": 0}
+    student = student_of(teacher, keras)
+    start = student.get_weights()
+    fine_tune(student, data, **run)
+    with pytest.raises(ValueError, match='another training: model weights was "'):
+        fine_tune(student, data, **run)
+    student.set_weights(start)
+    with pytest.raises(ValueError, match="temperature was 4.0, now is 2.0"):
+        fine_tune(student, data, temperature=2.0, **run)
+    with pytest.raises(ValueError, match="another training: data was"):
+        fine_tune(student, task(64, seed=1), **run)
+    with open(tmp_path / "fine_tune.npz", "wb") as file:
+        np.save(file, np.zeros(3))  # an array, no archive of them
+    with pytest.raises(ValueError, match="is damaged .*delete it"):
+        fine_tune(student, data, **run)
+    (tmp_path / "fine_tune.npz").write_bytes(b"PK nothing")
+    with pytest.raises(ValueError, match="is damaged .*delete it"):
+        fine_tune(student, data, **run)
+    for one, other in zip(start, student.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_checkpoint_keeps_every_kind_of_number(tmp_path):
+    numbers = tf.cast([1.5, -2.0], tf.bfloat16).numpy()
+    checkpoint = Checkpoint(tmp_path / "new" / "folder", {"epochs": 1})
+    assert checkpoint.load() is None
+    checkpoint.save([numbers, np.int64(3)], {"history": {"loss": [np.float32(0.5)]}})
+    arrays, progress = checkpoint.load()
+    assert arrays[0].view(numbers.dtype).tolist() == [1.5, -2.0] and arrays[1] == 3
+    assert progress == {"history": {"loss": [0.5]}}

@@ -1,0 +1,162 @@
+"""The loss terms against NumPy, and where the stage ends are found."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from espace_tf.training import distillation
+
+LIBRARIES = pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
+
+
+def softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 4, 5)])
+@pytest.mark.parametrize("probabilities", [False, True])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_output_distillation_is_the_softened_divergence(shape, probabilities, temperature):
+    rng = np.random.default_rng(3)
+    student, teacher = rng.normal(size=(2, *shape)) * 3
+    p, q = softmax(teacher / temperature), softmax(student / temperature)
+    expected = temperature**2 * (p * np.log(p / q)).sum(-1).mean()
+    if probabilities:
+        student, teacher = softmax(student), softmax(teacher)
+    got = distillation.output_distillation(
+        tf.constant(student, tf.float32),
+        tf.constant(teacher, tf.float32),
+        temperature,
+        probabilities=probabilities,
+    )
+    assert float(got) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float16, tf.bfloat16])
+def test_relative_error_is_a_ratio_of_squares(dtype):
+    rng = np.random.default_rng(4)
+    student, teacher = rng.normal(size=(2, 4, 5, 5, 3))
+    expected = ((student - teacher) ** 2).sum() / (teacher**2).sum()
+    got = distillation.relative_error(tf.cast(student, dtype), tf.cast(teacher, dtype))
+    assert got.dtype == tf.float32
+    assert float(got) == pytest.approx(expected, rel=1e-5 if dtype == tf.float32 else 2e-2)
+
+
+def network(library, head="logits"):
+    layers = library.layers
+    inputs = library.Input((17, 16, 3))
+    x = layers.Resizing(32, 32, name="resize")(inputs)
+    x = layers.Conv2D(4, 3, 2, padding="same", name="stem")(x)
+    x = layers.BatchNormalization(name="stem_bn")(x)
+    left = layers.Conv2D(4, 3, padding="same", name="left")(x)
+    x = layers.Add(name="add")([x, left])
+    x = layers.Dropout(0.5, name="drop")(x)
+    down = layers.Conv2D(6, 3, 2, padding="same", name="down")(x)
+    side = layers.Conv2D(6, 1, 2, name="side")(x)
+    x = layers.ReLU(name="relu")(layers.Add(name="join")([down, side]))
+    x = layers.Conv2D(6, 3, padding="valid", name="narrow")(x)
+    x = layers.MaxPooling2D(2, name="pool")(x)
+    inner_in = library.Input(x.shape[1:])
+    inner = layers.Conv2D(5, 1, name="conv")(inner_in)
+    x = library.Model(inner_in, inner, name="inner")(x)
+    x = layers.GlobalAveragePooling2D(name="mean")(x)
+    dense = layers.Dense(3, name="head", activation="softmax" if head == "softmax" else None)
+    return library.Model(inputs, dense(x))
+
+
+@LIBRARIES
+def test_stage_ends_stand_before_each_downsampling(library):
+    model = network(library)
+    ends = distillation.stage_ends(model, np.ones((2, 17, 16, 3), "float32"))
+    assert ends == ["add", "narrow", "inner/conv"]
+
+
+@LIBRARIES
+def test_stage_ends_of_a_network_without_maps(library):
+    model = library.Sequential([library.layers.Dense(3), library.layers.Dense(2)])
+    assert distillation.stage_ends(model, np.ones((2, 4), "float32")) == []
+
+
+def test_probabilities_are_told_from_logits():
+    rng = np.random.default_rng(5)
+    logits = rng.normal(size=(8, 4)).astype("float32")
+    assert distillation.sums_to_one(tf.constant(softmax(logits)))
+    assert not distillation.sums_to_one(tf.constant(logits))
+    assert not distillation.sums_to_one(tf.ones((8, 1)))
+    assert distillation.sums_to_one(tf.cast(softmax(logits), tf.float16))
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        ("sparse_categorical_crossentropy", True),
+        ("SparseCategoricalCrossentropy", True),
+        (keras.losses.CategoricalCrossentropy(), True),
+        (tf_keras.losses.SparseCategoricalCrossentropy(), True),
+        (keras.losses.sparse_categorical_crossentropy, True),
+        ("mse", False),
+        (keras.losses.BinaryCrossentropy(), False),
+        (lambda y, z: 0.0, False),
+        (None, False),
+    ],
+)
+def test_classification_losses(loss, expected):
+    assert distillation.is_classification(loss) is expected
+
+
+def teacher_of(model, student, losses=(None,), **options):
+    x = np.random.default_rng(6).normal(size=(2, 17, 16, 3)).astype("float32")
+    options = {"temperature": 2.0, "features": "auto", **options}
+    return x, distillation.Teacher(model, student, x, losses=list(losses), **options)
+
+
+@LIBRARIES
+@pytest.mark.parametrize("head", ["logits", "softmax"])
+def test_the_teachers_terms_against_numpy(library, head):
+    teacher_model, student = network(library, head), network(library, head)
+    loss = "sparse_categorical_crossentropy"
+    x, teacher = teacher_of(teacher_model, student, [loss], features=["add", "pool"])
+    with teacher.record() as calls:
+        outputs = student(x, training=False)
+    terms = teacher.terms(teacher.targets(x), outputs, calls)
+
+    theirs, ours = (np.asarray(m(x, training=False), "float64") for m in (teacher_model, student))
+    if head == "softmax":
+        theirs, ours = np.log(theirs), np.log(ours)
+    p, q = softmax(theirs / 2), softmax(ours / 2)
+    assert float(terms["distillation_loss"]) == pytest.approx(
+        4 * (p * np.log(p / q)).sum(-1).mean(), rel=1e-3, abs=1e-6
+    )
+    errors = []
+    for path in ("add", "pool"):
+        maps = [
+            np.asarray(
+                library.Model(m.input, m.get_layer(path).output)(x, training=False), "float64"
+            )
+            for m in (student, teacher_model)
+        ]
+        errors.append(((maps[0] - maps[1]) ** 2).sum() / (maps[1] ** 2).sum())
+    assert float(terms["feature_loss"]) == pytest.approx(np.mean(errors), rel=1e-4)
+
+
+@LIBRARIES
+def test_an_output_that_is_no_classification_is_compared_by_relative_error(library):
+    model, student = network(library), network(library)
+    x, teacher = teacher_of(model, student, ["mse"], features=None)
+    terms = teacher.terms(teacher.targets(x), student(x, training=False), [])
+    theirs, ours = (np.asarray(m(x, training=False), "float64") for m in (model, student))
+    expected = ((ours - theirs) ** 2).sum() / (theirs**2).sum()
+    assert set(terms) == {"distillation_loss"}
+    assert float(terms["distillation_loss"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_teacher_that_does_not_fit_is_refused():
+    inputs = keras.Input((17, 16, 3))
+    other = keras.Model(inputs, keras.layers.Dense(7)(keras.layers.Flatten()(inputs)))
+    with pytest.raises(ValueError, match=r"shape for shape.*\(2, 7\).*\(2, 3\)"):
+        teacher_of(other, network(keras))
+    with pytest.raises(ValueError, match="features must be.*'nowhere'"):
+        teacher_of(network(keras), network(keras), features=["nowhere"])
