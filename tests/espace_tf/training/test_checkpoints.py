@@ -25,7 +25,7 @@ import numpy as np
 sys.path.insert(0, sys.argv[1])
 folder, name, at = sys.argv[2], sys.argv[3], int(sys.argv[4])
 library = __import__(name)
-sys.path.insert(0, sys.argv[1] + "/tests/espace_tf")
+sys.path.insert(0, sys.argv[1] + "/tests/espace_tf/training")
 import test_checkpoints as tests
 
 class Kill(library.callbacks.Callback):
