@@ -1,42 +1,29 @@
-"""The masked convolution, its companions, and the index maps that drive them.
+"""The masked operators on rows, in TensorFlow and in C++, and the integers that drive them.
 
-Loads lazily: `espace_tf.kernels.index_map` needs NumPy only, the operators bring TensorFlow.
+Here is what runs a call and what describes one (`index_map` and `program` need NumPy only); layers,
+models and the choice of what to skip may not be here.
 """
 
 import importlib
-import sys
-import types
 
-_HOMES = {
-    "apply_map": "masked_conv2d",
-    "avg_pool": "pooling",
-    "backend": "masked_conv2d",
-    "conv2d": "masked_conv2d",
-    "masked_conv2d": "masked_conv2d",
-    "masked_depthwise_conv2d": "depthwise",
-    "max_pool": "pooling",
-    "plain": "masked_conv2d",
-}
-__all__ = list(_HOMES)
+__all__ = [
+    "apply_map",
+    "avg_pool",
+    "backend",
+    "conv2d",
+    "masked_conv2d",
+    "masked_depthwise_conv2d",
+    "max_pool",
+    "plain",
+]
 
 
 def __getattr__(name: str):
-    if name not in _HOMES:
+    # At the first use: only the operators bring TensorFlow.
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"espace_tf.kernels.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module("espace_tf.kernels.operators"), name)
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(types.ModuleType):
-    """Keeps `kernels.masked_conv2d` the function when Python binds the submodule of that name."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name == "masked_conv2d" and isinstance(value, types.ModuleType):
-            value = value.masked_conv2d
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

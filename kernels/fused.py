@@ -6,14 +6,13 @@ from types import ModuleType
 
 import tensorflow as tf
 
-from espace_tf.kernels.masked_conv2d import cpu_operations_now
+from espace_tf.kernels.loader import operations_now
 from espace_tf.kernels.program import Program
 
 
 def fused_operations() -> ModuleType | None:
     """The native operations, if the call that is being made now can run programs with them."""
-    operations = cpu_operations_now()
-    return operations if hasattr(operations, "espace_fused_graph") else None
+    return operations_now()
 
 
 class FusedGraphCall:

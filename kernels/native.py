@@ -1,9 +1,10 @@
-"""The masked convolution through the native operation: same arguments and results as the reference.
+"""The operators through the native operations: the arguments and results of `reference`.
 
-What the operation does not know falls back or is composed: float64 runs on the reference, other
-activations follow the operation, groups run one by one.
+What the operations do not know is composed: activations of other names follow the operation, groups
+run one by one.
 """
 
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import numpy as np
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 from espace_tf.kernels import reference
 
-# Fused into the operation; every other activation is applied to its result.
+# Fused into the operations; every other activation is applied to their result.
 FUSED = ("none", "relu", "relu6")
 TYPES = (tf.float32, tf.float16, tf.bfloat16)
 
@@ -27,78 +28,150 @@ def masked_conv2d(
     activation: str = "none",
     groups: int = 1,
 ) -> tf.Tensor:
-    """`reference.masked_conv2d` on the loaded operations.
-
-    Args:
-        operations: the module that `library.load` returned.
-        rows: [B, M, C].
-        filter: [taps, C / groups, N].
-        bias: [N] or None.
-        table: int32 [Q, taps], values in [-1, M).
-        spread: int32 [R], values in [0, Q), or None.
-        activation: a key of reference.ACTIVATIONS.
-        groups: groups of channels that do not see each other.
-
-    Returns:
-        [B, R or Q, N].
+    """`reference.masked_conv2d` on the operations that `loader` loaded, for rows of TYPES.
 
     Raises:
         tf.errors.InvalidArgumentError: sizes or indices that do not fit together.
     """
-    if rows.dtype not in TYPES:
-        return reference.masked_conv2d(
-            rows, filter, bias, table, spread, activation=activation, groups=groups
-        )
-    if groups > 1:
-        parts = zip(
-            tf.split(rows, groups, -1),
-            tf.split(filter, groups, -1),
-            [None] * groups if bias is None else tf.split(bias, groups),
-            strict=True,
-        )
-        shown = [
-            masked_conv2d(operations, *part, table, spread, activation=activation) for part in parts
-        ]
-        return tf.concat(shown, -1)
-    if activation not in FUSED:
-        shown = _call(operations, rows, filter, bias, table, spread, "none")
-        return reference.ACTIVATIONS[activation](shown)
-    return _call(operations, rows, filter, bias, table, spread, activation)
+    if groups == 1:
+        operands = rows, filter, bias
+        return _convolve(operations, "masked_conv2d", operands, table, spread, activation)
+    parts = zip(
+        tf.split(rows, groups, -1),
+        tf.split(filter, groups, -1),
+        [None] * groups if bias is None else tf.split(bias, groups),
+        strict=True,
+    )
+    shown = [
+        masked_conv2d(operations, *part, table, spread, activation=activation) for part in parts
+    ]
+    return tf.concat(shown, -1)
 
 
-def _call(
+def masked_depthwise_conv2d(
     operations: ModuleType,
     rows: tf.Tensor,
     filter: tf.Tensor,
     bias: tf.Tensor | None,
     table: np.ndarray | tf.Tensor,
     spread: np.ndarray | tf.Tensor | None,
-    activation: str,
+    *,
+    activation: str = "none",
 ) -> tf.Tensor:
-    """One operation. Its gradient is a custom gradient, which survives a SavedModel."""
-    table = tf.convert_to_tensor(table, tf.int32)
-    options = {"activation": activation, "use_spread": spread is not None}
-    spread = tf.convert_to_tensor([] if spread is None else spread, tf.int32)
+    """`reference.masked_depthwise_conv2d`, as `masked_conv2d`."""
+    operands = rows, filter, bias
+    return _convolve(operations, "masked_depthwise_conv2d", operands, table, spread, activation)
+
+
+def max_pool(
+    operations: ModuleType,
+    rows: tf.Tensor,
+    table: np.ndarray | tf.Tensor,
+    spread: np.ndarray | tf.Tensor | None = None,
+) -> tf.Tensor:
+    """`reference.max_pool`, as `masked_conv2d`."""
+    return _pool(operations, "max", rows, table, spread)
+
+
+def avg_pool(
+    operations: ModuleType,
+    rows: tf.Tensor,
+    table: np.ndarray | tf.Tensor,
+    spread: np.ndarray | tf.Tensor | None = None,
+) -> tf.Tensor:
+    """`reference.avg_pool`, as `masked_conv2d`."""
+    return _pool(operations, "avg", rows, table, spread)
+
+
+def _convolve(operations, name, operands, table, spread, activation) -> tf.Tensor:
+    """One of the convolutions, by its name here and in `reference`."""
+    run, run_gradient = _pair(operations, f"espace_{name}")
+    fused = activation if activation in FUSED else "none"
+    indices, options = _indices(table, spread)
+    options["activation"] = fused
+
+    def forward(rows, filter, *bias):
+        added = bias[0] if bias else tf.zeros([0], rows.dtype)
+        return run(rows, filter, *indices, added, use_bias=bool(bias), **options)
+
+    def backward(out, upstream, rows, filter, *bias):
+        found = run_gradient(rows, filter, *indices, out, upstream, **options)
+        return tuple(found)[: 2 + len(bias)]
+
+    def plain(rows, filter, bias=None):
+        operator = getattr(reference, name)
+        return operator(rows, filter, bias, table, spread, activation=fused)
+
+    given = [operand for operand in operands if operand is not None]
+    shown = _differentiable(forward, backward, plain, given)
+    return shown if activation in FUSED else reference.ACTIVATIONS[activation](shown)
+
+
+def _pool(operations, kind, rows, table, spread) -> tf.Tensor:
+    run, run_gradient = _pair(operations, "espace_pool")
+    indices, options = _indices(table, spread)
+    options["kind"] = kind
+
+    def forward(rows):
+        return run(rows, *indices, **options)
+
+    def backward(out, upstream, rows):
+        return (run_gradient(rows, *indices, upstream, **options),)
+
+    def plain(rows):
+        return getattr(reference, f"{kind}_pool")(rows, table, spread)
+
+    return _differentiable(forward, backward, plain, [rows])
+
+
+def _pair(operations: ModuleType, name: str) -> tuple[Callable, Callable]:
+    return getattr(operations, name), getattr(operations, f"{name}_grad")
+
+
+def _indices(table, spread) -> tuple[tuple[tf.Tensor, tf.Tensor], dict]:
+    """Table and spread as tensors (an empty spread where there is none), and what says so."""
+    shown = [] if spread is None else spread
+    indices = tf.convert_to_tensor(table, tf.int32), tf.convert_to_tensor(shown, tf.int32)
+    return indices, {"use_spread": spread is not None}
+
+
+def _differentiable(
+    forward: Callable[..., tf.Tensor],
+    backward: Callable[..., Sequence[tf.Tensor]],
+    plain: Callable[..., tf.Tensor],
+    operands: Sequence[tf.Tensor],
+) -> tf.Tensor:
+    """The result of a native operation, differentiable any number of times.
+
+    By custom gradients, which survive a SavedModel.
+
+    Args:
+        forward: the operation, called with the operands.
+        backward: called with its result, the gradient of that and the operands, for theirs.
+        plain: as forward, in TensorFlow's operations: the gradients of gradients are its.
+        operands: what the gradients are of.
+    """
 
     @tf.custom_gradient
-    def convolve(rows, filter, *bias):
-        out = operations.espace_masked_conv2d(
-            rows,
-            filter,
-            table,
-            spread,
-            bias[0] if bias else tf.zeros([0], rows.dtype),
-            use_bias=bool(bias),
-            **options,
-        )
+    def run(*operands):
+        out = forward(*operands)
 
-        def gradient(upstream):
-            found = operations.espace_masked_conv2d_grad(
-                rows, filter, table, spread, out, upstream, **options
-            )
-            return tuple(found)[: 2 + len(bias)]
+        @tf.custom_gradient
+        def gradient(*sources):
+            def second(*above):
+                with tf.GradientTape() as outer:
+                    outer.watch(sources)
+                    with tf.GradientTape() as inner:
+                        inner.watch(sources[1:])
+                        shown = plain(*sources[1:])
+                    found = inner.gradient(shown, sources[1:], sources[0], **ZERO)
+                return outer.gradient(found, sources, above, **ZERO)
 
-        return out, gradient
+            return backward(out, *sources), second
 
-    inputs = [rows, filter] if bias is None else [rows, filter, bias]
-    return convolve(*(tf.convert_to_tensor(value) for value in inputs))
+        return out, lambda upstream: gradient(upstream, *operands)
+
+    return run(*(tf.convert_to_tensor(operand) for operand in operands))
+
+
+ZERO = {"unconnected_gradients": tf.UnconnectedGradients.ZERO}

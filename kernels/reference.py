@@ -1,4 +1,4 @@
-"""The masked convolution in plain TensorFlow: the definition, the oracle, and what runs everywhere.
+"""The operators in plain TensorFlow: the definition, the oracle, and what runs everywhere.
 
 Only gathers, reshapes, matrix products and pointwise operations, all of them differentiable and
 with TensorFlow Lite builtins. A reshape takes its sizes from static shapes wherever they are known,
@@ -32,26 +32,72 @@ def masked_conv2d(
     activation: str = "none",
     groups: int = 1,
 ) -> tf.Tensor:
-    """The operator of `espace_tf.kernels.masked_conv2d`, unchecked.
+    """`espace_tf.kernels.masked_conv2d`, unchecked, with its arguments.
 
     A table or spread given as a NumPy array lets this function leave out what it finds unnecessary:
     the row of zeros when nothing reads padding, a gather that would change nothing.
 
     Args:
-        rows: [B, M, C].
+        rows, bias, table, spread, activation: as there.
         filter: [taps, C / groups, N].
-        bias: [N] or None.
-        table: int32 [Q, taps], values in [-1, M).
-        spread: int32 [R], values in [0, Q), or None.
-        activation: a key of ACTIVATIONS.
         groups: groups of channels that do not see each other, as in a grouped convolution.
 
     Returns:
         [B, R or Q, N].
     """
-    cells = gather_cells(rows, table)
+    cells = _gather_cells(rows, table)
     computed = _by_group(_correlate, cells, filter, groups)
-    return show(finish(computed, bias, activation), table, spread)
+    return _show(_finish(computed, bias, activation), table, spread)
+
+
+def masked_depthwise_conv2d(
+    rows: tf.Tensor,
+    filter: tf.Tensor,
+    bias: tf.Tensor | None,
+    table: np.ndarray | tf.Tensor,
+    spread: np.ndarray | tf.Tensor | None,
+    *,
+    activation: str = "none",
+) -> tf.Tensor:
+    """`espace_tf.kernels.masked_depthwise_conv2d`, unchecked, with its arguments."""
+    cells = _gather_cells(rows, table)
+    channels, multiplier = size_of(filter, 1), size_of(filter, 2)
+    if isinstance(multiplier, int) and multiplier == 1:
+        computed = tf.reduce_sum(cells * filter[:, :, 0], axis=1)
+    else:
+        computed = tf.reduce_sum(cells[..., None] * filter, axis=1)
+        computed = tf.reshape(computed, [-1, channels * multiplier])
+    return _show(_finish(computed, bias, activation), table, spread)
+
+
+def max_pool(
+    rows: tf.Tensor, table: np.ndarray | tf.Tensor, spread: np.ndarray | tf.Tensor | None = None
+) -> tf.Tensor:
+    """`espace_tf.kernels.max_pool`, unchecked, with its arguments."""
+    table, some = _without_padding(table)
+    largest = _largest(_gather_cells(rows, table))
+    if some is not None:
+        shown = _show(largest, table, None)
+        shown = tf.where(some, shown, tf.zeros([], rows.dtype))
+        largest = tf.reshape(shown, [-1, size_of(rows, 2)])
+    return _show(largest, table, spread)
+
+
+def avg_pool(
+    rows: tf.Tensor, table: np.ndarray | tf.Tensor, spread: np.ndarray | tf.Tensor | None = None
+) -> tf.Tensor:
+    """As `max_pool`, with the mean of what is not padding."""
+    cells = _gather_cells(rows, table)
+    if isinstance(table, np.ndarray) and table.min() >= 0:
+        return _show(tf.reduce_mean(cells, axis=1), table, spread)
+    valid = table >= 0
+    if isinstance(table, np.ndarray):
+        count = np.maximum(valid.sum(1, keepdims=True), 1)
+    else:
+        count = tf.maximum(tf.math.count_nonzero(valid, axis=1, keepdims=True), 1)
+    sums = _show(tf.reduce_sum(cells, axis=1), table, None)
+    means = sums / tf.cast(count, rows.dtype)
+    return _show(tf.reshape(means, [-1, size_of(rows, 2)]), table, spread)
 
 
 @tf.autograph.experimental.do_not_convert
@@ -90,10 +136,10 @@ def conv2d(
     def convolve(part: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
         return tf.nn.convolution(part, weights, strides, padding.upper(), dilations=dilation_rate)
 
-    return finish(_by_group(convolve, inputs, filter, groups), bias, activation)
+    return _finish(_by_group(convolve, inputs, filter, groups), bias, activation)
 
 
-def gather_cells(rows: tf.Tensor, table: np.ndarray | tf.Tensor) -> tf.Tensor:
+def _gather_cells(rows: tf.Tensor, table: np.ndarray | tf.Tensor) -> tf.Tensor:
     """What every tap of every computed position reads: [B * Q, taps, C]."""
     taps, channels = size_of(table, 1), size_of(rows, 2)
     if not _is_range(table, rows.shape[1]):
@@ -126,12 +172,12 @@ def _by_group(
     return tf.concat([operation(part, weights) for part, weights in pairs], -1)
 
 
-def finish(values: tf.Tensor, bias: tf.Tensor | None, activation: str) -> tf.Tensor:
+def _finish(values: tf.Tensor, bias: tf.Tensor | None, activation: str) -> tf.Tensor:
     """Bias (None: none) and activation (a key of ACTIVATIONS) of values [..., N]."""
     return ACTIVATIONS[activation](values if bias is None else tf.nn.bias_add(values, bias))
 
 
-def show(
+def _show(
     computed: tf.Tensor, table: np.ndarray | tf.Tensor, spread: np.ndarray | tf.Tensor | None
 ) -> tf.Tensor:
     """The computed positions [B * Q, N] as output rows: [B, R or Q, N]."""
@@ -155,3 +201,37 @@ def _is_range(indices: np.ndarray | tf.Tensor, size: int | tf.Tensor | None) -> 
 def size_of(array: np.ndarray | tf.Tensor, axis: int) -> int | tf.Tensor:
     """A static size where known, else the size at run time."""
     return tf.shape(array)[axis] if array.shape[axis] is None else array.shape[axis]
+
+
+def _without_padding(
+    table: np.ndarray | tf.Tensor,
+) -> tuple[np.ndarray | tf.Tensor, np.ndarray | tf.Tensor | None]:
+    """A table of equal windows, and which windows are not padding alone: bool [Q, 1].
+
+    Padding reads the window's first row instead: what is read twice has the same maximum, and the
+    first tap that reads it stays the first. Where no window is padding alone, that is None.
+    """
+    if isinstance(table, np.ndarray):
+        valid = table >= 0
+        if valid.all():
+            return table, None
+        first = np.take_along_axis(table, valid.argmax(1)[:, None], 1)
+        some = valid.any(1, keepdims=True)
+        return np.where(valid, table, np.maximum(first, 0)), None if some.all() else some
+    valid = table >= 0
+    order = tf.argmax(tf.cast(valid, tf.int32), axis=1)
+    first = tf.gather(table, order[:, None], axis=1, batch_dims=1)
+    return tf.where(valid, table, tf.maximum(first, 0)), tf.reduce_any(valid, 1, keepdims=True)
+
+
+@tf.custom_gradient
+def _largest(cells: tf.Tensor) -> tf.Tensor:
+    """[n, taps, C] gives [n, C]. Of several largest values the first takes the gradient."""
+
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+        chosen = tf.one_hot(
+            tf.argmax(cells, axis=1), size_of(cells, 1), axis=1, dtype=upstream.dtype
+        )
+        return chosen * upstream[:, None]
+
+    return tf.reduce_max(cells, axis=1), gradient

@@ -13,17 +13,24 @@ from espace_tf.kernels import native, reference
 
 # Of the largest value; float32 may be TF32 on GPUs, which has 10 bits.
 TOLERANCE = {tf.float32: 5e-3, tf.float16: 1e-2, tf.bfloat16: 6e-2}
+OPERATIONS = ("masked_depthwise_conv2d", "pool", "fused_graph")
 NAMES = ("out", "gradient of rows", "gradient of filter", "gradient of bias")
 # (rows, channels, taps, computed, shown, filters): whole vectors and tiles, and neither.
 SIZES = ((70, 40, 3, 140, 300, 136), (9, 5, 4, 7, 0, 3))
 
 
 def check_small(operations: ModuleType) -> None:
-    """Raises ValueError unless one tiny call gives exactly what it must.
+    """Raises unless one tiny call gives exactly what it must, and all other operations exist.
 
     Args:
         operations: what `tf.load_op_library` returned.
+
+    Raises:
+        AttributeError: the binary is older than this package.
+        ValueError: wrong numbers.
     """
+    for name in OPERATIONS:
+        getattr(operations, f"espace_{name}")
     shown = operations.espace_masked_conv2d(
         tf.constant([[[1.0, 2.0], [3.0, 4.0]]]),
         tf.constant([[[1.0], [1.0]], [[10.0], [10.0]]]),

@@ -8,10 +8,12 @@ adds the operator on GPUs to it; where that one is missing, the reference runs, 
 
 import contextlib
 import contextvars
+import functools
 import os
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -36,6 +38,50 @@ EXPORTERS = (
 TRACER = "tensorflow.python.eager.polymorphic_function.polymorphic_function"
 
 _plain = contextvars.ContextVar("espace_tf_plain", default=False)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What runs the operators, and why it is this.
+
+    Args:
+        name: "native" or "reference".
+        reason: why this one was chosen.
+        operations: the loaded native operations, or None.
+    """
+
+    name: str
+    reason: str
+    operations: ModuleType | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.reason})"
+
+
+@functools.cache
+def backend() -> Backend:
+    """The backend that runs in this process; prints as its name and the reason.
+
+    The first call loads the binary; `load` says when it warns.
+
+    Example:
+        >>> print(backend())
+        native (_masked_conv2d.tf2.21.so)
+    """
+    operations, reason = load()
+    return Backend("reference" if operations is None else "native", reason, operations)
+
+
+def operations_now(on_gpu: bool = False) -> ModuleType | None:
+    """The native operations, if the call that is being made now is to use them.
+
+    Args:
+        on_gpu: whether the operation exists on GPUs; where there is one, others do not run.
+    """
+    if not on_gpu and tf.config.list_physical_devices("GPU"):
+        return None
+    operations = backend().operations
+    return None if operations is None or plain_wanted() else operations
 
 
 def load() -> tuple[ModuleType | None, str]:
@@ -89,7 +135,13 @@ def plain() -> Iterator[None]:
 
 
 def plain_wanted() -> bool:
-    """Whether the operations made now must be TensorFlow's own: for a file, or for XLA."""
+    """Whether the operations made now must be TensorFlow's own: for a file, or for XLA.
+
+    Reads the names of the calling modules, since nothing else tells: `tf.saved_model.save` has a
+    context (`save_context`), but Keras's export and the TFLite converter trace the model before
+    they enter it, in functions like any other; and a function knows of `jit_compile` itself, while
+    the graph that is traced for it does not.
+    """
     if _plain.get():
         return True
     if tf.executing_eagerly():

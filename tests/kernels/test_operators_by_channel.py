@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from espace_tf import kernels
-from espace_tf.kernels import packed_native, packed_reference
+from espace_tf.kernels import reference
 from espace_tf.kernels.index_map import Geometry, IndexMap, conv_table
 
 NAMES = ("masked_depthwise_conv2d", "max_pool", "avg_pool")
@@ -27,11 +27,10 @@ BACKENDS = ["reference", "native"]
 def operators(request) -> dict:
     """The three operators of one backend by name."""
     if request.param == "reference":
-        return {name: getattr(packed_reference, name) for name in NAMES}
-    operations = kernels.backend().operations
-    if operations is None:
+        return {name: getattr(reference, name) for name in NAMES}
+    if kernels.backend().operations is None:
         pytest.skip(f"backend: {kernels.backend()}")
-    return {name: functools.partial(getattr(packed_native, name), operations) for name in NAMES}
+    return {name: getattr(kernels, name) for name in NAMES}
 
 
 def naive_depthwise(rows, filter, bias, table, spread=None, activation="none"):
@@ -124,7 +123,7 @@ def test_backends_agree_on_gradients(operators, name, seed):
     operands, indices = random_call(name, seed)
     options = {"activation": list(ACTIVATIONS)[seed % 4]} if "conv" in name else {}
     doubles = [None if value is None else tf.cast(value, tf.float64) for value in operands]
-    plain = getattr(packed_reference, name)
+    plain = getattr(reference, name)
     expected = gradients(plain, doubles, indices, **options)
     for one, other in zip(
         gradients(operators[name], operands, indices, **options), expected, strict=True

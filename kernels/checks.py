@@ -126,21 +126,43 @@ class Argument:
 
 ROWS = Argument("rows", ("B", "M", "C"))
 FILTER = Argument("filter", ("taps", "C", "N"))
-BIAS = Argument("bias", ("N",))
+DEPTHWISE = Argument("filter", ("taps", "C", "multiplier"))
 TABLE = Argument("table", ("Q", "taps"))
 SPREAD = Argument("spread", ("R",))
 
 
-def check_indices_of(
-    rows: tf.Tensor, table: object, spread: object | None
-) -> tuple[np.ndarray | tf.Tensor, np.ndarray | tf.Tensor | None, Checks]:
-    """Table and spread as arrays or tensors, and the checks that the graph must run."""
+def convolution(
+    layout: Argument, rows: object, filter: object, bias: object, table: object, spread: object
+) -> tuple[tuple, Checks]:
+    """The operands of a convolution, and the checks that the graph must run.
+
+    Args:
+        layout: FILTER or DEPTHWISE.
+        rows, filter, bias, table, spread: as the caller gave them.
+    """
+    (rows, table, spread), checks = pooling(rows, table, spread)
+    filter = layout.tensor(filter, rows.dtype)
+    checks += layout.must_agree(filter, 1, size_of(rows, 2), "rows")
+    checks += TABLE.must_agree(table, 1, size_of(filter, 0), "filter")
+    if bias is not None:
+        columns, name = size_of(filter, 2), "N"
+        if layout is DEPTHWISE:
+            columns, name = size_of(filter, 1) * columns, "C * multiplier"
+        argument = Argument("bias", (name,))
+        bias = argument.tensor(bias, rows.dtype)
+        checks += argument.must_agree(bias, 0, columns, "filter")
+    return (rows, filter, bias, table, spread), checks
+
+
+def pooling(rows: object, table: object, spread: object) -> tuple[tuple, Checks]:
+    """As `convolution`, of what is left without a filter."""
+    rows = ROWS.tensor(rows)
     table = TABLE.indices(table)
     spread = None if spread is None else SPREAD.indices(spread)
     checks = TABLE.must_lie(table, PADDED, size_of(rows, 1))
     if spread is not None:
         checks += SPREAD.must_lie(spread, 0, size_of(table, 0))
-    return table, spread, checks
+    return (rows, table, spread), checks
 
 
 def check_activation(activation: str) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from espace_tf.kernels import library, selftest
+from espace_tf.kernels import loader, selftest
 
-ROOT = Path(library.__file__).parent.parent
+ROOT = Path(loader.__file__).parent.parent
 PROGRAM = """
 import sys, warnings
 sys.path.insert(0, {package!r})
@@ -35,7 +35,7 @@ print("warnings:", len(caught), *(str(w.message) for w in caught))
 
 def run(package: Path, used: bool = True, **variables: str) -> str:
     """What a fresh process prints; its own copy of the package, so nothing else is found."""
-    environment = {k: v for k, v in os.environ.items() if k != library.VARIABLE}
+    environment = {k: v for k, v in os.environ.items() if k != loader.VARIABLE}
     done = subprocess.run(
         [sys.executable, "-P", "-c", PROGRAM.format(package=str(package), used=used)],
         env={**environment, "TF_CPP_MIN_LOG_LEVEL": "3", **variables},
@@ -56,7 +56,7 @@ def package(tmp_path) -> Path:
 
 
 def name_for(version: str) -> str:
-    return f"{library.STEM}{'.'.join(version.split('.')[:2])}.so"
+    return f"{loader.STEM}{'.'.join(version.split('.')[:2])}.so"
 
 
 def test_nothing_is_said_before_the_operator_is_used(package):
@@ -77,27 +77,27 @@ def test_a_binary_of_another_tensorflow_is_not_loaded(package):
 
 
 def test_a_broken_binary_is_refused_in_words(package):
-    (package / "kernels" / name_for(tf.__version__)).write_bytes(b"not a library")
+    (package / "kernels" / name_for(tf.__version__)).write_bytes(b"not a loader")
     said = run(package)
     assert "backend: reference" in said and "warnings: 1" in said
     assert f"{name_for(tf.__version__)} does not work" in said
 
 
 def test_a_library_without_the_operation_is_refused_in_words(package):
-    other = importlib.util.find_spec("_ctypes").origin  # a library without operations
+    other = importlib.util.find_spec("_ctypes").origin  # a loader without operations
     shutil.copy(other, package / "kernels" / name_for(tf.__version__))
     said = run(package)
     assert "backend: reference" in said and "does not work" in said
 
 
 def test_the_environment_variable_forces_the_reference_silently(package):
-    said = run(package, **{library.VARIABLE: "reference"})
-    assert f"backend: reference ({library.VARIABLE}=reference)" in said and "warnings: 0" in said
+    said = run(package, **{loader.VARIABLE: "reference"})
+    assert f"backend: reference ({loader.VARIABLE}=reference)" in said and "warnings: 0" in said
 
 
 def test_a_misspelt_variable_is_an_error(package):
     assert "must be 'native' or 'reference'. Received: 'fast'" in run(
-        package, **{library.VARIABLE: "fast"}
+        package, **{loader.VARIABLE: "fast"}
     )
 
 
@@ -115,8 +115,8 @@ def test_the_native_binary_runs_silently_once_loaded(package):
     not (ROOT / "kernels" / name_for(tf.__version__)).is_file(), reason="no native binary"
 )
 def test_the_test_for_gpus_tells_right_from_wrong(monkeypatch):
-    monkeypatch.delenv(library.VARIABLE, raising=False)
-    operations, _ = library.load()
+    monkeypatch.delenv(loader.VARIABLE, raising=False)
+    operations, _ = loader.load()
     selftest.check_all(operations)
     wrong = types.SimpleNamespace(
         espace_masked_conv2d=lambda *inputs, **options: (
@@ -129,10 +129,10 @@ def test_the_test_for_gpus_tells_right_from_wrong(monkeypatch):
 
 
 def test_with_a_gpu_and_no_binary_for_it_the_reference_runs_silently(monkeypatch):
-    monkeypatch.delenv(library.VARIABLE, raising=False)
-    monkeypatch.setattr(library.tf.config, "list_physical_devices", lambda kind: ["one"])
-    monkeypatch.setattr(library, "GPU_STEM", "_missing.tf")
-    assert library.load() == (None, "there is a GPU, and no native binary for GPUs")
+    monkeypatch.delenv(loader.VARIABLE, raising=False)
+    monkeypatch.setattr(loader.tf.config, "list_physical_devices", lambda kind: ["one"])
+    monkeypatch.setattr(loader, "GPU_STEM", "_missing.tf")
+    assert loader.load() == (None, "there is a GPU, and no native binary for GPUs")
 
 
 @pytest.mark.skipif(
@@ -141,9 +141,9 @@ def test_with_a_gpu_and_no_binary_for_it_the_reference_runs_silently(monkeypatch
 )
 def test_the_binary_for_gpus_loads_without_one_and_the_cpu_keeps_working():
     program = (
-        "import tensorflow as tf\nfrom espace_tf.kernels import library, selftest\n"
-        "operations, reason = library.load()\n"
-        f"tf.load_library({str(ROOT / 'kernels')!r} + '/' + library.GPU_STEM + "
+        "import tensorflow as tf\nfrom espace_tf.kernels import loader, selftest\n"
+        "operations, reason = loader.load()\n"
+        f"tf.load_library({str(ROOT / 'kernels')!r} + '/' + loader.GPU_STEM + "
         "'.'.join(tf.__version__.split('.')[:2]) + '.so')\n"
         "from tensorflow.python.framework import kernels\n"
         "found = kernels.get_registered_kernels_for_op('EspaceMaskedConv2DGrad').kernel\n"
