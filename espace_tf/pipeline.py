@@ -37,7 +37,7 @@ def compress(
     speed is measured once more, longer, and returned; unchanged if that is no faster than the given
     one. It is not trained: `fine_tune` brings most of the lost accuracy back.
 
-    Times of layers are kept for the next call on this machine (`espace_tf.timing.layer_times` says where).
+    Times of layers are kept for the next call on this machine: see `espace_tf.timing.layer_times`.
 
     Args:
         model: a trained Keras 3 or tf_keras model; it is not changed.
