@@ -16,7 +16,8 @@ from espace_tf.planning.choices import Choice, Clock, predicted
 from espace_tf.planning.planner import UnreachableSpeedWarning, build, plan
 from espace_tf.records.analysis import Analysis, SiteAnalysis
 from espace_tf.records.option import Option
-from espace_tf.records.plan import LayerPlan, Plan, no_mask
+from espace_tf.records.plan import LayerPlan, Plan
+from espace_tf.records.site import no_mask
 
 FACTORS = {"undecomposed": "no decomposition", "plain": "plain SVD", "aware": "whitened + refit"}
 MASKS = {"unmasked": "no mask", "impact": "impact + nearest", "chosen": "chosen masks"}

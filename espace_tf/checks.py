@@ -10,31 +10,39 @@ MOST_THREADS = 1024
 MOST_SEED = 2**32 - 1  # what NumPy and Keras take
 
 
-def check_choice(value: Any, name: str, allowed: Sequence[Any]) -> None:
-    """Raises ValueError unless `value` is one of those allowed."""
+def check_choice(value: Any, name: str, allowed: Sequence[Any]) -> Any:
+    """The one of those allowed that `value` is equal to; raises ValueError if it is none."""
     if not isinstance(value, str | Integral) or value not in allowed:
         raise ValueError(
             f"{name} must be one of {', '.join(map(str, allowed))}. Received: {value!r}"
         )
+    return allowed[allowed.index(value)]
 
 
-def check_count(value: Any, name: str, least: int = 1, most: int | None = None) -> None:
-    """Raises unless `value` is an integer of at least `least` and, if given, at most `most`."""
+def check_count(value: Any, name: str, least: int = 1, most: int | None = None) -> int:
+    """`value` as a Python integer.
+
+    Raises:
+        TypeError: no integer.
+        ValueError: below `least`, or above `most` if that is given.
+    """
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer. Received: {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}. Received: {value}")
     if most is not None and value > most:
         raise ValueError(f"{name} must be at most {most}. Received: {value}")
+    return int(value)
 
 
-def check_number(value: Any, name: str, low: float, high: float = math.inf) -> None:
-    """Raises ValueError unless `value` is a finite number in [low, high]."""
+def check_number(value: Any, name: str, low: float, high: float = math.inf) -> float:
+    """`value` as a Python float; raises ValueError unless it is a finite number in [low, high]."""
     if not _is_finite(value):
         raise ValueError(f"{name} must be a finite number. Received: {value!r}")
     if not low <= value <= high:
         bounds = f"at least {low}" if high == math.inf else f"between {low} and {high}"
         raise ValueError(f"{name} must be {bounds}. Received: {value}")
+    return float(value)
 
 
 def _is_finite(value: Any) -> bool:
@@ -45,16 +53,16 @@ def _is_finite(value: Any) -> bool:
         return False
 
 
-def check_text(value: Any, name: str) -> None:
-    """Raises TypeError unless `value` is a text."""
+def check_text(value: Any, name: str) -> str:
+    """`value`; raises TypeError unless it is a text."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a text. Received: {value!r}")
+    return value
 
 
-def check_threads(value: Any) -> None:
-    """Raises unless `value` is None or a number of threads that a machine can start."""
-    if value is not None:
-        check_count(value, "threads", most=MOST_THREADS)
+def check_threads(value: Any) -> int | None:
+    """`value` as None or a Python integer; raises if no machine can start so many threads."""
+    return None if value is None else check_count(value, "threads", most=MOST_THREADS)
 
 
 def require(extra: str, *modules: str) -> None:

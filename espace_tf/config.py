@@ -74,24 +74,29 @@ class EspaceConfig:
     cache_dir: str | PathLike | None = None
 
     def __post_init__(self):
-        check_choice(self.profile, "profile", PROFILES)
-        check_choice(self.runtime, "runtime", RUNTIMES)
+        checked = {
+            "profile": check_choice(self.profile, "profile", PROFILES),
+            "runtime": check_choice(self.runtime, "runtime", RUNTIMES),
+            "threads": check_threads(self.threads),
+            "seed": check_count(self.seed, "seed", 0, MOST_SEED),
+            "min_map": check_count(self.min_map, "min_map", least=2),
+            "energy": check_number(self.energy, "energy", 1e-6, 1.0),
+            "shrinkage": check_number(self.shrinkage, "shrinkage", 0.0, 1.0),
+            "tolerance": check_number(self.tolerance, "tolerance", 0.001, 1.0),
+            "keeps": tuple(
+                check_number(keep, "keeps", 0.01, 0.99) for keep in _several(self.keeps, "keeps")
+            ),
+            "mask_families": tuple(
+                check_choice(family, "mask_families", FAMILIES)
+                for family in _several(self.mask_families, "mask_families")
+            ),
+            "include": _check_pattern(self.include, "include"),
+            "exclude": _check_pattern(self.exclude, "exclude"),
+        }
         for name in ("batch_size", "calibration_images", "damage_images", "max_gap", "rounds"):
-            check_count(getattr(self, name), name)
-        check_threads(self.threads)
-        check_count(self.seed, "seed", 0, MOST_SEED)
-        check_count(self.min_map, "min_map", least=2)
-        check_number(self.energy, "energy", 1e-6, 1.0)
-        check_number(self.shrinkage, "shrinkage", 0.0, 1.0)
-        check_number(self.tolerance, "tolerance", 0.001, 1.0)
-        object.__setattr__(self, "keeps", _as_tuple(self.keeps, "keeps"))
-        for keep in self.keeps:
-            check_number(keep, "keeps", 0.01, 0.99)
-        object.__setattr__(self, "mask_families", _as_tuple(self.mask_families, "mask_families"))
-        for family in self.mask_families:
-            check_choice(family, "mask_families", FAMILIES)
-        for name in ("include", "exclude"):
-            object.__setattr__(self, name, _check_pattern(getattr(self, name), name))
+            checked[name] = check_count(getattr(self, name), name)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
         if self.cache_dir is not None and not isinstance(self.cache_dir, str | PathLike):
             raise TypeError(f"cache_dir must be a path or None. Received: {self.cache_dir!r}")
 
@@ -101,10 +106,10 @@ class EspaceConfig:
         return wanted and not (self.exclude is not None and _matches(self.exclude, path))
 
 
-def _as_tuple(value: Any, name: str) -> tuple:
+def _several(value: Any, name: str) -> Sequence[Any]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise TypeError(f"{name} must be a list or tuple. Received: {value!r}")
-    return tuple(value)
+    return value
 
 
 def _check_pattern(value: Any, name: str) -> Pattern:

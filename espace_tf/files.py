@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import re
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -123,24 +122,6 @@ def output_path(
         )
     _check_parent(path, name)
     return path
-
-
-def check_replaceable(path: Path, form: str) -> None:
-    """Raises ValueError if a file stands at `path` that is no document of this format of ours.
-
-    Args:
-        path: where the document is to go; an empty file may stand there.
-        form: the "format" that documents of the same kind have.
-    """
-    if not path.is_file():
-        return
-    with in_words(path, "path"), open(path, "rb") as file:
-        start = file.read(200)
-    if start and not re.match(rb'\{\s*"format":\s*"%s"' % form.encode(), start):
-        raise ValueError(
-            f"path must be a new file, or one that holds an {form}, to be replaced. Received: "
-            f"{str(path)!r}, which holds something else; give another path or remove it first"
-        )
 
 
 def output_folder(path: Any, name: str) -> Path:

@@ -13,7 +13,7 @@ from espace_tf.planning.request import checked, warn_if_off
 from espace_tf.planning.search import nearest
 from espace_tf.records.analysis import Analysis
 from espace_tf.records.plan import Plan
-from espace_tf.records.summary import COLUMNS
+from espace_tf.reports.tables import summary_table
 from espace_tf.rewriting.apply import densify
 from espace_tf.training.fine_tune import check_options, checked_optimizer, fine_tune
 
@@ -163,43 +163,4 @@ def _check_training(model: Any, data: Any, training: Mapping[str, Any]) -> None:
 def _print_summary(made: Plan, analysis: Analysis) -> None:
     from rich.console import Console
 
-    Console().print(summary_table(made, analysis))
-
-
-def summary_table(made: Plan, analysis: Analysis | None = None) -> Any:
-    """All convolutions of a plan as a `rich.table.Table`, one a row.
-
-    Args:
-        made: the plan.
-        analysis: what it was made from, for the line below; None: no such line.
-    """
-    from rich.table import Table
-
-    table = Table(title=_title(made), caption=analysis and _caption(analysis))
-    first, *middle, last = COLUMNS
-    table.add_column(first, overflow="fold")
-    for name in middle:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column(last, overflow="fold")
-    for row in made.summary():
-        table.add_row(*row.cells())
-    if made.dense_ms and made.predicted_ms:
-        table.add_section()
-        table.add_row("whole model", f"{made.dense_ms:.3f}", f"{made.predicted_ms:.3f}")
-    return table
-
-
-def _title(made: Plan) -> str:
-    asked = "" if made.speedup is None else f"asked: {made.speedup:.4g}"
-    if made.measured_speedup is None:
-        return asked
-    measured = f"{made.measured_speedup:.2f} times faster, measured"
-    return f"{measured} ({asked})" if asked else measured
-
-
-def _caption(analysis: Analysis) -> str:
-    config = analysis.config
-    where = f"predicted times: {config.runtime}, batches of {config.batch_size}"
-    if analysis.target == "no data":
-        return f"{where}; no data: factors from the weights alone, masks without impact"
-    return f"{where}; {analysis.images} images, gradients of {analysis.target}"
+    Console().print(summary_table(made, analysis), markup=False, highlight=False)

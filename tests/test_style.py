@@ -35,8 +35,8 @@ pipeline
 bin zoo
 """
 RANKS = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
-# Public methods of classes that need no TensorFlow, which take a model.
-UPWARD = {("records.plan", "network"), ("records.analysis", "network")}
+# Public methods of classes that need no TensorFlow, which take a model, or print a table.
+UPWARD = {("records.plan", "network"), ("records.analysis", "network"), ("records.plan", "reports")}
 
 
 def module_name(path: Path) -> str:

@@ -50,8 +50,8 @@ from espace_tf.bin import models, outcome
 from espace_tf.bin.quiet import without_chatter
 from espace_tf.checks import MOST_SEED, MOST_THREADS, require
 from espace_tf.data.labels import accuracy
-from espace_tf.files import atomic_write, check_replaceable, checked_path, output_folder
-from espace_tf.records import plan_files
+from espace_tf.files import atomic_write, checked_path, output_folder
+from espace_tf.records import saving
 
 _QUANTIZATIONS = {"float32": None, "float16": "float16", "dynamic": "dynamic", "int8": "int8"}
 
@@ -264,7 +264,7 @@ def _write(
 def _save_plan(plan: Any, path: Path) -> None:
     """Saves a plan over one that is there, with its arrays, or over whatever is: --overwrite."""
     try:
-        check_replaceable(path, plan_files.FORMAT)
+        saving.check_replaceable(path, saving.PLAN)
     except ValueError:
         path.unlink()
     plan.save(path)

@@ -6,7 +6,8 @@ from espace_tf.numerics.low_rank import energy_rank
 from espace_tf.planning.choices import Choice, Clock, Found, inside_mask, predicted
 from espace_tf.records.analysis import Analysis, SiteAnalysis
 from espace_tf.records.option import Option
-from espace_tf.records.plan import LayerPlan, no_mask
+from espace_tf.records.plan import LayerPlan
+from espace_tf.records.site import no_mask
 
 LEAST_KEEP = 0.05  # the smallest common keep
 _BISECTIONS = 14

@@ -15,7 +15,8 @@ from espace_tf.planning.choices import Choice, Clock, Found, inside_mask, inside
 from espace_tf.planning.faithful import choose_faithful
 from espace_tf.records.analysis import Analysis, SiteAnalysis
 from espace_tf.records.option import Option
-from espace_tf.records.plan import LayerPlan, Plan, SummaryRow, no_mask
+from espace_tf.records.plan import LayerPlan, Plan, SummaryRow
+from espace_tf.records.site import no_mask
 
 __all__ = ["LayerPlan", "Plan", "SummaryRow", "UnreachableSpeedWarning", "plan"]
 

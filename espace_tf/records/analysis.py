@@ -10,7 +10,7 @@ import numpy as np
 from espace_tf.config import EspaceConfig
 from espace_tf.files import checked_path, output_path
 from espace_tf.numerics import low_rank, masks
-from espace_tf.records import analysis_files
+from espace_tf.records import saving
 from espace_tf.records.option import Option
 from espace_tf.records.site import Site
 
@@ -154,22 +154,25 @@ class Analysis:
     images: int = 0
 
     def save(self, path: str | Path) -> None:
-        """Writes JSON at `path` and the arrays beside it, at `path` + ".npz".
+        """Writes JSON at `path` and the arrays beside it, as analysis.<checksum>.npz.
 
         Raises:
             TypeError, ValueError: path is no path, empty, or that of a file which holds something
                 else than an analysis.
             OSError: the folder does not exist or cannot be written; nothing is left there.
         """
-        path = output_path(path)
-        body = {
-            "fingerprint": self.fingerprint,
-            "config": _config_to_json(self.config),
-            "sites": [_site_to_json(site) for site in self.sites.values()],
-            "skipped": self.skipped,
-            **{name: getattr(self, name) for name in _SCALARS},
+        path, sites = output_path(path), list(self.sites.values())
+        arrays = {
+            f"{index}/{name}": array
+            for index, site in enumerate(sites)
+            for name, array in _arrays_of(site).items()
         }
-        analysis_files.write(path, body, _pack_arrays(self.sites))
+        body = {
+            **{name: getattr(self, name) for name in _FIELDS},
+            "config": _config_to_json(self.config),
+            "sites": [_site_to_json(site) for site in sites],
+        }
+        saving.write(path, saving.ANALYSIS, body, arrays)
 
     @classmethod
     def load(cls, path: str | Path, *, model: Any = None) -> "Analysis":
@@ -181,28 +184,28 @@ class Analysis:
 
         Raises:
             FileNotFoundError: one of the two files is missing.
-            ValueError: corrupt or truncated, of another format or a newer version, or of another
-                model; the message says which.
+            ValueError: corrupt or truncated, no analysis, of a newer version, or of another model;
+                the message says which.
         """
         path = checked_path(path)
-        body, arrays = analysis_files.read(path)
+        document, arrays = saving.read(path, saving.ANALYSIS)
+        try:
+            own = saving.fields(document, ("fingerprint", "config", "sites"))
+            config = EspaceConfig(**own["config"])
+            sites = [_site_from_json(*each, arrays, config) for each in enumerate(own["sites"])]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is corrupt, or was edited wrongly: {error}") from error
         if model is not None:
-            _check_model(path, body["fingerprint"], model)
-        config = EspaceConfig(**_config_from_json(body["config"]))
-        sites = [
-            _site_from_json(entry, index, arrays, config)
-            for index, entry in enumerate(body["sites"])
-        ]
-        return cls(
-            fingerprint=body["fingerprint"],
-            config=config,
-            sites={site.site.path: site for site in sites},
-            skipped=body["skipped"],
-            **{name: body.get(name) for name in _SCALARS},
-        )
+            _check_model(path, own["fingerprint"], model)
+        # Earlier files lack some.
+        body = {name: document[name] for name in _FIELDS if name in document}
+        return cls(config=config, sites={site.site.path: site for site in sites}, **body)
 
 
-_SCALARS = ("model_ms", "fused_ms", "other_ms", "baseline_loss", "target", "images")
+_FIELDS = (
+    *("fingerprint", "skipped", "model_ms", "fused_ms", "other_ms", "baseline_loss", "target"),
+    "images",
+)
 
 
 def _check_model(path: Path, fingerprint: str, model: Any) -> None:
@@ -216,19 +219,13 @@ def _check_model(path: Path, fingerprint: str, model: Any) -> None:
         )
 
 
-def _pack_arrays(sites: dict[str, SiteAnalysis]) -> dict[str, np.ndarray]:
-    """Arrays of all sites by "index/name"; a covariance as its float32 upper triangle."""
-    packed = {}
-    for index, site in enumerate(sites.values()):
-        for name in _ARRAYS:
-            array = getattr(site, name)
-            if array is None:
-                continue
-            if name == "covariance":
-                rows, columns = np.triu_indices(array.shape[-1])
-                array = array[:, rows, columns]
-            packed[f"{index}/{name}"] = np.asarray(array, np.float32)
-    return packed
+def _arrays_of(site: SiteAnalysis) -> dict[str, np.ndarray]:
+    """What is known of a site as float32 arrays; a covariance as its upper triangle."""
+    known = {name: getattr(site, name) for name in _ARRAYS if getattr(site, name) is not None}
+    if "covariance" in known:
+        rows, columns = np.triu_indices(site.covariance.shape[-1])
+        known["covariance"] = site.covariance[:, rows, columns]
+    return {name: np.asarray(array, np.float32) for name, array in known.items()}
 
 
 def _unpack_triangle(triangle: np.ndarray, size: int) -> np.ndarray:
@@ -239,7 +236,7 @@ def _unpack_triangle(triangle: np.ndarray, size: int) -> np.ndarray:
     return full
 
 
-def _site_to_json(analysis: SiteAnalysis) -> dict:
+def _site_to_json(analysis: SiteAnalysis) -> dict[str, Any]:
     return {
         "site": analysis.site.to_json(),
         "dense_ms": analysis.dense_ms,
@@ -249,35 +246,27 @@ def _site_to_json(analysis: SiteAnalysis) -> dict:
     }
 
 
-def _site_from_json(entry: dict, index: int, arrays: dict, config: EspaceConfig) -> SiteAnalysis:
+def _site_from_json(index: int, entry: Any, arrays: dict, config: EspaceConfig) -> SiteAnalysis:
+    own = saving.fields(entry, ("site", "dense_ms", "options", "rank_probes", "mask_probes"))
     found = {name: arrays[f"{index}/{name}"] for name in _ARRAYS if f"{index}/{name}" in arrays}
     if "covariance" in found:
         found["covariance"] = _unpack_triangle(found["covariance"], found["mean"].shape[-1])
     return SiteAnalysis(
-        site=Site.from_json(entry["site"]),
-        dense_ms=entry["dense_ms"],
-        options=tuple(Option(**option) for option in entry["options"]),
-        rank_probes=tuple(map(tuple, entry["rank_probes"])),
-        mask_probes=tuple(map(tuple, entry["mask_probes"])),
+        site=Site.from_json(own["site"]),
+        dense_ms=own["dense_ms"],
+        options=tuple(Option(**option) for option in own["options"]),
+        rank_probes=tuple(map(tuple, own["rank_probes"])),
+        mask_probes=tuple(map(tuple, own["mask_probes"])),
         config=config,
         **found,
     )
 
 
-def _config_to_json(config: EspaceConfig) -> dict:
+def _config_to_json(config: EspaceConfig) -> dict[str, Any]:
     """Its fields; a callable include or exclude cannot be stored: its choice is in the sites."""
-
-    def storable(value: Any) -> Any:
-        if callable(value):
-            return None
-        if isinstance(value, list | tuple):
-            return None if any(map(callable, value)) else list(value)
-        return str(value) if isinstance(value, Path) else value
-
-    return {name: storable(value) for name, value in dataclasses.asdict(config).items()}
-
-
-def _config_from_json(entry: dict) -> dict:
-    return {
-        name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()
-    }
+    fields = dataclasses.asdict(config)
+    for name in ("include", "exclude"):
+        value = fields[name]
+        if callable(value) or (isinstance(value, tuple) and any(map(callable, value))):
+            fields[name] = None
+    return fields

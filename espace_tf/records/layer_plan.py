@@ -1,9 +1,8 @@
 """LayerPlan: what becomes of one convolution, and its form in a plan's file."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from espace_tf.checks import check_choice, check_count, check_number, check_text
 from espace_tf.kernels.index_map import check_positions
 from espace_tf.numerics.factors import ORDERS, Factors
-from espace_tf.records import plan_files
+from espace_tf.records import saving
 
 _LARGEST = np.iinfo(np.int32).max
 _PARTS = ("first", "second", "bias")
@@ -30,7 +29,8 @@ class LayerPlan:
             SVD of the layer's own.
         family: the mask family that the positions come from, if any.
         output_size: (OH, OW) of the map that the positions lie on; `keep` needs it.
-        damage: predicted increase of the loss per sample, if known.
+        damage: predicted increase of the loss, if known: nats per image where the outputs are
+            classes, else the relative squared error of the outputs.
         note: why only a part was done, such as no mask on a small map.
 
     Raises:
@@ -51,21 +51,17 @@ class LayerPlan:
     note: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self):
-        if self.rank is not None:
-            check_count(self.rank, "rank")
-            object.__setattr__(self, "rank", int(self.rank))
-        check_choice(self.order, "order", ORDERS)
-        for name in ("family", "note"):
-            if getattr(self, name) is not None:
-                check_text(getattr(self, name), name)
-        if self.damage is not None:
-            check_number(self.damage, "damage", -math.inf)
-            object.__setattr__(self, "damage", float(self.damage))
-        if self.output_size is not None:
-            object.__setattr__(self, "output_size", _checked_size(self.output_size))
-        if self.positions is not None:
-            size = _LARGEST if self.output_size is None else math.prod(self.output_size)
-            object.__setattr__(self, "positions", check_positions(self.positions, size))
+        def put(name: str, check: Callable, *limits: Any) -> None:
+            if getattr(self, name) is not None or name == "order":
+                object.__setattr__(self, name, check(getattr(self, name), *limits))
+
+        put("rank", check_count, "rank")
+        put("order", check_choice, "order", ORDERS)
+        put("family", check_text, "family")
+        put("note", check_text, "note")
+        put("damage", check_number, "damage", -math.inf)
+        put("output_size", _checked_size)
+        put("positions", check_positions, math.prod(self.output_size or (_LARGEST,)))
         if self.factors is not None:
             _check_factors(self.factors, self.rank, self.order)
 
@@ -91,6 +87,12 @@ class LayerPlan:
             return 1.0
         return len(self.positions) / math.prod(self.output_size) if self.output_size else None
 
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether its factors are those of a 1 x 1 kernel, of which both orders are the same."""
+        pair = self.factors
+        return pair is not None and {*np.shape(pair.first)[:2], *np.shape(pair.second)[:2]} == {1}
+
     def to_json(self, index: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """What JSON holds of it, and its arrays by the names "index/part"."""
         stored = {} if self.positions is None else {"positions": self.positions}
@@ -112,7 +114,7 @@ class LayerPlan:
         Raises:
             TypeError, ValueError: a field that is missing or makes no sense; the message names it.
         """
-        own = plan_files.fields(entry, (*_FIELDS, "index", "positions", "factors"))
+        own = saving.fields(entry, (*_FIELDS, "index", "positions", "factors"))
         check_count(own["index"], "index", 0)
         check_choice(own["positions"], "positions", (True, False))
         if own["factors"] not in ([], list(_PARTS[:2]), list(_PARTS)):
@@ -134,10 +136,9 @@ class LayerPlan:
 
 def _checked_size(size: Any) -> tuple[int, int]:
     """(OH, OW) as Python integers."""
-    whole = isinstance(size, list | tuple) and len(size) == 2
-    if not whole or not all(isinstance(each, Integral) and each > 0 for each in size):
-        raise ValueError(f"output_size must be two integers (OH, OW) above 0. Received: {size!r}")
-    return int(size[0]), int(size[1])
+    if not isinstance(size, list | tuple) or len(size) != 2:
+        raise ValueError(f"output_size must be two integers (OH, OW). Received: {size!r}")
+    return check_count(size[0], "output_size"), check_count(size[1], "output_size")
 
 
 def _check_factors(factors: Any, rank: int | None, order: str) -> None:

@@ -1,23 +1,42 @@
 """Plan and LayerPlan: what becomes of every convolution, as data that `apply` only carries out."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
 
 from espace_tf.checks import check_choice, check_number, check_text
-from espace_tf.config import EspaceConfig
-from espace_tf.files import check_replaceable, checked_path, output_path
-from espace_tf.numerics import masks
-from espace_tf.records import plan_files
-from espace_tf.records import summary as summaries
+from espace_tf.files import checked_path, output_path
+from espace_tf.records import saving
 from espace_tf.records.layer_plan import LayerPlan
-from espace_tf.records.site import Site
-from espace_tf.records.summary import SummaryRow
+from espace_tf.records.uniform import DATA_FREE, uniform_layer
 
-__all__ = ["LayerPlan", "Plan", "SummaryRow", "no_mask"]
+__all__ = ["LayerPlan", "Plan", "SummaryRow"]
 _NUMBERS = ("speedup", "dense_ms", "predicted_ms", "measured_speedup")
+_FIELDS = ("skipped", "fingerprint", "profile", *_NUMBERS, "times")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummaryRow:
+    """One convolution of a plan, for tables; None is not known.
+
+    Args:
+        before_ms, after_ms: predicted milliseconds of the layer, all calls together.
+        rank: of the pair; None: not decomposed.
+        order: which half of the pair comes first; None where that makes no difference.
+        family: the mask family, if any.
+        keep: share of the output positions computed.
+        reason: why it was left alone, or why only a part was done.
+    """
+
+    path: str
+    before_ms: float | None = None
+    after_ms: float | None = None
+    rank: int | None = None
+    order: str | None = None
+    family: str | None = None
+    keep: float | None = 1.0
+    reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -70,22 +89,20 @@ class Plan:
         if self.fingerprint is not None:
             check_text(self.fingerprint, "fingerprint")
         for name in _NUMBERS:
-            if getattr(self, name) is not None:
-                check_number(getattr(self, name), name, 0.0)
-                object.__setattr__(self, name, float(getattr(self, name)))
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, check_number(value, name, 0.0))
         times = {path: _checked_pair(path, pair) for path, pair in self.times.items()}
         object.__setattr__(self, "times", times)
 
     def __repr__(self) -> str:
-        return f"Plan({self._headline()})"
+        return f"Plan({self.headline()})"
 
     def __str__(self) -> str:
-        rows = [row.cells() for row in self.summary()]
-        if self.dense_ms and self.predicted_ms:
-            rows.append(["whole model", f"{self.dense_ms:.3f}", f"{self.predicted_ms:.3f}"])
-        return summaries.text(f"Plan: {self._headline()}", rows)
+        from espace_tf.reports import tables
 
-    def _headline(self) -> str:
+        return tables.as_text(tables.summary_table(self))
+
+    def headline(self) -> str:
         """Speed and times as far as they are known, and how many layers get what."""
         layers = self.layers.values()
         known = {"asked": self.speedup, "measured": self.measured_speedup}
@@ -109,16 +126,14 @@ class Plan:
 
     def _row(self, path: str) -> SummaryRow:
         before, after = self.times.get(path, (None, None))
+        known = {"path": path, "before_ms": before, "after_ms": after}
         layer = self.layers.get(path)
         if layer is None:
-            reason = self.skipped.get(path)
-            return SummaryRow(path=path, before_ms=before, after_ms=after, reason=reason)
+            return SummaryRow(**known, reason=self.skipped.get(path))
         return SummaryRow(
-            path=path,
-            before_ms=before,
-            after_ms=after,
+            **known,
             rank=layer.rank,
-            order=layer.order if layer.rank else None,
+            order=layer.order if layer.rank and not layer.is_pointwise else None,
             family=layer.family,
             keep=layer.keep,
             reason=layer.note,
@@ -156,13 +171,13 @@ class Plan:
         if rank_ratio is not None:
             check_number(rank_ratio, "rank_ratio", 1e-6, 1.0)
         check_number(keep, "keep", 1e-6, 1.0)
-        check_choice(mask, "mask", _DATA_FREE)
+        check_choice(mask, "mask", DATA_FREE)
         sites = read_sites(model)
         if not sites:
             raise ValueError(
                 f"model {model.name!r} has no convolution: there is nothing to compress"
             )
-        found = {site.path: _uniform_layer(site, rank_ratio, keep, mask) for site in sites}
+        found = {site.path: uniform_layer(site, rank_ratio, keep, mask) for site in sites}
         return cls(
             layers={path: made for path, made in found.items() if isinstance(made, LayerPlan)},
             skipped={path: made for path, made in found.items() if isinstance(made, str)},
@@ -182,12 +197,11 @@ class Plan:
             OSError: the folder does not exist or cannot be written; nothing is left there.
         """
         path, arrays, layers = output_path(path), {}, {}
-        check_replaceable(path, plan_files.FORMAT)
         for index, (name, layer) in enumerate(self.layers.items()):
             layers[name], stored = layer.to_json(index)
             arrays.update(stored)
-        body = {key: getattr(self, key) for key in _PLAN_FIELDS}
-        plan_files.write(path, {**body, "layers": layers}, arrays)
+        body = {key: getattr(self, key) for key in _FIELDS}
+        saving.write(path, saving.PLAN, {**body, "layers": layers}, arrays)
 
     @classmethod
     def load(cls, path: str | PathLike) -> "Plan":
@@ -199,10 +213,10 @@ class Plan:
                 or of a newer version; the message says which, and names the layer and field.
         """
         path = checked_path(path)
-        document, arrays = plan_files.read(path)
+        document, arrays = saving.read(path, saving.PLAN)
         try:
-            body = plan_files.fields(document, ("layers", *_PLAN_FIELDS))
-            entries = plan_files.entries(body.pop("layers"), "layers")
+            body = saving.fields(document, ("layers", *_FIELDS))
+            entries = saving.entries(body.pop("layers"), "layers")
             layers = {name: _layer(name, entry, arrays) for name, entry in entries.items()}
             return cls(layers=layers, **body)
         except (TypeError, ValueError) as error:
@@ -220,54 +234,4 @@ def _checked_pair(path: str, pair: Any) -> tuple[float, float]:
     """(before, after) milliseconds of a layer."""
     if not isinstance(pair, list | tuple) or len(pair) != 2:
         raise ValueError(f"times[{path!r}] must be (before, after). Received: {pair!r}")
-    for value in pair:
-        check_number(value, f"times[{path!r}]", 0.0)
-    return float(pair[0]), float(pair[1])
-
-
-_DATA_FREE = tuple(name for name in masks.FAMILIES if name not in ("impact", "pooling"))
-_PLAN_FIELDS = (
-    *("skipped", "fingerprint", "profile", "speedup", "dense_ms", "predicted_ms"),
-    *("measured_speedup", "times"),
-)
-
-
-def no_mask(site: Site, least: int) -> str | None:
-    """Why the output of this convolution is not masked; None: it can be.
-
-    Args:
-        least: a map whose height or width is below this is not masked.
-    """
-    if site.mask_skip or min(site.output_sizes[0]) >= least:
-        return site.mask_skip
-    height, width = site.output_sizes[0]
-    return f"its {height} x {width} map is too small to mask: below {least} x {least}"
-
-
-def _uniform_layer(site: Site, rank_ratio: float | None, keep: float, mask: str) -> LayerPlan | str:
-    """What Plan.uniform does to one convolution, or why it leaves it alone."""
-    if site.skip:
-        return site.skip
-    rank = positions = None
-    reasons = []
-    if rank_ratio is not None and site.kind == "conv" and math.prod(site.kernel_size) > 1:
-        # A hair less before rounding up: 0.1 * 30 is 3.0000000000000004 in binary.
-        rank = math.ceil(rank_ratio * site.full_rank() * (1 - 1e-12))
-    elif rank_ratio is not None:
-        reasons.append(f"a {site.kind} kernel of size {site.kernel_size} is not decomposed")
-    if keep < 1:
-        reason = no_mask(site, EspaceConfig().min_map)
-        if reason is None:
-            positions = masks.kept(mask, site.output_sizes[0], keep)
-        else:
-            reasons.append(reason)
-    note = "; ".join(reasons) or None
-    if rank is None and positions is None:
-        return note or "rank_ratio is None and keep is 1: nothing was asked for"
-    return LayerPlan(
-        rank=rank,
-        positions=positions,
-        family=None if positions is None else mask,
-        output_size=None if positions is None else site.output_sizes[0],
-        note=note,
-    )
+    return tuple(check_number(value, f"times[{path!r}]", 0.0) for value in pair)

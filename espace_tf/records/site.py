@@ -179,6 +179,18 @@ class Site:
         return first + rows_second * self.kernel_size[1 - axis] * rank * self.filters
 
 
+def no_mask(site: Site, least: int) -> str | None:
+    """Why the output of this convolution is not masked; None: it can be.
+
+    Args:
+        least: a map whose height or width is below this is not masked.
+    """
+    if site.mask_skip or min(site.output_sizes[0]) >= least:
+        return site.mask_skip
+    height, width = site.output_sizes[0]
+    return f"its {height} x {width} map is too small to mask: below {least} x {least}"
+
+
 def _axis(order: str) -> int:
     if order not in ORDERS:
         raise ValueError(f"order must be one of {', '.join(ORDERS)}. Received: {order!r}")

@@ -1,6 +1,7 @@
 """A plan put into a model, and a compressed model made dense again."""
 
 import difflib
+import math
 from typing import Any
 
 import numpy as np
@@ -116,12 +117,22 @@ def _check_layer(path: str, layer_plan: LayerPlan, sites: dict[str, Site]) -> No
             f"first, is {site.full_rank(layer_plan.order)}"
         )
     if layer_plan.positions is not None:
-        size = site.geometry().rows_out
-        if layer_plan.positions[-1] >= size:
-            raise ValueError(
-                f"plan keeps position {layer_plan.positions[-1]} of {path!r}, whose map has {size}"
-                f" positions ({' x '.join(map(str, site.output_sizes[0]))})"
-            )
+        _check_positions(path, layer_plan, site.geometry().output_size)
+
+
+def _check_positions(path: str, layer_plan: LayerPlan, size: tuple[int, int]) -> None:
+    own, last = " x ".join(map(str, size)), layer_plan.positions[-1]
+    if layer_plan.output_size not in (None, size):
+        found = " x ".join(map(str, layer_plan.output_size))
+        raise ValueError(
+            f"plan has positions for {path!r} on a map of {found}; the model's is {own}: make a "
+            "plan for this model"
+        )
+    if last >= math.prod(size):
+        raise ValueError(
+            f"plan keeps position {last} of {path!r}, whose map has {math.prod(size)} positions "
+            f"({own})"
+        )
 
 
 def _parts(layer: Any, layer_plan: LayerPlan, site: Site) -> tuple[list[Any], bool]:

@@ -182,7 +182,7 @@ CASES = {
         lambda: espace_tf.reestimate_batch_norm(network(), X, batches="a"),
         "batches must be an integer",
     ),
-    "folder": (lambda: espace_tf.Analysis.load("."), "there is no file .*an analysis is"),
+    "folder": (lambda: espace_tf.Analysis.load("."), "there is no analysis at"),
 }
 
 

@@ -47,6 +47,24 @@ def test_the_largest_seed_is_what_numpy_and_keras_take():
     assert EspaceConfig(seed=2**32 - 1).seed == 2**32 - 1
 
 
+def test_numbers_of_numpy_become_pythons():
+    default = EspaceConfig()
+    for field in dataclasses.fields(default):
+        value = getattr(default, field.name)
+        for each in value if isinstance(value, tuple) else (value,):
+            given = {int: np.int64, float: np.float64, str: np.str_}.get(type(each), type)
+            if isinstance(each, bool) or given is type:
+                continue
+            made = EspaceConfig(
+                **{field.name: [given(each)] if isinstance(value, tuple) else given(each)}
+            )
+            found = getattr(made, field.name)
+            found = found[0] if isinstance(value, tuple) else found
+            assert type(found) is type(each) and found == each, field.name
+    assert type(EspaceConfig(threads=np.int32(2)).threads) is int
+    assert repr(EspaceConfig(batch_size=np.int64(4))) == repr(EspaceConfig(batch_size=4))
+
+
 def test_keyword_only_frozen_and_hashable():
     with pytest.raises(TypeError):
         EspaceConfig("default")

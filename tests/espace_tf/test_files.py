@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from espace_tf.files import atomic_write, check_replaceable
+from espace_tf.files import atomic_write
 
 
 def test_replaces_when_the_block_ends_well(tmp_path):
@@ -49,22 +49,3 @@ def test_permissions_follow_the_umask(tmp_path):
     finally:
         os.umask(former)
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o640
-
-
-@pytest.mark.parametrize(
-    "content", [b"notes", b"{}", b'{"format": "espace_tf analysis"}', b"\x00\xff", b"[1, 2]"]
-)
-def test_a_foreign_file_is_not_replaced(tmp_path, content):
-    path = tmp_path / "plan.json"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"holds an espace_tf plan, .*plan\.json.*another path"):
-        check_replaceable(path, "espace_tf plan")
-    assert path.read_bytes() == content
-
-
-@pytest.mark.parametrize("content", [None, b"", b'{\n "format": "espace_tf plan", "ver'])
-def test_nothing_or_one_of_ours_even_damaged_may_be_replaced(tmp_path, content):
-    path = tmp_path / "plan.json"
-    if content is not None:
-        path.write_bytes(content)
-    check_replaceable(path, "espace_tf plan")

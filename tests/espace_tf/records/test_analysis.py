@@ -330,16 +330,6 @@ def test_round_trip(tmp_path, quick, data):
     loaded = Analysis.load(tmp_path / "a.json", model=model)
     same(found, loaded, 1e-6)
     assert loaded.config == dataclasses.replace(config, cache_dir=str(tmp_path / "cache"))
-    found.save(tmp_path / "a.json")
-    assert sorted(path.name for path in tmp_path.glob("a*")) == ["a.json", "a.json.npz"]
-    (tmp_path / "notes.json").write_text("mine")
-    with pytest.raises(ValueError, match="notes"):
-        found.save(tmp_path / "notes.json")
-    assert (tmp_path / "notes.json").read_text() == "mine"
-    (tmp_path / "data.npz").write_text("mine")
-    with pytest.raises(ValueError, match=r"beside which 'data\.npz'"):
-        found.save(tmp_path / "data")
-    assert (tmp_path / "data.npz").read_text() == "mine"
     for path, site in found.sites.items():
         twin, option = loaded.sites[path], site.options[1]
         ours, theirs = (each.factors(option.rank, option.order) for each in (site, twin))

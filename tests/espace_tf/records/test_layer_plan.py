@@ -38,7 +38,7 @@ def test_layer_plans_are_valid_once_built():
         ({"positions": [6], "output_size": (2, 3)}, r"positions must lie in \[0, 6\)"),
         ({"output_size": (2,)}, "output_size must be two integers"),
         ({"output_size": "ab"}, "output_size must be two integers"),
-        ({"output_size": (0, 3)}, "output_size must be two integers .* above 0"),
+        ({"output_size": (0, 3)}, "output_size must be at least 1. Received: 0"),
         ({"family": 3}, "family must be a text. Received: 3"),
         ({"note": ["a"]}, "note must be a text"),
         ({"damage": "much"}, "damage must be a finite number. Received: 'much'"),

@@ -192,5 +192,10 @@ def test_a_plan_that_does_not_fit_is_refused_in_words():
     refused("depthwise", Plan(layers={"c": LayerPlan(rank=1)}))
     refused("the largest, vertical first, is 9", Plan(layers={"a": LayerPlan(rank=10)}))
     refused("144 positions", Plan(layers={"a": LayerPlan(positions=[3, 144])}))
+    for size in ((6, 24), (8, 8), (24, 24)):
+        foreign = LayerPlan(positions=[3, 63], output_size=size)
+        words = f"'a' on a map of {size[0]} x {size[1]}; the model's is 12 x 12: make a plan"
+        refused(words, Plan(layers={"a": foreign}))
+    apply(model, Plan(layers={"a": LayerPlan(positions=[3, 63], output_size=(12, 12))}))
     with pytest.raises(TypeError, match="Plan"):
         apply(model, {"a": 3})

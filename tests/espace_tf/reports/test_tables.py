@@ -1,0 +1,73 @@
+"""A plan's table: every convolution and reason, nothing cut off on 80 columns."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from espace_tf.config import EspaceConfig
+from espace_tf.numerics.factors import plain_factors
+from espace_tf.records.plan import LayerPlan, Plan
+from espace_tf.reports.tables import as_text, folded, summary_table
+
+SEED = 4
+
+
+def plan() -> Plan:
+    random = np.random.default_rng(SEED)
+    masked = {"positions": np.arange(0, 100, 2), "output_size": (10, 10), "family": "columns"}
+    thin = plain_factors(random.normal(size=(1, 1, 64, 128)), 16)
+    return Plan(
+        layers={
+            "stage/conv_with_a_long_name_in_unit_2": LayerPlan(
+                rank=128, order="horizontal", **masked
+            ),
+            "point": LayerPlan(rank=16, factors=thin),
+            "second": LayerPlan(**masked, note="a [1 x 1] kernel is not decomposed"),
+            "third": LayerPlan(positions=[3], note="a [1 x 1] kernel is not decomposed"),
+        },
+        skipped={"stem": f"would get slower: {'0.1234 ms instead of 0.1111, ' * 5}done"},
+        speedup=2.0,
+        dense_ms=1234.5,
+        predicted_ms=617.25,
+        times={
+            "stem": (2.0, 2.0),
+            "stage/conv_with_a_long_name_in_unit_2": (1023.125, 1011.5),
+            "point": (1.0, 0.5),
+        },
+    )
+
+
+def test_a_plan_as_text():
+    title, rest, head, *lines = str(plan()).splitlines()
+    assert title.startswith("Plan: speedup asked 2, 617.2 ms predicted")
+    assert rest == "masked, 1 left"
+    assert head.split("  ")[0] == "layer" and head.endswith("remark")
+    assert max(map(len, [head, *lines])) <= 80
+    cells = [line.split() for line in lines]
+    assert cells[0] == ["stem", "2.000", "2.000", "1"]
+    long = ["1023.125", "1011.500", "128", "horizontal", "columns", "50%"]
+    assert cells[1] == ["stage/", *long]
+    assert cells[2:4] == [["conv_with_a_long_name_"], ["in_unit_2"]]
+    assert cells[4] == ["point", "1.000", "0.500", "16"], "the order of 1 x 1 means nothing"
+    assert cells[5] == ["second", "columns", "50%", "2"]
+    assert cells[6] == ["third", "a", "part", "2"]
+    assert cells[7] == ["whole", "model", "1234.500", "617.250"]
+    assert cells[8][:4] == ["1", "would", "get", "slower:"]
+    assert " ".join(" ".join(lines).split()).endswith("done 2 a [1 x 1] kernel is not decomposed")
+    assert str(Plan()).splitlines()[0] == "Plan: 0 decomposed, 0 masked, 0 left"
+
+
+def test_what_it_was_made_from_stands_below():
+    made = SimpleNamespace(config=EspaceConfig(batch_size=4), target="labels", images=512)
+    expected = "predicted times: tf, batches of 4; 512 images, gradients of labels"
+    assert as_text(summary_table(plan(), made)).splitlines()[-1] == expected
+    made.target = "no data"
+    assert "no data: factors from the weights alone" in as_text(summary_table(plan(), made), 120)
+
+
+def test_paths_are_folded_where_words_end():
+    assert folded("short", 8) == "short"
+    assert folded("stage_2/unit_1/conv_a", 12).split() == ["stage_2/", "unit_1/", "conv_a"]
+    assert folded("stage_2/unit_1/conv", 11).split() == ["stage_2/", "unit_1/conv"]
+    assert folded("abcdefghij", 4).split() == ["abcd", "efgh", "ij"]
+    assert "".join(folded("größe/" * 9, 7).split()) == "größe/" * 9
