@@ -19,7 +19,7 @@ from espace_tf.analysis.trials import WhatIf
 from espace_tf.checks import check_choice, require_runtime
 from espace_tf.config import EspaceConfig
 from espace_tf.data import batches as user_data
-from espace_tf.data import losses as targets
+from espace_tf.data import targets
 from espace_tf.kernels.fused import fused_operations
 from espace_tf.network import graph
 from espace_tf.network.sites import read_sites
@@ -137,7 +137,7 @@ def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) ->
     if data is not None:
         tried = damages.changeable(sites)
         probes = [x for x, _ in batches(damages.probe_images(sites, config))]
-        what_if = functools.cache(lambda: WhatIf(model, tried, probes, classes=resolved.classes))
+        what_if = functools.cache(lambda: WhatIf(model, tried, probes, outputs=resolved.outputs))
         with progress("one-at-a-time losses", len(tried)) as advance:
             damages.calibrate(sites, what_if, stages, advance)
         baseline = _baseline(model, resolved, batches(config.damage_images))
@@ -199,7 +199,7 @@ def _key(model: Any, data: Any, config: EspaceConfig, loss: Any) -> str:
     for weight in model.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
     settings = dataclasses.replace(config, cache_dir=None, rounds=1, tolerance=0.1)
-    loss = _described(loss if loss is not None else getattr(model, "loss", None))
+    loss = _described([loss] if loss is not None else graph.compiled_loss(model))
     parts = (graph.fingerprint(model), digest.hexdigest(), user_data.describe(data), settings, loss)
     return repr(parts)
 

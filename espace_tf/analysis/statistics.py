@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from espace_tf.data.losses import Target
+from espace_tf.data.targets import Target
 from espace_tf.kernels.index_map import conv_table
 from espace_tf.network import recording
 from espace_tf.network.tracing import traced

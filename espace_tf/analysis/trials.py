@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf.analysis.statistics import linear_response
-from espace_tf.data import losses as targets
+from espace_tf.data.losses import OutputLoss, divergence
 from espace_tf.kernels.index_map import nearest_spread
 from espace_tf.network import cloning, graph, recording
 from espace_tf.records.site import Site
@@ -40,11 +40,12 @@ class WhatIf:
         model: a Keras model; not changed.
         sites: the convolutions to be tried.
         images: batches of inputs, as the model takes them.
-        classes: whether the output is one row of class scores per sample, see
-            `targets.is_classifier`.
+        outputs: what is known of each output; those of weight 0 count nothing.
     """
 
-    def __init__(self, model: Any, sites: list[Site], images: list[Any], *, classes: bool):
+    def __init__(
+        self, model: Any, sites: list[Site], images: list[Any], *, outputs: list[OutputLoss]
+    ):
         self._copy = cloning.clone(model, lambda path, layer: None)
         self._layers = graph.layers(self._copy)
         self._images = [tf.nest.map_structure(tf.convert_to_tensor, batch) for batch in images]
@@ -56,17 +57,16 @@ class WhatIf:
         }
         self._forward = tf.function(self._call)
         self._reference = [self._forward(batch) for batch in self._images]
-        flat = self._reference[0]
-        self._classes = classes
-        self._probabilities = self._classes and targets.sums_to_one(flat[0])
+        self._outputs = outputs
 
     def damage(self, *changes: Change) -> float:
         """Mean increase of the loss per sample with these changes at once, in nats for classes.
 
         The loss is the cross-entropy against the unchanged network's own distribution, the increase
         therefore their Kullback-Leibler divergence: the same unit as a classifier's loss, never
-        negative, and far less noisy than a difference of label losses on few images. Outputs other
-        than class scores: the relative squared change of the output.
+        negative, and far less noisy than a difference of label losses on few images. Labels that
+        are each a probability: the same, mean over the labels. Values: their relative squared
+        change. The outputs' are added.
         """
         own = {}
         try:
@@ -116,14 +116,12 @@ class WhatIf:
         return activation(response)
 
     def _distance(self, before: list[tf.Tensor], after: list[tf.Tensor]) -> float:
-        if self._classes:
-            p, q = (
-                targets.log_probabilities(scores[0], self._probabilities)
-                for scores in (before, after)
-            )
-            return float(tf.reduce_mean(tf.reduce_sum(tf.exp(p) * (p - q), axis=-1)))
-        changes = [
-            tf.reduce_mean(tf.math.squared_difference(a, b)) / (tf.math.reduce_variance(a) + 1e-12)
-            for a, b in zip(before, after, strict=True)
-        ]
-        return float(tf.add_n([tf.cast(change, tf.float32) for change in changes]))
+        total = 0.0
+        for output, a, b in zip(self._outputs, before, after, strict=True):
+            if output.kind != "values":
+                logs = output.log_probabilities(a), output.log_probabilities(b)
+                total += output.weight * float(divergence(*logs))
+            elif output.weight:
+                change = tf.reduce_mean(tf.math.squared_difference(a, b))
+                total += float(change / (tf.math.reduce_variance(a) + 1e-12))
+        return total

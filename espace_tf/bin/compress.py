@@ -49,7 +49,6 @@ from espace_tf.bin import data as bin_data
 from espace_tf.bin import models, outcome
 from espace_tf.bin.quiet import without_chatter
 from espace_tf.checks import MOST_SEED, MOST_THREADS, require
-from espace_tf.data.labels import accuracy
 from espace_tf.files import atomic_write, checked_path, output_folder
 from espace_tf.records import saving
 
@@ -189,6 +188,7 @@ def _compress(output: Path) -> None:
     data = None if _DATA.value is None else bin_data.load(_DATA.value, limit=_LIMIT.value)
     _prepare_runtime()
     model = models.load(_MODEL.value, "--model")
+    judge = outcome.judge(model, data and data.test)
     console.rule("Analyse, plan, rebuild")
     smalls = _smaller(model, data, speedups)
     results = {}
@@ -197,7 +197,7 @@ def _compress(output: Path) -> None:
         if len(speedups) > 1:
             console.rule(f"{speedup:g} times faster")
             folder = output_folder(output / _folder_name(speedup), "--output_dir")
-        results[folder] = _write(model, small, speedup, data, folder)
+        results[folder] = _write(model, small, speedup, data, judge, folder)
         results[folder].summary["seconds"] = round(time.monotonic() - started, 1)
         _write_json(folder / "summary.json", results[folder].summary)
         console.print(outcome.table(results[folder].summary))
@@ -225,7 +225,7 @@ def _smaller(model: Any, data: bin_data.Data | None, speedups: list[float]) -> l
 
 
 def _write(
-    model: Any, small: Any, speedup: float, data: bin_data.Data | None, folder: Path
+    model: Any, small: Any, speedup: float, data: bin_data.Data | None, judge: Any, folder: Path
 ) -> _Result:
     """Trains a compressed model if asked, writes it and measures what was written."""
     from espace_tf.timing import benchmark
@@ -247,18 +247,19 @@ def _write(
         names=("before", "after"),
     )
     named = {"before": model, "after": written}
-    found = None if data is None else outcome.accuracies(named, data.test)
+    sizes = outcome.sizes(rows, named, judge)
+    found = {name: each["accuracy"] for name, each in sizes.items()}
     summary = {
         "asked_speedup": speedup,
         "speedup": 1 / rows[1].ratio,
         "runtime": _RUNTIME.value,
         "batch_size": _BATCH.value,
         "threads": _THREADS.value,
-        **outcome.sizes(rows, named, found),
+        **sizes,
         "max_difference": rows[1].max_difference,
-        "exports": _export(written, folder, data),
+        "exports": _export(written, folder, data, judge),
     }
-    return _Result(small, rows, found, summary)
+    return _Result(small, rows, None if None in found.values() else found, summary)
 
 
 def _save_plan(plan: Any, path: Path) -> None:
@@ -334,8 +335,12 @@ def _config() -> Any:
     )
 
 
-def _export(model: Any, output: Path, data: bin_data.Data | None) -> list[dict[str, Any]]:
+def _export(
+    model: Any, output: Path, data: bin_data.Data | None, judge: Any
+) -> list[dict[str, Any]]:
     """Writes the TensorFlow Lite files; what is known of each, for the summary."""
+    import tensorflow as tf
+
     from espace_tf.deploy import tflite
     from espace_tf.deploy.export import export_tflite
 
@@ -349,11 +354,9 @@ def _export(model: Any, output: Path, data: bin_data.Data | None) -> list[dict[s
             representative_data=None if data is None else data.x,
         )
         entry = {"file": path.name, "bytes": result.bytes, "difference": result.max_difference}
-        if data is not None and data.test is not None and len(model.inputs) == 1:
+        if judge is not None and len(model.inputs) == 1:
             file = tflite.run_function(model, path)
-            images, labels = data.test
-            parts = [file([images[i : i + 64]])[0] for i in range(0, len(images), 64)]
-            entry["accuracy"] = accuracy(np.concatenate(parts), labels)
+            entry |= judge(lambda x, file=file: file(tf.nest.flatten(x)))
         described.append(entry)
     return described
 

@@ -5,37 +5,30 @@ from typing import Any
 
 import numpy as np
 
-from espace_tf.data.labels import accuracy
+from espace_tf.data.judge import Judge
+
+QUALITIES = {"accuracy": "accuracy", "binary_accuracy": "binary accuracy", "loss": "loss"}
 
 
-def accuracies(
-    models: Mapping[str, Any], held_out: tuple[np.ndarray, np.ndarray] | None
-) -> dict[str, float] | None:
-    """Top-1 accuracy of models on held-out images; None if there are none, or no classes.
+def judge(model: Any, held_out: tuple[np.ndarray, np.ndarray] | None) -> Judge | None:
+    """What judges the model and its variants on held-out images; None if there are none.
 
     Args:
-        models: Keras models by name.
+        model: a Keras model.
         held_out: (images, labels), or None.
     """
-    if held_out is None:
-        return None
-    images, labels = held_out
-    found = {
-        name: accuracy(model.predict(images, batch_size=64, verbose=0), labels)
-        for name, model in models.items()
-    }
-    return None if None in found.values() else found
+    return None if held_out is None else Judge(model, held_out, name="x_test and y_test")
 
 
 def sizes(
-    rows: Sequence[Any], models: Mapping[str, Any], known: Mapping[str, float] | None
+    rows: Sequence[Any], models: Mapping[str, Any], judge: Judge | None
 ) -> dict[str, dict[str, Any]]:
     """What is known of each model, by its name.
 
     Args:
         rows: what `benchmark` found.
         models: Keras models by the rows' names.
-        known: their accuracies, from `accuracies`.
+        judge: from `judge`.
     """
     return {
         row.name: {
@@ -43,7 +36,8 @@ def sizes(
             "macs": row.macs,
             "parameters": row.parameters,
             "weight_bytes": sum(weight.nbytes for weight in models[row.name].get_weights()),
-            "accuracy": None if known is None else known[row.name],
+            "accuracy": None,
+            **({} if judge is None else judge(models[row.name])),
         }
         for row in rows
     }
@@ -64,11 +58,12 @@ def table(summary: dict[str, Any]) -> Any:
     )
     for name in ("", "before", "after", "before / after"):
         shown.add_column(name, justify="right" if name else "left")
-    if before["accuracy"] is not None:
-        lost = f"{100 * (after['accuracy'] - before['accuracy']):+.2f} points"
-        shown.add_row(
-            "accuracy on x_test", f"{before['accuracy']:.4f}", f"{after['accuracy']:.4f}", lost
-        )
+    quality = _quality(before)
+    if quality is not None:
+        change = after[quality] - before[quality]
+        lost = f"{change:+.4f}" if quality == "loss" else f"{100 * change:+.2f} points"
+        values = (f"{each[quality]:.4f}" for each in (before, after))
+        shown.add_row(f"{QUALITIES[quality]} on x_test", *values, lost)
     for label, key, form in (
         (f"ms, {runtime}, batch of {summary['batch_size']}", "milliseconds", ".3f"),
         ("multiply-accumulates per image", "macs", ",d"),
@@ -78,6 +73,12 @@ def table(summary: dict[str, Any]) -> Any:
         ratio = before[key] / max(after[key], 1e-9)
         shown.add_row(label, format(before[key], form), format(after[key], form), f"{ratio:.2f}")
     for entry in summary["exports"]:
-        judged = "" if entry.get("accuracy") is None else f"accuracy {entry['accuracy']:.4f}"
+        found = _quality(entry)
+        judged = "" if found is None else f"{QUALITIES[found]} {entry[found]:.4f}"
         shown.add_row(f"bytes of {entry['file']}", "", f"{entry['bytes']:,}", judged)
     return shown
+
+
+def _quality(known: Mapping[str, Any]) -> str | None:
+    """The name of the number that says most about a model; None if none is known."""
+    return next((name for name in QUALITIES if known.get(name) is not None), None)

@@ -1,4 +1,4 @@
-"""Labels: whether a categorical cross-entropy takes them, and how many outputs hit them."""
+"""Labels: which losses want classes, and whether what is given are classes of the outputs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def loss_kind(loss: Any) -> str | None:
-    """ "sparse", "one-hot" for the categorical cross-entropies; None for any other loss.
+    """ "sparse", "one-hot" or "binary" for the cross-entropies; None for any other loss.
 
     Args:
         loss: an object of either Keras library, a function, a name, or None.
@@ -19,9 +19,24 @@ def loss_kind(loss: Any) -> str | None:
     names = [loss] if isinstance(loss, str) else [type(loss).__name__]
     names += [getattr(loss, name, None) for name in ("name", "__name__")]
     plain = [str(name).lower().replace("_", "") for name in names if name]
-    if not any("categorical" in name and "crossentropy" in name for name in plain):
-        return None
-    return "sparse" if any("sparse" in name for name in plain) else "one-hot"
+    entropies = [name for name in plain if "crossentropy" in name]
+    for kind, word in (("sparse", "sparse"), ("one-hot", "categorical"), ("binary", "binary")):
+        if any(word in name for name in entropies):
+            return kind
+    return None
+
+
+def are_classes(labels: Any, scores: Any) -> bool:
+    """Whether labels are integers, one for each row of scores [..., classes > 1].
+
+    Args:
+        labels: an array, [...] or [..., 1].
+        scores: outputs; only their shape is read.
+    """
+    labels, shape = np.asarray(labels), tuple(scores.shape)
+    if len(shape) < 2 or shape[-1] < 2 or not np.issubdtype(labels.dtype, np.integer):
+        return False
+    return labels.shape in (shape[:-1], (*shape[:-1], 1))
 
 
 def check(
@@ -32,47 +47,28 @@ def check(
     Args:
         losses: one per output; others than categorical cross-entropies are not looked at.
         outputs: [B, ..., classes] each; only their shapes are read, B may be another.
-        labels: arrays, one per output.
+        labels: arrays, one per output; None where there is no loss.
         name: the argument that they were given by, for errors.
 
     Raises:
-        ValueError: labels of another shape, no whole numbers, or outside the classes.
+        ValueError: labels that are missing, of another shape, no whole numbers, or outside the
+            classes.
 
     Example:
         >>> check(["sparse_categorical_crossentropy"], [np.zeros((2, 3))], [np.array([0, 3])])
         ValueError: data's labels must be classes of the model, from 0 to 2. Received: 0 to 3
     """
     for loss, output, label in zip(losses, outputs, labels, strict=True):
+        if loss is None:
+            continue
+        if label is None:
+            raise ValueError(f"{name} must hold labels for every output that has a loss")
         kind, array = loss_kind(loss), np.asarray(label)
         if kind == "sparse":
             axis = _class_axis(tuple(output.shape), array.shape, name)
-            _check_classes(array, int(output.shape[axis]), _ignored(loss), name)
+            _check_classes(array, int(output.shape[axis]), ignored_class(loss), name)
         elif kind == "one-hot":
             _check_one_hot(tuple(output.shape), array.shape, name)
-
-
-def accuracy(outputs: Any, labels: Any) -> float | None:
-    """Share of the examples whose largest output is the label; None if these are no classes.
-
-    Args:
-        outputs: [N, classes].
-        labels: [N] integers, or [N, classes] with a 1 at the class.
-
-    Example:
-        >>> accuracy(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1]))
-        0.5
-    """
-    if isinstance(outputs, dict | list | tuple) or isinstance(labels, dict | list | tuple):
-        return None
-    outputs, labels = np.asarray(outputs), np.asarray(labels)
-    if outputs.ndim != 2 or outputs.shape[1] < 2:
-        return None
-    if labels.shape == outputs.shape:
-        labels = labels.argmax(-1)
-    labels = labels.reshape(len(outputs), -1)
-    if labels.shape[1] != 1 or not np.issubdtype(labels.dtype, np.integer):
-        return None
-    return float(np.mean(outputs.argmax(-1) == labels[:, 0]))
 
 
 def _class_axis(output: tuple, label: tuple, name: str) -> int:
@@ -101,8 +97,8 @@ def _check_one_hot(output: tuple, label: tuple, name: str) -> None:
     )
 
 
-def _ignored(loss: Any) -> int | None:
-    """The class that a loss leaves out, such as one that means: not labelled."""
+def ignored_class(loss: Any) -> int | None:
+    """The class that a loss leaves out, such as one that means: not labelled; None: none."""
     return loss.get_config().get("ignore_class") if hasattr(loss, "get_config") else None
 
 

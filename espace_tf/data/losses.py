@@ -1,210 +1,248 @@
-"""What the loss gradients of an analysis belong to: labels, drawn labels or random projections."""
+"""The losses of a model's outputs: what `compile` was told, and what kind of values they judge."""
 
-import re
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from espace_tf.data import labels
+from espace_tf.data.labels import are_classes, loss_kind
 from espace_tf.network import graph
 
-Target = Callable[[Any, Any, int], tf.Tensor]
+TINY = 1e-7  # the smallest probability, as in Keras's cross-entropies
 
 
-class Resolved(NamedTuple):
-    """What `resolve` found.
+@dataclass(frozen=True, kw_only=True)
+class OutputLoss:
+    """What is known of one output of a model.
 
-    Args:
-        name: "labels", "drawn labels" or "projections".
-        target: target(outputs, y, step) -> scalar: the SUM over the samples of a batch, so that
-            each sample's gradient is unscaled.
-        classes: whether the output is one row of class scores per sample.
+    Attributes:
+        name: the output's, as a dictionary of labels has it.
+        kind: "classes", rows [..., classes] that are a distribution over classes; "multi-label",
+            values that are each the probability of something; "values", all else.
+        weight: of this output in the loss; 0: it has none, as other outputs have one.
+        loss: an object or a function of the model's library; None: not known.
+        probabilities: whether classes and labels come as probabilities; otherwise as logits.
+        library: keras or tf_keras.
     """
 
     name: str
-    target: Target
-    classes: bool
+    kind: str
+    weight: float
+    loss: Any
+    probabilities: bool
+    library: ModuleType
+
+    @functools.cached_property
+    def _judge(self) -> Any:
+        """An empty model with this loss alone: it computes what `fit` would."""
+        judge = self.library.Model(name="judge")
+        judge.compile(loss=self.loss)
+        return judge
+
+    def summed(self, labels: Any, scores: tf.Tensor) -> tf.Tensor:
+        """The weighted loss summed over the samples of a batch, so that none scales another's.
+
+        Args:
+            labels: of this output, as its loss takes them.
+            scores: this output, [B, ...].
+        """
+        labels, scores = tf.convert_to_tensor(labels), tf.convert_to_tensor(scores)
+        value = tf.cast(self._judge.compute_loss(None, labels, scores, None), tf.float32)
+        whole = value.shape.rank == 0 and getattr(self.loss, "reduction", None) == "sum"
+        samples = 1.0 if whole else tf.cast(tf.shape(scores)[0], tf.float32)
+        return self.weight * tf.reduce_mean(value) * samples
+
+    def log_probabilities(self, scores: tf.Tensor, temperature: float = 1.0) -> tf.Tensor:
+        """Logarithms of the probabilities behind this output, float32; not of "values".
+
+        Args:
+            scores: this output.
+            temperature: T of softmax(z / T).
+
+        Returns:
+            [..., classes]; of a multi-label output [..., labels, 2]: that it holds, that it does
+            not.
+        """
+        scores = tf.cast(scores, tf.float32)
+        if self.kind == "multi-label":
+            other = 1.0 - scores if self.probabilities else tf.zeros_like(scores)
+            scores = tf.stack([scores, other], axis=-1)
+        return log_probabilities(scores, self.probabilities, temperature)
 
 
-def resolve(
-    model: Any, loss: Any, example: tuple[Any, Any], seed: int, *, name: str = "data"
-) -> Resolved:
-    """The function whose gradients rank positions and channels.
+def of_outputs(model: Any, outputs: Any, labels: Any = None, loss: Any = None) -> list[OutputLoss]:
+    """What is known of each output, in the order of tf.nest.flatten.
 
-    With labels it is the given loss, else the compiled one, else cross-entropy for integer or
-    one-hot classes. Without labels a classifier's are drawn from its own output distribution: the
-    gradient against its own argmax or probabilities is degenerate. Any other output
-    is projected on random signs.
+    A loss is the given one, else the compiled one with its weights, else, where there are labels,
+    cross-entropy if they are integer or one-hot classes.
 
     Args:
         model: a Keras model.
+        outputs: of some samples, at inference.
+        labels: of these samples, None without labels.
         loss: as in `compile`, or None.
-        example: a batch (x, y), y None without labels.
-        seed: of what is drawn.
-        name: the argument that the example is from, for errors.
 
     Raises:
-        ValueError: there are labels, and no loss is given, compiled or to be inferred; losses or
-            labels that are not one per output.
+        ValueError: there are labels, and no loss is given, compiled or to be inferred; losses that
+            do not go with the outputs.
+
+    Example:
+        >>> model.compile(loss="binary_crossentropy")
+        >>> [each.kind for each in of_outputs(model, model(images))]
+        ['multi-label']
     """
-    x, y = example
-    structure = model(x, training=False)
-    outputs, names = tf.nest.flatten(structure), _output_names(model, structure)
-    losses = known_losses(model, loss, names)
-    if y is not None:
-        losses = losses or [_inferred(model, outputs, y)]
-        labels.check(losses, outputs, _in_order(y, names, "labels"), name)
-
-        def label_loss(values, y, step):
-            return _loss_sum(losses, tf.nest.flatten(values), _in_order(y, names, "labels"))
-
-        _check_loss(label_loss, structure, y, losses, name)
-        return Resolved("labels", label_loss, is_classifier(outputs, losses))
-    if is_classifier(outputs, losses):
-        probabilities = sums_to_one(outputs[0])
-        return Resolved(
-            "drawn labels",
-            lambda values, labels, step: _drawn_loss(values, probabilities, [seed, step]),
-            True,
+    library, flat, names = graph.library(model), tf.nest.flatten(outputs), names_of(model, outputs)
+    given, weights = graph.compiled_loss(model) if loss is None else (loss, None)
+    losses = [None] * len(flat)
+    found = [None] * len(flat) if labels is None else in_order(labels, names, "labels", given)
+    if given is not None:
+        losses = [_checked(library, each) for each in _spread(given, names, "loss")]
+    elif labels is not None:
+        losses = [_inferred(library, *pair) for pair in zip(flat, found, strict=True)]
+        if None in losses:
+            raise _not_inferred(flat, labels)
+    scales = [1.0] * len(flat) if weights is None else _spread(weights, names, "loss_weights")
+    return [
+        OutputLoss(
+            name=name,
+            weight=0.0
+            if given is not None and loss is None
+            else 1.0
+            if scale is None
+            else float(scale),
+            loss=loss,
+            library=library,
+            **_kind(loss, scores, label),
         )
-    return Resolved(
-        "projections", lambda values, labels, step: _projections(values, [seed, step]), False
-    )
+        for name, loss, scale, scores, label in zip(names, losses, scales, flat, found, strict=True)
+    ]
 
 
-def _check_loss(label_loss: Target, outputs: Any, y: Any, losses: Sequence[Any], name: str) -> None:
-    """Raises ValueError if the loss of a first batch cannot be computed or is not finite."""
-    shapes = [tuple(np.shape(label)) for label in tf.nest.flatten(y)]
-    names = [getattr(loss, "name", None) or getattr(loss, "__name__", "?") for loss in losses]
-    try:
-        value = float(label_loss(outputs, y, 0))
-    except Exception as error:
-        raise ValueError(
-            f"{name}'s labels, of shapes {shapes}, do not go with the loss {', '.join(names)} and "
-            f"outputs of shapes {[tuple(o.shape) for o in tf.nest.flatten(outputs)]}: {error}"
-        ) from error
-    if not np.isfinite(value):
-        raise ValueError(
-            f"the loss {', '.join(names)} of the first batch must be finite. Received: {value}; "
-            "check that labels and inputs are such as the model was trained with, and finite"
-        )
-
-
-def is_classifier(outputs: list[tf.Tensor], losses: Sequence[Any] = ()) -> bool:
-    """Whether the output is one row of class scores per sample.
-
-    Args:
-        outputs: of the model, flattened.
-        losses: from `known_losses`: a row that was trained as a regression holds no class scores.
-    """
-    if len(outputs) != 1 or outputs[0].shape.rank != 2 or outputs[0].shape[-1] == 1:
-        return False
-    kinds = [f"{type(each).__name__} {getattr(each, '__name__', '')}".lower() for each in losses]
-    return not any(re.search("error|huber|cosh|cosine", kind) for kind in kinds)
-
-
-def known_losses(model: Any, loss: Any, names: Sequence[str]) -> list[Any]:
-    """The given loss, else the compiled one: one per output; empty if there is neither.
-
-    Args:
-        model: a Keras model.
-        loss: as in `compile`, or None.
-        names: of the outputs, for losses in a dictionary.
-    """
-    loss = loss if loss is not None else getattr(model, "loss", None)
-    if loss is None:
-        return []
-
-    def get(each: Any) -> Any:
-        try:
-            return graph.library(model).losses.get(each)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                "loss must be as in compile: a loss of the model's library, its name, or a "
-                f"function. Received: {each!r}"
-            ) from error
-
-    if isinstance(loss, dict | list | tuple):
-        return [get(each) for each in _in_order(loss, names, "loss")]
-    return [get(loss)] * len(model.outputs)
-
-
-def sums_to_one(scores: tf.Tensor) -> bool:
-    """Whether scores are probabilities already."""
-    values = np.asarray(scores, np.float32)
-    return bool((values >= 0).all() and np.allclose(values.sum(-1), 1, atol=1e-2))
-
-
-def log_probabilities(scores: tf.Tensor, probabilities: bool) -> tf.Tensor:
-    """Logarithms of the class probabilities behind scores, float32."""
-    scores = tf.cast(scores, tf.float32)
-    return tf.math.log(scores + 1e-12) if probabilities else tf.nn.log_softmax(scores)
-
-
-def _output_names(model: Any, outputs: Any) -> list[str]:
+def names_of(model: Any, outputs: Any) -> list[str]:
     """The outputs' names in the order in which tf.nest.flatten gives the outputs."""
-    if isinstance(outputs, dict):
+    if isinstance(outputs, Mapping):
         return sorted(outputs)
-    # Keras 3's sequential models do not name their output.
-    return list(getattr(model, "output_names", None) or [model.layers[-1].name])
+    # Keras 3's sequential and subclassed models do not name their outputs.
+    count = len(tf.nest.flatten(outputs))
+    names = list(getattr(model, "output_names", None) or [model.layers[-1].name])
+    return names if len(names) == count else [f"output_{place}" for place in range(count)]
 
 
-def _in_order(values: Any, names: Sequence[str], what: str) -> list[Any]:
-    """One value per output, in the order of the outputs; a dictionary is read by name."""
-    if not isinstance(values, dict):
-        found = list(values) if isinstance(values, list | tuple) else [values]
-        if len(found) != len(names):
-            raise ValueError(
-                f"{what} must be one for each of the outputs {list(names)}. Received: {len(found)}"
-            )
+def in_order(values: Any, names: Sequence[str], what: str, losses: Any = None) -> list[Any]:
+    """One value per output, in the order of the outputs; a dictionary is read by name.
+
+    Args:
+        values: one, a list, or a dictionary by name.
+        names: the outputs'.
+        what: the values are, for errors.
+        losses: as in `compile`: where it leaves outputs out, so may the values.
+
+    Returns:
+        A list with None for an output that has no value.
+    """
+    if isinstance(values, Mapping):
+        if set(values) <= set(names):
+            return [values.get(name) for name in names]
+        raise ValueError(
+            f"{what} must name the outputs {list(names)}. Received: {sorted(map(str, values))}"
+        )
+    found = list(values) if isinstance(values, list | tuple) else [values]
+    if len(found) == len(names):
         return found
-    if set(values) != set(names):
-        raise ValueError(f"{what} must name the outputs {list(names)}. Received: {sorted(values)}")
-    return [values[name] for name in names]
+    places = _places(losses, names)
+    if len(found) != len(places):
+        raise ValueError(
+            f"{what} must be one for each of the outputs {list(names)}. Received: {len(found)}"
+        )
+    by_place = dict(zip(places, found, strict=True))
+    return [by_place.get(place) for place in range(len(names))]
 
 
-def _inferred(model: Any, outputs: list[tf.Tensor], y: Any) -> Any:
-    found = [np.asarray(label) for label in tf.nest.flatten(y)]
-    losses = graph.library(model).losses
-    if is_classifier(outputs) and len(found) == 1:
-        logits = not sums_to_one(outputs[0])
-        if np.issubdtype(found[0].dtype, np.integer) and found[0].size == len(outputs[0]):
-            return losses.SparseCategoricalCrossentropy(from_logits=logits)
-        if found[0].shape == tuple(outputs[0].shape):
-            return losses.CategoricalCrossentropy(from_logits=logits)
-    raise ValueError(
-        "loss must be given: it is only inferred for one output of class scores with integer or "
-        f"one-hot labels. Received: labels {[(each.dtype.name, each.shape) for each in found]}, "
-        f"outputs of shapes {[tuple(output.shape) for output in outputs]}"
+def sums_to_one(scores: Any) -> bool:
+    """Whether scores [..., n > 1] are probabilities: none negative, rows that sum to 1."""
+    values = np.asarray(tf.cast(scores, tf.float32))
+    if values.ndim < 2 or values.shape[-1] < 2:
+        return False
+    return bool((values >= 0).all() and (np.abs(values.sum(-1) - 1) < 1e-2).all())
+
+
+def log_probabilities(
+    scores: tf.Tensor, probabilities: bool, temperature: float = 1.0
+) -> tf.Tensor:
+    """log softmax(z / T), float32, of logits z [..., classes] or of probabilities softmax(z)."""
+    scores = tf.cast(scores, tf.float32)
+    logits = tf.math.log(tf.maximum(scores, TINY)) if probabilities else scores
+    return tf.nn.log_softmax(logits / temperature)
+
+
+def divergence(wanted: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
+    """KL(wanted || found) of log probabilities [..., classes], averaged over all rows."""
+    return tf.reduce_mean(tf.reduce_sum(tf.exp(wanted) * (wanted - found), axis=-1))
+
+
+def _kind(loss: Any, scores: tf.Tensor, label: Any) -> dict[str, Any]:
+    """The kind of an output, and whether it holds probabilities already."""
+    rows, kind, rank = sums_to_one(scores), loss_kind(loss), scores.shape.rank
+    config = loss.get_config() if hasattr(loss, "get_config") else {}
+    last = config.get("axis", -1) in (-1, rank - 1) and rank > 1 and scores.shape[-1] > 1
+    # What a loss of the user's own compares is told by what it is given.
+    numbers = kind is None and label is not None and _are_numbers_of_classes(label, scores)
+    if rows or numbers or (kind in ("sparse", "one-hot") and last):
+        return {"kind": "classes", "probabilities": rows}
+    if kind == "binary":
+        within = bool(tf.reduce_all((scores >= 0) & (scores <= 1)))
+        return {"kind": "multi-label", "probabilities": not config.get("from_logits", not within)}
+    return {"kind": "values", "probabilities": False}
+
+
+def _are_numbers_of_classes(label: Any, scores: tf.Tensor) -> bool:
+    label = np.asarray(label)
+    return are_classes(label, scores) and bool(((label >= 0) & (label < scores.shape[-1])).all())
+
+
+def _spread(values: Any, names: Sequence[str], what: str) -> list[Any]:
+    """One value per output of what `compile` takes: one for all, a list, or a dictionary."""
+    if not isinstance(values, Mapping | list | tuple):
+        return [values] * len(names)
+    return in_order(values, names, what)
+
+
+def _places(losses: Any, names: Sequence[str]) -> list[int]:
+    """The outputs that have a loss."""
+    each = _spread(losses, names, "loss")
+    return [place for place, loss in enumerate(each) if loss is not None]
+
+
+def _checked(library: ModuleType, loss: Any) -> Any:
+    try:
+        return None if loss is None else library.losses.get(loss)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "loss must be as in compile: a loss of the model's library, its name, or a function. "
+            f"Received: {loss!r}"
+        ) from error
+
+
+def _inferred(library: ModuleType, scores: tf.Tensor, label: Any) -> Any:
+    """The cross-entropy that goes with labels that are classes; None if they are none."""
+    from_logits = not sums_to_one(scores)
+    if label is None:
+        return None
+    if are_classes(label, scores):
+        return library.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+    if np.shape(label) == tuple(scores.shape) and sums_to_one(label):
+        return library.losses.CategoricalCrossentropy(from_logits=from_logits)
+    return None
+
+
+def _not_inferred(scores: Sequence[tf.Tensor], labels: Any) -> ValueError:
+    found = [(np.asarray(label).dtype.name, np.shape(label)) for label in tf.nest.flatten(labels)]
+    return ValueError(
+        "loss must be given, or the model be compiled with one: it is only inferred for outputs of "
+        f"class scores with integer or one-hot labels. Received: labels {found}, outputs of shapes "
+        f"{[tuple(each.shape) for each in scores]}"
     )
-
-
-def _loss_sum(losses: list[Any], outputs: list[Any], y: list[Any]) -> tf.Tensor:
-    total = tf.constant(0.0)
-    for loss, output, label in zip(losses, outputs, y, strict=True):
-        value = tf.cast(loss(label, output), tf.float32)
-        samples = tf.cast(tf.shape(output)[0], tf.float32)
-        if value.shape.rank:  # a function: one value a sample, or a map of them
-            value = tf.reduce_mean(value) * samples
-        elif getattr(loss, "reduction", None) != "sum":
-            value *= samples
-        total += value
-    return total
-
-
-def _drawn_loss(outputs: Any, probabilities: bool, seed: list[Any]) -> tf.Tensor:
-    logs = log_probabilities(tf.nest.flatten(outputs)[0], probabilities)
-    drawn = tf.random.stateless_categorical(tf.stop_gradient(logs), 1, seed)
-    return -tf.reduce_sum(tf.gather(logs, drawn, batch_dims=1))
-
-
-def _projections(outputs: Any, seed: list[Any]) -> tf.Tensor:
-    total = tf.constant(0.0)
-    for index, output in enumerate(tf.nest.flatten(outputs)):
-        output = tf.cast(output, tf.float32)
-        signs = tf.sign(tf.random.stateless_normal(tf.shape(output), [seed[0] + index, seed[1]]))
-        size = tf.cast(tf.size(output) / tf.shape(output)[0], tf.float32)
-        total += tf.reduce_sum(output * signs) / tf.sqrt(size)
-    return total

@@ -206,3 +206,12 @@ def call(model: Any, inputs: Any) -> list[tf.Tensor]:
     """Outputs of a model at inference, in the order of `model.outputs`."""
     structured = tf.nest.pack_sequence_as(structure(model, "input"), list(inputs))
     return tf.nest.flatten(model(structured, training=False))
+
+
+def compiled_loss(model: Any) -> tuple[Any, Any]:
+    """The loss and the loss_weights that `compile` was given, as they were given; None if none."""
+    loss = getattr(model, "loss", None)
+    if all(each is None for each in tf.nest.flatten(loss)):
+        return None, None
+    held = getattr(model, "_compile_loss", None) or getattr(model, "compiled_loss", None)
+    return loss, getattr(held, "_user_loss_weights", None)

@@ -5,18 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from espace_tf.analysis.analyze import analyze
 from espace_tf.checks import check_speedup
 from espace_tf.config import EspaceConfig
-from espace_tf.data import labels, losses
-from espace_tf.data.batches import batches, named_inputs
+from espace_tf.data.judge import Judge
 from espace_tf.planning import request, search
 from espace_tf.records.analysis import Analysis
 from espace_tf.records.plan import Plan
-
-_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +24,8 @@ class SweepRow:
         measured: the given model's time over this one's.
         damage: the predicted increase of the loss, all layers together, or without data the errors
             of the weights; None if no layer has one.
-        accuracy: share of validation images whose largest output is their label; None if not known.
+        accuracy: share of validation images whose largest output is their class; None if not known
+            or if the outputs are no classes.
         loss: mean over the validation images; None if not known.
         model: the Keras model, with its `espace_plan` unless it is the given one.
     """
@@ -82,12 +79,14 @@ def sweep(
     """
     speedups = _checked_speedups(speedups)
     config = request.checked(model, data, speedups[0], config, verbose)
-    judge = _Judge(model, validation_data, loss, config.seed)
+    judge = None
+    if validation_data is not None:
+        judge = Judge(model, validation_data, loss, name="validation_data")
     analysis = analyze(model, data, config=config, loss=loss, verbose=verbose)
-    rows = [given(model, **judge(model))]
+    rows = [given(model, **_judged(judge, model))]
     for speedup in speedups:
         small = _compressed(model, analysis, speedup)
-        rows.append(row(small, **judge(small)))
+        rows.append(row(small, **_judged(judge, small)))
     if verbose:
         from rich.console import Console
 
@@ -152,34 +151,13 @@ def _checked_speedups(speedups: Any) -> list[float]:
     return [float(speedup) for speedup in speedups]
 
 
+def _judged(judge: Judge | None, model: Any) -> dict[str, float | None]:
+    found = {} if judge is None else judge(model)
+    return {name: found.get(name) for name in ("accuracy", "loss")}
+
+
 def _compressed(model: Any, analysis: Analysis, speedup: float) -> Any:
     small = search.nearest(model, analysis, speedup)
     small.espace_analysis = analysis
     request.warn_if_off(small.espace_plan, analysis.config, stacklevel=4)
     return small
-
-
-class _Judge:
-    """Accuracy and loss of models on validation data; nothing without data."""
-
-    def __init__(self, model: Any, data: Any, loss: Any, seed: int):
-        self._data, self._resolved = data, None
-        if data is None:
-            return
-        options = {"inputs": named_inputs(model), "name": "validation_data"}
-        example = next(batches(data, _BATCH, _BATCH, **options))
-        if example[1] is None:
-            raise ValueError("validation_data must have labels: (x, y). Received: x alone")
-        self._resolved = losses.resolve(model, loss, example, seed, name="validation_data")
-
-    def __call__(self, model: Any) -> dict[str, float | None]:
-        if self._resolved is None:
-            return {}
-        total, samples, right = 0.0, 0, 0.0
-        options = {"inputs": named_inputs(model), "name": "validation_data"}
-        for x, y in batches(self._data, None, _BATCH, **options):
-            outputs, count = model(x, training=False), len(tf.nest.flatten(x)[0])
-            total += float(self._resolved.target(outputs, y, 0))
-            share = labels.accuracy(outputs, y) if self._resolved.classes else None
-            right, samples = right + count * (np.nan if share is None else share), samples + count
-        return {"loss": total / samples, "accuracy": None if np.isnan(right) else right / samples}

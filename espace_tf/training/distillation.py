@@ -5,41 +5,34 @@ from typing import Any
 
 import tensorflow as tf
 
-from espace_tf.data.labels import loss_kind
+from espace_tf.data.losses import TINY, OutputLoss, divergence
 from espace_tf.network import graph, recording
-
-TINY = 1e-7
-
-
-def log_probabilities(outputs: tf.Tensor, temperature: float, probabilities: bool) -> tf.Tensor:
-    """log softmax(z / T), float32, of logits z [..., classes] or of probabilities softmax(z)."""
-    outputs = tf.cast(outputs, tf.float32)
-    logits = tf.math.log(tf.maximum(outputs, TINY)) if probabilities else outputs
-    return tf.nn.log_softmax(logits / temperature)
 
 
 def output_distillation(
-    student: tf.Tensor, teacher: tf.Tensor, temperature: float, *, probabilities: bool = False
+    output: OutputLoss, student: tf.Tensor, teacher: tf.Tensor, temperature: float
 ) -> tf.Tensor:
-    """T^2 KL(teacher || student) of the outputs softened by T, averaged over all rows (a scalar).
+    """How far an output is from the teacher's (a scalar), float32.
 
-    Hinton et al., arXiv:1503.02531: the factor T^2 keeps the gradient's size when T changes.
+    Of classes and labels T^2 KL(teacher || student), softened by T and averaged over all rows
+    (Hinton et al., arXiv:1503.02531: the factor T^2 keeps the gradient's size when T changes); of
+    values `relative_error`.
 
     Args:
-        student: logits [..., classes], or probabilities.
+        output: what is known of it.
+        student: logits or probabilities as `output` says, or values.
         teacher: the same of the teacher.
         temperature: T > 0.
-        probabilities: both are softmax(logits).
 
     Example:
-        >>> same = tf.constant([[1.0, 2.0]])
-        >>> float(output_distillation(same, same, 4.0))
+        >>> (output,) = losses.of_outputs(model, model(images))
+        >>> float(output_distillation(output, model(images), model(images), 4.0))
         0.0
     """
-    wanted = log_probabilities(teacher, temperature, probabilities)
-    log_ratio = wanted - log_probabilities(student, temperature, probabilities)
-    divergence = tf.reduce_sum(tf.exp(wanted) * log_ratio, axis=-1)
-    return temperature**2 * tf.reduce_mean(divergence)
+    if output.kind == "values":
+        return relative_error(student, teacher)
+    logs = (output.log_probabilities(scores, temperature) for scores in (teacher, student))
+    return temperature**2 * divergence(*logs)
 
 
 def relative_error(student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
@@ -96,33 +89,18 @@ def _shrinks(value: Any, outputs: Any) -> bool:
     return False
 
 
-def sums_to_one(outputs: tf.Tensor) -> bool:
-    """True if an output [..., n > 1] holds probabilities: nothing negative, rows that sum to 1."""
-    outputs = tf.cast(outputs, tf.float32)
-    if outputs.shape.rank < 2 or outputs.shape[-1] < 2:
-        return False
-    sums = tf.reduce_sum(outputs, axis=-1)
-    return bool(tf.reduce_all(outputs >= 0)) and bool(tf.reduce_all(tf.abs(sums - 1) < 1e-2))
-
-
-def is_classification(loss: Any) -> bool:
-    """True if a loss (an object, a function or its name) compares distributions over classes."""
-    return loss_kind(loss) is not None
-
-
 class Teacher:
     """The uncompressed network, as the loss terms see it: outputs and stage ends to imitate.
 
-    Classification outputs (the loss is a categorical cross-entropy, or the rows sum to 1) are
-    compared by `output_distillation`, any other output by `relative_error`; the terms of several
-    outputs are added. Stage ends are compared by `relative_error`, averaged.
+    Outputs are compared by `output_distillation`; the terms of several are added. Stage ends are
+    compared by `relative_error`, averaged.
 
     Args:
         model: the teacher; only ever called with training=False.
         student: the model that is trained.
         inputs: one small batch, to compare the two models' outputs and find the stage ends.
-        losses: the task's loss of every output, in the order of tf.nest.flatten; None = unknown.
-        temperature: T of the classification outputs, > 0.
+        outputs: what is known of each output.
+        temperature: T of outputs that are probabilities, > 0.
         features: "auto" for the stage ends that are maps in both models, None for none, or paths of
             layers of both models.
 
@@ -136,19 +114,14 @@ class Teacher:
         student,
         inputs: Any,
         *,
-        losses: list[Any],
+        outputs: Sequence[OutputLoss],
         temperature: float,
         features: str | list[str] | None,
     ):
         self.model, self.student, self.temperature = model, student, temperature
         wanted, given = model(inputs, training=False), student(inputs, training=False)
         _check_outputs(wanted, given)
-        flat = tf.nest.flatten(wanted)
-        self.probabilities = [sums_to_one(value) for value in flat]
-        self.classification = [
-            probabilities or is_classification(loss)
-            for probabilities, loss in zip(self.probabilities, losses, strict=True)
-        ]
+        self.outputs = outputs
         self.features = self._find_features(features, inputs)
 
     def _find_features(self, features, inputs) -> list[str]:
@@ -202,17 +175,11 @@ class Teacher:
             calls: what `record` gave for the student's call.
         """
         wanted, wanted_features = targets
-        each = []
-        kinds = zip(self.classification, self.probabilities, strict=True)
-        for theirs, ours, (classes, probabilities) in zip(
-            wanted, tf.nest.flatten(outputs), kinds, strict=True
-        ):
-            options = {"probabilities": probabilities}
-            each.append(
-                output_distillation(ours, theirs, self.temperature, **options)
-                if classes
-                else relative_error(ours, theirs)
-            )
+        flat = tf.nest.flatten(outputs)
+        each = [
+            output_distillation(output, ours, theirs, self.temperature)
+            for output, ours, theirs in zip(self.outputs, flat, wanted, strict=True)
+        ]
         result = {"distillation_loss": tf.add_n(each)}
         if self.features:
             features = _by_path(calls, self.features)

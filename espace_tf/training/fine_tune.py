@@ -19,7 +19,8 @@ from espace_tf.training.batch_norms import reestimate_batch_norm
 from espace_tf.training.checkpoints import Checkpoint
 from espace_tf.training.distillation import Teacher
 from espace_tf.training.loop import Session
-from espace_tf.training.step import Task, Trainer
+from espace_tf.training.step import Trainer
+from espace_tf.training.task import Task
 
 __all__ = ["fine_tune", "reestimate_batch_norm"]
 LEARNING_RATE = 1e-3
@@ -55,10 +56,11 @@ def fine_tune(
 
         task loss + distillation_weight * distillation_loss + feature_weight * feature_loss
 
-    plus the model's regularisation. Classification outputs are distilled by T^2 KL(teacher ||
-    student) at temperature T; any other output by its relative squared error. The feature loss is
-    the relative squared error at the stage ends (the last output before each downsampling and
-    before global pooling), averaged. Without labels the teacher's terms are all there is.
+    plus the model's regularisation. Outputs of classes and of several labels are distilled by
+    T^2 KL(teacher || student) at temperature T; any other output by its relative squared error. The
+    feature loss is the relative squared error at the stage ends (the last output before each
+    downsampling and before global pooling), averaged. Without labels the teacher's terms are all
+    there is.
 
     Layers with trainable=False stay as they are, and the teacher is never changed. Batch-norm
     statistics are re-estimated before every validation and at the end. Models that compute in
@@ -74,10 +76,10 @@ def fine_tune(
         batch_size: for arrays.
         optimizer: optimizer of the model's library, or its name (a copy is used). Default: Adam,
             1e-3 with cosine decay to 0 over the whole run.
-        loss: as in `compile`. Default: the compiled loss, else sparse categorical cross-entropy for
-            integer labels and one output.
-        metrics: as in `compile`, beside `loss`. Default: the compiled ones, else accuracy with an
-            inferred loss.
+        loss: as in `compile`. Default: the compiled loss, else categorical cross-entropy for labels
+            that are integer or one-hot classes.
+        metrics: as in `compile`, beside `loss`. Default: the compiled ones, else of one output of
+            classes accuracy, of a multi-label one binary_accuracy.
         temperature: T, > 0.
         distillation_weight: weight of the teacher's outputs, >= 0.
         feature_weight: weight of the teacher's features, >= 0.
@@ -172,7 +174,7 @@ def fine_tune(
             for name, value in optimizer.get_config().items()
             if name != "name"  # numbered anew in every process
         },
-        "loss": [_name(each) for each in task.losses],
+        "loss": [_name(each.loss) for each in task.outputs],
         "schedule": None if schedule is None else _name(schedule),
         "features": None if teacher is None else teacher.features,
         **weights,
@@ -282,7 +284,7 @@ def _teacher(model, teacher, batch, task, temperature, features, weights) -> Tea
     if not weights["feature_loss"]:
         features = None
     return Teacher(
-        teacher, model, batch[0], losses=task.losses, temperature=temperature, features=features
+        teacher, model, batch[0], outputs=task.outputs, temperature=temperature, features=features
     )
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 import tf_keras
 
 from espace_tf.analysis import statistics as moments
-from espace_tf.data import losses
+from espace_tf.data import targets
 from espace_tf.network import graph
 from espace_tf.network.sites import read_sites
 from espace_tf.numerics import masks
@@ -126,7 +126,7 @@ def test_drawn_positions_are_seeded_enough_and_close():
 def test_gradient_statistics_of_single_samples(library, batch):
     model, (x, labels) = network(library), samples()
     sites = read_sites(model)
-    target = losses.resolve(model, None, (x, labels), SEED).target
+    target = targets.resolve(model, None, (x, labels), SEED).target
     before, weights = np.asarray(model(x)), model.get_weights()
     found = moments.output_statistics(
         model, sites, in_batches(x, labels, batch), target, lambda site: site.path != "grouped"
@@ -184,7 +184,7 @@ def test_large_maps_take_damage_tables_from_the_first_images(monkeypatch):
     monkeypatch.setattr(moments, "_TABLE_IMAGES", 4)
     model, (x, labels) = network(keras), samples()
     sites = read_sites(model)
-    target = losses.resolve(model, None, (x, labels), SEED).target
+    target = targets.resolve(model, None, (x, labels), SEED).target
 
     def statistics(count):
         data = in_batches(x[:count], labels[:count], 2)

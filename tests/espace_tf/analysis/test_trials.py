@@ -7,6 +7,7 @@ import tf_keras
 
 import espace_tf.keras_layers  # noqa: F401  (registers the layers)
 from espace_tf.analysis.trials import Change, WhatIf
+from espace_tf.data import losses
 from espace_tf.network import graph
 from espace_tf.network.sites import read_sites
 from espace_tf.numerics.factors import Factors, plain_factors, reconstruct
@@ -79,18 +80,22 @@ def test_the_damage_is_that_of_the_plan_applied(library, head, path, change):
     small = apply(model, Plan(layers={path: LayerPlan(**planned)}))
     x = np.concatenate(images())
     expected = divergence(model(x), small(x), head == "logits")
-    found = WhatIf(model, list(sites.values()), images(), classes=True).damage(
+    found = WhatIf(model, list(sites.values()), images(), outputs=outputs(model)).damage(
         Change(site=site, **options)
     )
     assert expected > 1e-4
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
+def outputs(model, loss="sparse_categorical_crossentropy"):
+    return losses.of_outputs(model, model(images()[0]), loss=loss)
+
+
 @LIBRARIES
 def test_a_probe_leaves_nothing_behind(library):
     model = network(library)
     sites = read_sites(model)
-    weights, what_if = model.get_weights(), WhatIf(model, sites, images(), classes=True)
+    weights, what_if = model.get_weights(), WhatIf(model, sites, images(), outputs=outputs(model))
     kernel = np.zeros_like(graph.layers(model)["shared"].get_weights()[0])
     first = what_if.damage(Change(site=sites[1], kernel=kernel))
     masked = what_if.damage(
@@ -107,7 +112,7 @@ def test_changes_of_several_layers_are_made_at_once():
     masks = {site.path: POSITIONS for site in sites}
     small = apply(model, Plan(layers={path: LayerPlan(positions=p) for path, p in masks.items()}))
     x = np.concatenate(images())
-    what_if = WhatIf(model, sites, images(), classes=True)
+    what_if = WhatIf(model, sites, images(), outputs=outputs(model))
     found = what_if.damage(*(Change(site=site, positions=POSITIONS) for site in sites))
     np.testing.assert_allclose(found, divergence(model(x), small(x), False), rtol=1e-3)
     assert what_if.damage() == pytest.approx(0, abs=1e-7)
@@ -116,7 +121,7 @@ def test_changes_of_several_layers_are_made_at_once():
 def test_one_trace_for_all_probes():
     model = network(keras)
     sites = read_sites(model)
-    what_if = WhatIf(model, sites, images()[:2], classes=True)
+    what_if = WhatIf(model, sites, images()[:2], outputs=outputs(model))
     traced = what_if._forward.experimental_get_tracing_count()
     for site in sites:
         what_if.damage(Change(site=site, positions=POSITIONS))
@@ -127,7 +132,7 @@ def test_one_trace_for_all_probes():
 def test_outputs_other_than_classes_count_their_relative_change():
     model = network(keras, "map")
     sites = read_sites(model)
-    what_if = WhatIf(model, sites, images(), classes=False)
+    what_if = WhatIf(model, sites, images(), outputs=outputs(model, None))
     found = what_if.damage(Change(site=sites[0], positions=POSITIONS))
     small = apply(model, Plan(layers={sites[0].path: LayerPlan(positions=POSITIONS)}))
     batches = [(np.asarray(model(x), float), np.asarray(small(x), float)) for x in images()]

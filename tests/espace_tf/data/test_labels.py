@@ -20,7 +20,9 @@ def test_losses_are_known_in_every_form(library):
         assert labels.loss_kind(loss) == "sparse", loss
     for loss in (ONE_HOT, losses.CategoricalCrossentropy(), losses.categorical_crossentropy):
         assert labels.loss_kind(loss) == "one-hot", loss
-    for loss in (None, "mse", losses.BinaryCrossentropy(), lambda y, p: 0.0):
+    for loss in ("binary_crossentropy", losses.BinaryFocalCrossentropy()):
+        assert labels.loss_kind(loss) == "binary", loss
+    for loss in (None, "mse", losses.Hinge(), lambda y, p: 0.0):
         assert labels.loss_kind(loss) is None, loss
 
 
@@ -61,13 +63,3 @@ def test_what_is_right_passes(loss, shape, given):
 def test_what_is_wrong_is_said(loss, shape, given, words):
     with pytest.raises(ValueError, match=words):
         labels.check([loss], [np.zeros(shape)], [np.asarray(given)])
-
-
-def test_accuracy_of_class_numbers_and_one_hot_rows():
-    outputs = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
-    assert labels.accuracy(outputs, np.array([1, 0, 0])) == pytest.approx(2 / 3)
-    assert labels.accuracy(outputs, np.array([[1], [0], [1]])) == 1
-    assert labels.accuracy(outputs, np.eye(2)[[1, 0, 1]]) == 1
-    assert labels.accuracy(outputs, np.array([0.5, 0.1, 0.2])) is None
-    assert labels.accuracy(outputs[:, :1], np.array([0, 0, 0])) is None
-    assert labels.accuracy([outputs, outputs], np.array([1, 0, 0])) is None

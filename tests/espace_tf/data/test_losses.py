@@ -1,4 +1,4 @@
-"""Losses of every kind against sums over samples computed by hand."""
+"""Losses of every structure against `evaluate` of stock Keras; kinds of outputs."""
 
 import keras
 import numpy as np
@@ -6,170 +6,196 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from espace_tf.data import losses as targets
+from espace_tf.data import losses, targets
 
 SEED = 5
 LIBRARIES = pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
+SAMPLES = 7
 
 
-def network(library, classes=4, activation=None, loss=None):
+def heads(library, structure="list", names="za", regularized=False):
+    """A network of class probabilities and a value, not in the order of their names."""
     library.utils.set_random_seed(SEED)
-    dense = library.layers.Dense(classes, activation=activation)
-    model = library.Sequential([library.Input((6,)), dense])
+    options = {"activity_regularizer": "l2", "kernel_regularizer": "l2"} if regularized else {}
+    inputs = library.Input((6,))
+    first = library.layers.Dense(4, activation="softmax", name=names[0])(inputs)
+    second = library.layers.Dense(1, name=names[1], **options)(inputs)
+    outputs = {names[0]: first, names[1]: second} if structure == "dictionary" else [first, second]
+    return library.Model(inputs, outputs)
+
+
+def data(structure="list", names="za"):
+    random = np.random.default_rng(SEED)
+    x = random.normal(size=(SAMPLES, 6)).astype(np.float32)
+    y = [random.integers(0, 4, SAMPLES), random.normal(size=SAMPLES).astype(np.float32)]
+    return x, dict(zip(names, y, strict=True)) if structure == "dictionary" else y
+
+
+def mean_loss(model, x, y, loss=None):
+    resolved = targets.resolve(model, loss, (x, y), SEED)
+    labels = tf.nest.map_structure(lambda each: each if each is None else tf.constant(each), y)
+    return float(resolved.target(model(x), labels, 0)) / SAMPLES
+
+
+def squared(y, p):
+    return tf.reduce_mean((tf.cast(y, p.dtype) - p) ** 2, axis=-1)
+
+
+SPARSE = "sparse_categorical_crossentropy"
+# What compile is told, by what Keras takes for outputs in a list and in a dictionary.
+LISTS = [
+    {"loss": [SPARSE, "mse"]},
+    {"loss": [SPARSE, squared], "loss_weights": [0.3, 2.0]},
+    {"loss": {"z": SPARSE, "a": "mae"}, "loss_weights": {"z": 0.5, "a": 3.0}},
+    {"loss": [None, "huber"], "loss_weights": [1.0, 0.7]},
+    {"loss": [SPARSE, None]},
+]
+DICTIONARIES = [
+    {"loss": {"a": "mse", "z": SPARSE}, "loss_weights": {"a": 2.0, "z": 0.1}},
+    {"loss": {"z": SPARSE}},
+    {"loss": {"a": "mse"}, "loss_weights": {"a": 4.0}},
+]
+
+
+@LIBRARIES
+@pytest.mark.parametrize(
+    ("structure", "told"),
+    [*(("list", told) for told in LISTS), *(("dictionary", told) for told in DICTIONARIES)],
+)
+def test_the_loss_is_what_evaluate_says(library, structure, told):
+    model, (x, y) = heads(library, structure), data(structure)
+    model.compile(**told, run_eagerly=True)
+    expected = model.evaluate(x, y, batch_size=SAMPLES, verbose=0, return_dict=True)["loss"]
+    assert mean_loss(model, x, y) == pytest.approx(expected, rel=1e-5), f"seed {SEED}"
+    counted = [each.name for each in losses.of_outputs(model, model(x)) if each.weight]
+    given = told["loss"]
+    if isinstance(given, list):
+        given = {name: loss for name, loss in zip("za", given, strict=True) if loss is not None}
+    assert set(counted) == set(given)
+    # Labels of the outputs that have a loss are enough.
+    if len(given) == 1:
+        (name,) = given
+        some = {name: y[name]} if structure == "dictionary" else y["za".index(name)]
+        assert mean_loss(model, x, some) == pytest.approx(expected, rel=1e-5)
+
+
+def test_tf_keras_takes_a_dictionary_of_some_losses_for_a_list_of_outputs():
+    model, (x, y) = heads(tf_keras), data()
+    model.compile(loss={"a": "mse"}, loss_weights={"a": 0.5}, run_eagerly=True)
+    expected = model.evaluate(x, y, batch_size=SAMPLES, verbose=0, return_dict=True)["loss"]
+    assert mean_loss(model, x, y) == pytest.approx(expected, rel=1e-5)
+
+
+@LIBRARIES
+def test_regularization_is_not_the_task(library):
+    plain, regularized = heads(library), heads(library, regularized=True)
+    regularized.set_weights(plain.get_weights())
+    for model in (plain, regularized):
+        model.compile(loss=[SPARSE, "mse"], run_eagerly=True)
+    (x, y), found = data(), []
+    for model in (plain, regularized):
+        found.append(model.evaluate(x, y, batch_size=SAMPLES, verbose=0, return_dict=True)["loss"])
+    assert found[1] > found[0]
+    assert mean_loss(regularized, x, y) == pytest.approx(found[0], rel=1e-5)
+
+
+@LIBRARIES
+def test_a_loss_with_settings_of_its_own(library):
+    class Weighted(library.losses.Loss):
+        def call(self, y, p):
+            y = tf.one_hot(tf.cast(tf.reshape(y, [-1]), tf.int32), 4)
+            weights = tf.constant([1.0, 5.0, 0.1, 2.0])
+            return -tf.reduce_sum(weights * y * tf.math.log(p), -1)
+
+    model, (x, y) = heads(library), data()
+    for reduction in ("sum_over_batch_size", "sum"):
+        loss = Weighted(reduction=reduction)
+        model.compile(loss=[loss, None], run_eagerly=True)
+        expected = model.evaluate(x, y, batch_size=SAMPLES, verbose=0, return_dict=True)["loss"]
+        expected /= 1 if reduction == "sum_over_batch_size" else SAMPLES
+        assert mean_loss(model, x, y) == pytest.approx(expected, rel=1e-5)
+        assert losses.of_outputs(model, model(x))[0].kind == "classes"
+
+
+@LIBRARIES
+def test_the_given_loss_comes_before_the_compiled_one(library):
+    model, (x, y) = heads(library), data()
+    model.compile(loss=[SPARSE, "mse"], loss_weights=[5.0, 5.0], run_eagerly=True)
+    twin = heads(library)
+    twin.compile(loss=[SPARSE, "mae"], run_eagerly=True)
+    expected = twin.evaluate(x, y, batch_size=SAMPLES, verbose=0, return_dict=True)["loss"]
+    assert mean_loss(model, x, y, loss=[SPARSE, "mae"]) == pytest.approx(expected, rel=1e-5)
+
+
+def one(library, units, activation):
+    library.utils.set_random_seed(SEED)
+    layers = [library.Input((6,)), library.layers.Dense(units, activation=activation)]
+    return library.Sequential(layers)
+
+
+@LIBRARIES
+@pytest.mark.parametrize(
+    ("units", "activation", "loss", "kind", "probabilities"),
+    [
+        (4, "softmax", None, "classes", True),
+        (4, None, None, "values", False),
+        (4, "sigmoid", None, "values", False),
+        (4, None, SPARSE, "classes", False),
+        (4, None, "sparse logits", "classes", False),
+        (4, "softmax", "CategoricalCrossentropy", "classes", True),
+        (4, "softmax", squared, "classes", True),
+        (4, None, squared, "values", False),
+        (4, "sigmoid", "BinaryCrossentropy", "multi-label", True),
+        (1, "sigmoid", "binary_crossentropy", "multi-label", True),
+        (1, None, "binary logits", "multi-label", False),
+        (4, None, "mse", "values", False),
+        (1, None, "mae", "values", False),
+        (4, "tanh", "cosine_similarity", "values", False),
+    ],
+)
+def test_kinds(library, units, activation, loss, kind, probabilities):
+    objects = {
+        "sparse logits": library.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "binary logits": library.losses.BinaryCrossentropy(from_logits=True),
+    }
+    model, (x, _) = one(library, units, activation), data()
+    if isinstance(loss, str):
+        loss = objects.get(loss, loss)
+    (output,) = losses.of_outputs(model, model(x), loss=loss)
+    assert (output.kind, output.probabilities, output.weight) == (kind, probabilities, 1.0)
     if loss is not None:
         model.compile(loss=loss)
-    return model
+        (compiled,) = losses.of_outputs(model, model(x))
+        assert compiled.kind == kind
 
 
-def samples(count=7):
-    random = np.random.default_rng(SEED)
-    return random.normal(size=(count, 6)).astype(np.float32), random.integers(0, 4, count)
+def test_a_loss_of_ones_own_is_of_classes_if_its_labels_are():
+    model, (x, (classes, _)) = one(keras, 4, None), data()
 
+    def entropy(y, z):
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(y, tf.int32), z)
 
-def log_softmax(scores):
-    scores = np.asarray(scores, float)
-    return scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+    def kind(y):
+        return losses.of_outputs(model, model(x), y, entropy)[0].kind
 
-
-def value(model, loss, x, y):
-    name, target, _ = targets.resolve(model, loss, (x, y), SEED)
-    labels = None if y is None else tf.nest.map_structure(tf.constant, y)
-    return name, float(target(model(x), labels, 0))
-
-
-@LIBRARIES
-@pytest.mark.parametrize("activation", [None, "softmax"])
-@pytest.mark.parametrize("one_hot", [False, True])
-def test_cross_entropy_is_inferred_and_summed(library, activation, one_hot):
-    model, (x, y) = network(library, activation=activation), samples()
-    scores = np.asarray(model(x), float)
-    logs = np.log(scores) if activation else log_softmax(scores)
-    labels = np.eye(4, dtype=np.float32)[y] if one_hot else y
-    name, found = value(model, None, x, labels)
-    assert name == "labels"
-    np.testing.assert_allclose(found, -logs[np.arange(7), y].sum(), rtol=1e-5)
+    assert kind(classes) == kind(classes[:, None]) == "classes"
+    # Numbers that are no classes, such as the age that three quantiles are of.
+    assert kind(classes + 20) == kind(classes.astype(np.float32)) == "values"
 
 
 @LIBRARIES
-@pytest.mark.parametrize("kind", ["name", "function", "mean", "sum", "none", "compiled"])
-def test_given_losses_are_summed_over_samples(library, kind):
-    losses, (x, _) = library.losses, samples()
-    y = np.random.default_rng(SEED).normal(size=(7, 4)).astype(np.float32)
-    loss = {
-        "name": "mse",
-        "function": losses.mean_squared_error,
-        "mean": losses.MeanSquaredError(),
-        "sum": losses.MeanSquaredError(reduction="sum"),
-        "none": losses.MeanSquaredError(reduction="none"),
-        "compiled": None,
-    }[kind]
-    model = network(library, loss="mse" if kind == "compiled" else None)
-    expected = ((np.asarray(model(x), float) - y) ** 2).mean(1).sum()
-    np.testing.assert_allclose(value(model, loss, x, y)[1], expected, rtol=1e-5)
+def test_a_revived_model_without_a_loss_needs_no_labels(library, tmp_path):
+    model, (x, _) = one(library, 4, "softmax"), data()
+    if library is tf_keras:
+        model.save(tmp_path / "model", save_format="tf")
+        model = tf_keras.models.load_model(tmp_path / "model")
+    for loss in ({}, [], None):
+        model.loss = loss
+        assert targets.resolve(model, None, (x, None), SEED).name == "drawn labels"
 
 
-@LIBRARIES
-@pytest.mark.parametrize("form", ["list", "dictionary"])
-def test_every_output_has_its_own_loss(library, form):
-    inputs = library.Input((6,))
-    # Not in the order of their names.
-    outputs = [library.layers.Dense(2, name="z")(inputs), library.layers.Dense(2, name="a")(inputs)]
-    model, (x, _) = library.Model(inputs, outputs), samples()
-    z, a = np.random.default_rng(SEED).normal(size=(2, 7, 2)).astype(np.float32)
-    labels, loss = [z, a], ["mse", "mae"]
-    if form == "dictionary":
-        labels, loss = {"z": z, "a": a}, {"z": "mse", "a": "mae"}
-    got_z, got_a = (np.asarray(output, float) for output in model(x))
-    expected = ((got_z - z) ** 2).mean(1).sum() + np.abs(got_a - a).mean(1).sum()
-    np.testing.assert_allclose(value(model, loss, x, labels)[1], expected, rtol=1e-5)
-
-
-def test_outputs_in_a_dictionary():
-    inputs = keras.Input((6,))
-    outputs = {"z": keras.layers.Dense(2)(inputs), "a": keras.layers.Dense(3)(inputs)}
-    model, (x, _) = keras.Model(inputs, outputs), samples()
-    labels = {"z": np.zeros((7, 2), np.float32), "a": np.zeros((7, 3), np.float32)}
-    got = {name: np.asarray(output, float) for name, output in model(x).items()}
-    expected = (got["z"] ** 2).mean(1).sum() + np.abs(got["a"]).mean(1).sum()
-    found = value(model, {"z": "mse", "a": "mae"}, x, labels)[1]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-@LIBRARIES
-@pytest.mark.parametrize("activation", [None, "softmax"])
-def test_labels_are_drawn_from_the_network_itself(library, activation):
-    model = network(library, activation=activation)
-    x = np.repeat(samples()[0][:1], 4000, axis=0)
-    name, target, classes = targets.resolve(model, None, (x, None), SEED)
-    assert name == "drawn labels" and classes
-    scores = np.asarray(model(x[:1]), float)
-    logs = np.log(scores) if activation else log_softmax(scores)
-    with tf.GradientTape() as tape:
-        outputs = model(x)
-        tape.watch(outputs)
-        loss = target(outputs, None, 3)
-    assert float(loss) == float(target(outputs, None, 3)) != float(target(outputs, None, 4))
-    # The mean of -log p over draws is the entropy.
-    entropy = -(np.exp(logs) * logs).sum()
-    np.testing.assert_allclose(float(loss) / 4000, entropy, rtol=0.05, err_msg=f"seed {SEED}")
-    # The gradient is that of cross-entropy against single labels: never degenerate.
-    gradient = np.asarray(tape.gradient(loss, outputs))
-    if activation is None:
-        drawn = np.exp(logs) - gradient
-        np.testing.assert_allclose(np.sort(drawn, -1), [[0, 0, 0, 1]] * 4000, atol=1e-5)
-        np.testing.assert_allclose(drawn.mean(0), np.exp(logs)[0], atol=0.04)
-
-
-@LIBRARIES
-def test_other_outputs_are_projected_on_random_signs(library):
-    inputs = library.Input((5, 5, 2))
-    model = library.Model(inputs, library.layers.Conv2D(3, 2)(inputs))
-    x = np.random.default_rng(SEED).normal(size=(6, 5, 5, 2)).astype(np.float32)
-    name, target, classes = targets.resolve(model, None, (x, None), SEED)
-    assert name == "projections" and not classes
-    outputs = model(x)
-    with tf.GradientTape() as tape:
-        tape.watch(outputs)
-        loss = target(outputs, None, 1)
-    gradient = np.asarray(tape.gradient(loss, outputs))
-    np.testing.assert_allclose(np.abs(gradient), 1 / np.sqrt(4 * 4 * 3), rtol=1e-5)
-    assert abs(np.sign(gradient).mean()) < 0.3, f"seed {SEED}"
-    assert float(loss) == float(target(outputs, None, 1)) != float(target(outputs, None, 2))
-
-
-@pytest.mark.parametrize("loss", ["mse", "mae"])
-def test_a_regression_of_several_numbers_draws_no_labels(loss):
-    model, (x, y) = network(keras, loss=loss), samples()
-    y = np.eye(4, dtype=np.float32)[y]
-    assert not targets.resolve(model, None, (x, y), SEED).classes
-    assert targets.resolve(model, None, (x, None), SEED).name == "projections"
-    assert targets.resolve(network(keras), loss, (x, None), SEED).name == "projections"
-    entropy = "sparse_categorical_crossentropy"
-    assert targets.resolve(network(keras), entropy, (x, None), SEED).name == "drawn labels"
-
-
-def test_a_loss_that_cannot_be_inferred_is_asked_for():
-    model, (x, _) = network(keras), samples()
-    with pytest.raises(ValueError, match=r"loss must be given.*\(7, 2\)"):
-        targets.resolve(model, None, (x, np.zeros((7, 2))), SEED)
-    with pytest.raises(ValueError, match="loss must name the outputs"):
-        targets.resolve(model, {"wrong": "mse"}, (x, np.zeros((7, 4))), SEED)
-
-
-@LIBRARIES
-def test_labels_that_the_loss_does_not_take_are_refused_in_words(library):
-    model, (x, y) = network(library), samples()
-    losses = library.losses
-    mistakes = [
-        ("mse", np.zeros((7, 9), np.float32), r"labels, of shapes \[\(7, 9\)\], do not go with"),
-        ("mse", np.full((7, 4), np.inf, np.float32), "of the first batch must be finite.*inf"),
-        (lambda y, p: p[0] / 0.0 * 0.0, y, "the loss .* of the first batch must be finite.*nan"),
-        (losses.SparseCategoricalCrossentropy(name="own"), y + 1, "from 0 to 3. Received: 1 to 4"),
-        (losses.SparseCategoricalCrossentropy(), np.eye(4)[y], r"class numbers, of shape \(B\)"),
-        (losses.CategoricalCrossentropy(), y, "labels must be one-hot"),
-        (None, y - 1, "from 0 to 3. Received: -1 to 2"),
-        (None, y + 0.5, r"loss must be given.*Received: labels \[\('float64', \(7,\)\)\]"),
-    ]
-    for loss, labels, words in mistakes:
-        with pytest.raises(ValueError, match=words):
-            targets.resolve(model, loss, (x, labels), SEED)
+def test_probabilities_are_told_from_logits():
+    logits = np.random.default_rng(5).normal(size=(8, 4)).astype("float32")
+    softmax = tf.nn.softmax(logits)
+    assert losses.sums_to_one(softmax) and losses.sums_to_one(tf.cast(softmax, tf.float16))
+    assert not losses.sums_to_one(logits) and not losses.sums_to_one(tf.ones((8, 1)))

@@ -6,9 +6,15 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from espace_tf.data import losses
 from espace_tf.training import distillation
 
 LIBRARIES = pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
+
+
+def known(kind, probabilities):
+    settings = {"name": "output", "weight": 1.0, "loss": None, "library": keras}
+    return losses.OutputLoss(kind=kind, probabilities=probabilities, **settings)
 
 
 def softmax(z):
@@ -27,12 +33,30 @@ def test_output_distillation_is_the_softened_divergence(shape, probabilities, te
     if probabilities:
         student, teacher = softmax(student), softmax(teacher)
     got = distillation.output_distillation(
+        known("classes", probabilities),
         tf.constant(student, tf.float32),
         tf.constant(teacher, tf.float32),
         temperature,
-        probabilities=probabilities,
     )
     assert float(got) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_labels_of_which_several_hold_are_distilled_one_by_one(probabilities, temperature):
+    rng = np.random.default_rng(3)
+    student, teacher = rng.normal(size=(2, 6, 5)) * 3
+    p, q = (1 / (1 + np.exp(-z / temperature)) for z in (teacher, student))
+    expected = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+    if probabilities:
+        student, teacher = (1 / (1 + np.exp(-z)) for z in (student, teacher))
+    got = distillation.output_distillation(
+        known("multi-label", probabilities),
+        tf.constant(student, tf.float32),
+        tf.constant(teacher, tf.float32),
+        temperature,
+    )
+    assert float(got) == pytest.approx(temperature**2 * expected.mean(), rel=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float16, tf.bfloat16])
@@ -80,37 +104,11 @@ def test_stage_ends_of_a_network_without_maps(library):
     assert distillation.stage_ends(model, np.ones((2, 4), "float32")) == []
 
 
-def test_probabilities_are_told_from_logits():
-    rng = np.random.default_rng(5)
-    logits = rng.normal(size=(8, 4)).astype("float32")
-    assert distillation.sums_to_one(tf.constant(softmax(logits)))
-    assert not distillation.sums_to_one(tf.constant(logits))
-    assert not distillation.sums_to_one(tf.ones((8, 1)))
-    assert distillation.sums_to_one(tf.cast(softmax(logits), tf.float16))
-
-
-@pytest.mark.parametrize(
-    ("loss", "expected"),
-    [
-        ("sparse_categorical_crossentropy", True),
-        ("SparseCategoricalCrossentropy", True),
-        (keras.losses.CategoricalCrossentropy(), True),
-        (tf_keras.losses.SparseCategoricalCrossentropy(), True),
-        (keras.losses.sparse_categorical_crossentropy, True),
-        ("mse", False),
-        (keras.losses.BinaryCrossentropy(), False),
-        (lambda y, z: 0.0, False),
-        (None, False),
-    ],
-)
-def test_classification_losses(loss, expected):
-    assert distillation.is_classification(loss) is expected
-
-
-def teacher_of(model, student, losses=(None,), **options):
+def teacher_of(model, student, loss=None, **options):
     x = np.random.default_rng(6).normal(size=(2, 17, 16, 3)).astype("float32")
     options = {"temperature": 2.0, "features": "auto", **options}
-    return x, distillation.Teacher(model, student, x, losses=list(losses), **options)
+    outputs = losses.of_outputs(model, model(x), loss=loss)
+    return x, distillation.Teacher(model, student, x, outputs=outputs, **options)
 
 
 @LIBRARIES
@@ -118,7 +116,7 @@ def teacher_of(model, student, losses=(None,), **options):
 def test_the_teachers_terms_against_numpy(library, head):
     teacher_model, student = network(library, head), network(library, head)
     loss = "sparse_categorical_crossentropy"
-    x, teacher = teacher_of(teacher_model, student, [loss], features=["add", "pool"])
+    x, teacher = teacher_of(teacher_model, student, loss, features=["add", "pool"])
     with teacher.record() as calls:
         outputs = student(x, training=False)
     terms = teacher.terms(teacher.targets(x), outputs, calls)
@@ -145,7 +143,7 @@ def test_the_teachers_terms_against_numpy(library, head):
 @LIBRARIES
 def test_an_output_that_is_no_classification_is_compared_by_relative_error(library):
     model, student = network(library), network(library)
-    x, teacher = teacher_of(model, student, ["mse"], features=None)
+    x, teacher = teacher_of(model, student, "mse", features=None)
     terms = teacher.terms(teacher.targets(x), student(x, training=False), [])
     theirs, ours = (np.asarray(m(x, training=False), "float64") for m in (model, student))
     expected = ((ours - theirs) ** 2).sum() / (theirs**2).sum()

@@ -1,0 +1,129 @@
+"""The task that a network was trained for: the loss and the metrics of its labels."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from espace_tf.data import labels, losses
+from espace_tf.data.judge import ACCURACIES
+from espace_tf.network import graph
+
+
+class Task:
+    """The loss and the metrics of the labels.
+
+    A compiled model judges with its own; with `loss` given, or an uncompiled model, an empty model
+    is compiled to judge, so that the trained one keeps its compile state.
+
+    Args:
+        model: the model to train.
+        batch: (x, y, sample_weight), a first batch; y None: no labels, the loss is only the
+            model's regularisation.
+        loss: as in `compile`, or None.
+        metrics: as in `compile`, or None.
+
+    Attributes:
+        outputs: what is known of each output.
+
+    Raises:
+        ValueError: no loss is known for the labels, or loss, metrics and labels do not go together.
+    """
+
+    def __init__(self, model, batch, *, loss: Any = None, metrics: Any = None):
+        self.model, self.judge = model, None
+        x, y, weight = batch
+        outputs = model(x, training=False)
+        compiled, _ = graph.compiled_loss(model)
+        if loss is None and compiled is not None and metrics is not None and y is not None:
+            raise ValueError(
+                "metrics must be given together with loss: the model is compiled and judges with "
+                f"its own. Received: metrics={metrics!r}"
+            )
+        self.outputs = losses.of_outputs(model, outputs, y, loss)
+        self._shapes = [tf.TensorSpec(each.shape) for each in tf.nest.flatten(outputs)]
+        if y is not None:
+            self.check_labels(y)
+            own = loss is None and compiled is not None
+            try:
+                self.judge = model if own else self._judge(metrics)
+                self._try(x, y, outputs, weight)
+            except Exception as error:  # Each library raises its own kinds.
+                raise ValueError(_words(loss, metrics, y, outputs, error)) from error
+
+    def _judge(self, metrics: Any) -> Any:
+        """An empty model that is compiled with the losses."""
+        judge = graph.library(self.model).Model(name="judge")
+        judge.output_names = getattr(self.model, "output_names", None)
+        given = [each.loss for each in self.outputs]
+        if metrics is None and len(given) == 1 and self.outputs[0].kind in ACCURACIES:
+            metrics = [ACCURACIES[self.outputs[0].kind]]
+        judge.compile(loss=given[0] if len(given) == 1 else given, metrics=metrics)
+        return judge
+
+    def _try(self, x, y, outputs, weight) -> None:
+        """Judges one batch, which makes the metrics' variables, and forgets it."""
+        y = tf.nest.map_structure(tf.convert_to_tensor, y)
+        weight = None if weight is None else tf.nest.map_structure(tf.convert_to_tensor, weight)
+        self.judge.compute_loss(x, y, outputs, weight)
+        self.judge.compute_metrics(x, y, outputs, weight)
+        self.judge.reset_metrics()
+
+    def check_labels(self, y: Any, name: str = "data") -> None:
+        """Raises ValueError if labels of a categorical cross-entropy are no classes.
+
+        Args:
+            y: labels of a batch or of all the data; None: nothing to check.
+            name: the argument that they were given by, for errors.
+        """
+        if y is not None:
+            given = [each.loss for each in self.outputs]
+            found = losses.in_order(y, [each.name for each in self.outputs], "labels", given)
+            labels.check(given, self._shapes, found, name)
+
+    def loss(self, x, y, outputs, weight) -> tf.Tensor:
+        """The task loss with the model's regularisation, a float32 scalar."""
+        total = tf.constant(0.0)
+        if self.judge is not None:
+            total += tf.cast(self.judge.compute_loss(x, y, outputs, weight), tf.float32)
+        if self.judge is not self.model:
+            for extra in self.model.losses:
+                total += tf.cast(tf.reduce_sum(extra), tf.float32)
+        return total
+
+    def update(self, x, y, outputs, weight) -> None:
+        """Adds a batch to the metrics."""
+        if self.judge is not None:
+            self.judge.compute_metrics(x, y, outputs, weight)
+
+    def results(self) -> dict[str, float]:
+        """The metrics' values since `reset`."""
+        found = {} if self.judge is None else self.judge.get_metrics_result()
+        return {name: float(value) for name, value in found.items() if name != "loss"}
+
+    def reset(self) -> None:
+        """Forgets the batches of the metrics."""
+        if self.judge is not None:
+            self.judge.reset_metrics()
+
+    @property
+    def variables(self) -> list[Any]:
+        """The metrics' variables."""
+        metrics = [] if self.judge is None else self.judge.metrics
+        return [variable for metric in metrics for variable in metric.variables]
+
+
+def _words(loss, metrics, y, outputs, error: Exception) -> str:
+    """Why a first batch could not be judged."""
+    given = {"loss": loss, "metrics": metrics}
+    plain = {
+        name: type(value).__name__ if hasattr(value, "get_config") else value
+        for name, value in given.items()
+        if value is not None
+    }
+    received = [f"{name}={value!r}" for name, value in plain.items()]
+    shapes = [[tuple(v.shape) for v in tf.nest.flatten(each)] for each in (y, outputs)]
+    return (
+        "loss, metrics and labels must go with the model's outputs, as in compile. Received: "
+        f"{', '.join([*received, f'labels of shapes {shapes[0]}'])}, outputs of shapes "
+        f"{shapes[1]}: {error}"
+    )
