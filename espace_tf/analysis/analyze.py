@@ -20,6 +20,7 @@ from espace_tf.checks import check_choice, require_runtime
 from espace_tf.config import EspaceConfig
 from espace_tf.data import batches as user_data
 from espace_tf.data import targets
+from espace_tf.data.arrays import count, describe
 from espace_tf.kernels.fused import fused_operations
 from espace_tf.network import graph
 from espace_tf.network.sites import read_sites
@@ -89,7 +90,8 @@ def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) ->
     for layer in known.values():
         _check_finite(layer)
     kernels = {site.path: _weights(known[site.path]) for site in usable}
-    stages = Stages(config.cache_dir, _key(model, data, config, loss))
+    key = None if config.cache_dir is None else _key(model, data, config, loss)
+    stages = Stages(key and config.cache_dir, key)
     progress = _progress(verbose)
     images, inputs = 0, user_data.named_inputs(model)
 
@@ -193,15 +195,19 @@ def _weights(layer: Any) -> tuple[np.ndarray, np.ndarray | None]:
     return kernel, bias[0] if layer.use_bias else None
 
 
-def _key(model: Any, data: Any, config: EspaceConfig, loss: Any) -> str:
-    """What decides the result, but for the folder it is kept in and how a plan is made from it."""
+def _key(model: Any, data: Any, config: EspaceConfig, loss: Any) -> str | None:
+    """What decides the result, but for the folder it is kept in and how a plan is made from it.
+
+    None if that cannot be told, see `describe`.
+    """
     digest = hashlib.sha256()
     for weight in model.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
     settings = dataclasses.replace(config, cache_dir=None, rounds=1, tolerance=0.1)
     loss = _described([loss] if loss is not None else graph.compiled_loss(model))
-    parts = (graph.fingerprint(model), digest.hexdigest(), user_data.describe(data), settings, loss)
-    return repr(parts)
+    described = describe(data)
+    parts = (graph.fingerprint(model), digest.hexdigest(), described, settings, loss)
+    return None if described is None else repr(parts)
 
 
 def _described(loss: Any) -> Any:
@@ -221,7 +227,7 @@ def _described(loss: Any) -> Any:
 
 def _count(data: Any, limit: int) -> int:
     """How many images a pass reads; a dataset that does not say is read once to know."""
-    known = user_data.count(data)
+    known = count(data)
     if known is None:
         return sum(len(tf.nest.flatten(x)[0]) for x, _ in user_data.batches(data, limit, _BATCH))
     return min(known, limit)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from espace_tf.data.arrays import as_arrays, count, split
 from espace_tf.network import graph
 
 Batch = tuple[Any, Any]
-_PLAIN = (int, float, complex, str, bytes)
 
 
 def batches(
@@ -23,12 +23,16 @@ def batches(
 ) -> Iterator[Batch]:
     """Batches of exactly `batch` samples (the last may be smaller) from the first `limit` samples.
 
+    A model whose batch size is fixed gets batches of that size alone: `limit` is rounded up to full
+    ones, and the rest that fills none is left out.
+
     Args:
         data: a tf.data.Dataset of batches, x, (x, y) or (x, y, sample weights); or the same with
-            arrays or tensors of all samples. Several inputs or outputs come as a list or
-            dictionary of arrays; a tuple always means (x, y). Sample weights are not used.
+            arrays of all samples: whatever np.asarray takes, or arrays on disk, which are read
+            block by block. Several inputs or outputs come as a list or dictionary of arrays; a
+            tuple always means (x, y). Sample weights are not used.
         limit: how many samples to read at most; None reads all.
-        batch: samples per yielded batch.
+        batch: samples per yielded batch, unless the model fixes them.
         inputs: from `named_inputs`, to check shapes against; None: not checked.
         name: the argument that the data was given by, for errors.
 
@@ -48,15 +52,20 @@ def batches(
     for what, value in (("limit", limit), ("batch", batch)):
         if value is not None and value < 1:
             raise ValueError(f"{what} must be at least 1. Received: {value}")
-    empty = True
-    for x, y in _rebatch(_elements(data, name), limit, batch, name):
+    empty, fixed = True, fixed_batch(inputs)
+    if fixed is not None:
+        batch, limit = fixed, None if limit is None else -(-limit // fixed) * fixed
+    for x, y in _rebatch(_elements(data, inputs, name), limit, batch, name):
+        if fixed is not None and len(tf.nest.flatten(x)[0]) < fixed:
+            break
         _check_inputs(x, inputs, name)
         remedy = "encode classes as the integers 0, 1, ..., as np.unique(y, return_inverse=True)[1]"
         _check_numbers(y, f"{name}'s labels", remedy)
         empty = False
         yield x, y
     if empty:
-        raise ValueError(f"{name} is empty: it must hold at least one sample")
+        least = "one sample" if fixed is None else f"the {fixed} samples of the model's fixed batch"
+        raise ValueError(f"{name} is empty or too short: it must hold at least {least}")
 
 
 def named_inputs(model: Any) -> dict[str, Any] | None:
@@ -74,109 +83,44 @@ def named_inputs(model: Any) -> dict[str, Any] | None:
     return {str(tensor.name).split(":")[0]: tensor for tensor in model.inputs}
 
 
-def count(data: Any) -> int | None:
-    """How many samples there are; None if a dataset does not say."""
-    if not isinstance(data, tf.data.Dataset):
-        x, y = _split(data, "data")
-        return _length(x, y, "data")
-    sizes = [spec.shape[0] for spec in tf.nest.flatten(data.element_spec) if spec.shape.rank]
-    cardinality = int(data.cardinality())
-    if cardinality < 0 or not sizes or sizes[0] is None:
-        return None
-    return cardinality * sizes[0]
+def fixed_batch(inputs: Mapping[str, Any] | None) -> int | None:
+    """The batch size that a model's inputs are fixed to; None: any.
 
-
-def describe(data: Any) -> str:
-    """A short text that differs between data of different shape or (for arrays) content.
-
-    It keys stored results. Of arrays at most 64 samples are looked at, of a dataset, which may
-    shuffle, only what it declares.
+    Args:
+        inputs: from `named_inputs`.
     """
-    if data is None:
-        return "no data"
-    if isinstance(data, tf.data.Dataset):
-        return f"{data.element_spec} x {int(data.cardinality())}"
-    import hashlib
-
-    digest = hashlib.sha256()
-    for array in tf.nest.flatten(data):
-        array = np.atleast_1d(np.asarray(array))
-        step = max(1, len(array) // 64)
-        digest.update(f"{array.shape} {array.dtype}".encode())
-        digest.update(np.ascontiguousarray(array[::step]).tobytes())
-    return digest.hexdigest()
+    sizes = {tuple(tensor.shape)[0] for tensor in (inputs or {}).values()} - {None}
+    return sizes.pop() if sizes else None
 
 
-def _split(element: Any, name: str) -> Batch:
-    """x and y of one element or of the whole data, by Keras' convention."""
-    if not isinstance(element, tuple):
-        return element, None
-    if not 1 <= len(element) <= 3:
-        raise ValueError(
-            f"{name} must be x, (x, y) or (x, y, sample weights); several inputs go into a list or "
-            f"dictionary. Received: a tuple of {len(element)}"
-        )
-    return element[0], element[1] if len(element) > 1 else None
-
-
-def _elements(data: Any, name: str) -> Iterator[Batch]:
+def _elements(data: Any, inputs: Mapping[str, Any] | None, name: str) -> Iterator[Batch]:
     """The elements of the data as structures of arrays: one element if it is arrays."""
     if isinstance(data, tf.data.Dataset):
-        _check_batched(data, name)
+        _check_batched(data, inputs, name)
         for element in data.as_numpy_iterator():
-            yield _split(element, name)
-        return
-    flat = tf.nest.flatten(data)
-    if any(isinstance(array, tf.RaggedTensor | tf.SparseTensor) for array in flat):
+            yield split(element, name)[:2]
+    else:
+        yield split(as_arrays(data, name), name)[:2]
+
+
+def _check_batched(data: tf.data.Dataset, inputs: Mapping[str, Any] | None, name: str) -> None:
+    specs = tf.nest.flatten(data.element_spec)
+    if not all(isinstance(spec, tf.TensorSpec) for spec in specs):
         raise TypeError(
-            f"{name} must be dense: give {name}.to_tensor(). Received: a ragged tensor or a sparse "
-            "one, which tf.sparse.to_dense makes dense"
+            f"{name} must be a dataset of dense tensors: map to_tensor() or tf.sparse.to_dense "
+            f"over it. Received: elements {data.element_spec}"
         )
-    other = [array for array in flat if not (hasattr(array, "shape") and hasattr(array, "dtype"))]
-    if other or not flat:
-        kinds = sorted({type(array).__name__ for array in flat}) or ["nothing"]
-        raise TypeError(
-            f"{name} must be a tf.data.Dataset of batches, or arrays: x or (x, y). Received: "
-            f"{type(data).__name__} of {', '.join(kinds)}{_remedy(data, other)}"
-        )
-    yield _split(data, name)
-
-
-def _remedy(data: Any, other: list[Any]) -> str:
-    """What to do about values that are no arrays."""
-    if isinstance(data, tuple) and len(data) > 1 and data[1] is None:
-        return "; where there are no labels leave y out: give x alone"
-    if isinstance(data, tuple) and any(part is None for part in data[2:]):
-        return "; where there are no sample weights leave them out: give (x, y)"
-    lists = isinstance(data, list | tuple | dict) and other
-    if lists and all(isinstance(one, _PLAIN) for one in other):
-        return "; make an array of each list, by np.asarray"
-    return ""
-
-
-def _check_batched(data: tf.data.Dataset, name: str) -> None:
-    for spec in tf.nest.flatten(data.element_spec):
-        if not isinstance(spec, tf.TensorSpec):
-            raise TypeError(
-                f"{name} must be a dataset of dense tensors: map to_tensor() or tf.sparse.to_dense "
-                f"over it. Received: elements {data.element_spec}"
-            )
-        if getattr(spec, "shape", None) is None or spec.shape.rank == 0:
-            raise ValueError(
-                f"{name} must be a dataset of batches: call .batch(...) on it. Received: elements "
-                f"{data.element_spec}"
-            )
-
-
-def _length(x: Any, y: Any, name: str) -> int:
-    lengths = {np.shape(array)[0] if np.ndim(array) else 0 for array in tf.nest.flatten((x, y))
-               if array is not None}  # fmt: skip
-    if len(lengths) != 1:
+    shapes = [tuple(tensor.shape) for tensor in (inputs or {}).values()]
+    given = [spec.shape for spec in tf.nest.flatten(split(data.element_spec, name)[0])]
+    single = len(shapes) == len(given) and all(
+        found.rank is not None and found.rank == len(shape) - 1
+        for found, shape in zip(given, shapes, strict=True)
+    )
+    if single or any(spec.shape.rank == 0 for spec in specs):
         raise ValueError(
-            f"{name}'s inputs and labels must hold equally many samples. "
-            f"Received: {sorted(lengths)}"
+            f"{name} must be a dataset of batches: call .batch(32) on it. Received: elements "
+            f"{data.element_spec}"
         )
-    return lengths.pop()
 
 
 def _rebatch(
@@ -185,7 +129,7 @@ def _rebatch(
     """Cuts and joins elements of any size into batches of `batch` samples."""
     waiting, held, left = [], 0, limit
     for element in elements:
-        size, start = _length(*element, name), 0
+        size, start = count(element, name), 0
         while start < size and (left is None or left > 0):
             take = min(batch - held, size - start, size if left is None else left)
             waiting.append(_slice(element, start, start + take))

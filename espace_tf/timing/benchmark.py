@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from espace_tf.checks import check_choice, check_count, check_text, check_threads, require_runtime
 from espace_tf.config import RUNTIMES
-from espace_tf.data.batches import batches, count, named_inputs
+from espace_tf.data.arrays import count
+from espace_tf.data.batches import batches, named_inputs
 from espace_tf.deploy import export
 from espace_tf.network import costs, graph
 from espace_tf.network.sites import read_sites

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from espace_tf.checks import MOST_SEED, check_choice, check_count, check_number
 from espace_tf.data import batches as user_data
+from espace_tf.data.arrays import describe
 from espace_tf.data.feed import Feed
 from espace_tf.network import graph
 from espace_tf.rewriting.fuse import check_not_fused
@@ -154,20 +155,22 @@ def fine_tune(
         )
     weights = {"distillation_loss": distillation_weight, "feature_loss": feature_weight}
     task = Task(model, batch, loss=loss, metrics=metrics)
+    lengths = []
     for each in (feed, validation):
-        if each is not None and not each.is_dataset:
-            task.check_labels(each.whole[1], each.name)
+        if each is not None:
+            task.check_labels(each.labels, each.name)
+            lengths.append(each.steps)  # refuses what does not end
     if teacher is not None:
         teacher = _teacher(model, teacher, batch, task, temperature, features, weights)
-    steps = epochs * feed.steps
+    steps = epochs * lengths[0]
     optimizer = _optimizer(library, optimizer, steps)
     schedule = _schedule(model, schedule, steps)
     run = {
         "model": graph.fingerprint(model),
         "model weights": _weights_hash(model),
         "teacher weights": None if teacher is None else _weights_hash(teacher.model),
-        "data": user_data.describe(data),
-        "validation data": user_data.describe(validation_data),
+        "data": checkpoint_dir and describe(data),
+        "validation data": checkpoint_dir and describe(validation_data),
         "optimizer": type(optimizer).__name__,
         **{
             f"optimizer's {name}": str(value)

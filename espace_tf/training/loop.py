@@ -98,7 +98,7 @@ class Session:
             trainer.reset()
         for index, batch in enumerate(self.feed.epoch(epoch, start), start):
             callbacks.on_train_batch_begin(index)
-            if self.feed.is_dataset:
+            if self.feed.labels is None:  # not all of them were checked before
                 self._check_labels(epoch, index, batch[1])
             loss = float(self._step(batch))
             if not np.isfinite(loss):
