@@ -8,13 +8,13 @@ import tensorflow as tf
 
 from espace_tf.config import EspaceWarning
 from espace_tf.network import graph
+from espace_tf.network.likeness import again
 
 Replace = Callable[[str, Any], Any | None]
-Insert = Callable[[str], Sequence[Any | None] | None]
 Divide = Callable[[Any], Sequence[tuple[Sequence[int], str | None]]]
 
 
-def clone(model: Any, replace: Replace, insert: Insert | None = None) -> Any:
+def clone(model: Any, replace: Replace, *, compiled: bool = True) -> Any:
     """A copy of a model, weights and compile state included, with some layers replaced.
 
     Names, nesting, sharing, trainable flags and dtype policies stay. A layer used in several places
@@ -24,10 +24,7 @@ def clone(model: Any, replace: Replace, insert: Insert | None = None) -> Any:
         model: a Functional or Sequential model of Keras 3 or tf_keras.
         replace: called as replace(path, layer) for every layer of `graph.layers(model)`; returns
             a new layer to stand in its place, whose weights the caller sets, or None.
-        insert: Keras 3 only: called as insert(path) for every call in the graph, of models inside
-            the model and of operations too; returns for each of the call's inputs a layer to put
-            before it, or None; or None for no layer at all. A layer put before one tensor several
-            times is called once.
+        compiled: whether the copy is compiled as the model is.
 
     Returns:
         The new model, of the same library.
@@ -50,84 +47,52 @@ def clone(model: Any, replace: Replace, insert: Insert | None = None) -> Any:
         if new is not None:
             replaced.add(path)
             return new
-        return _rebuild(layer)
+        return again(layer)
 
-    copy = _clone(library, model, make, insert or (lambda path: None), {})
+    copy = _clone(library, model, make, {})
     _copy_state(model, copy, replaced)
-    if getattr(model, "_compile_config", None) is not None:
+    if compiled and getattr(model, "_compile_config", None) is not None:
         _copy_compilation(model, copy)
     return copy
 
 
-def _rebuild(layer: Any) -> Any:
-    """A fresh layer of the same config; the functions of Lambda layers are taken as they are."""
-    if type(layer).__name__ == "Lambda" and hasattr(layer, "function"):
-        config = layer.get_config()
-        names = ("name", "dtype", "trainable")
-        return type(layer)(
-            layer.function,
-            output_shape=getattr(layer, "_output_shape", None),
-            arguments=layer.arguments,
-            **{name: config[name] for name in names if name in config},
-        )
-    cause = None
-    try:
-        made = type(layer).from_config(layer.get_config())
-        if type(made) is type(layer) and made.name == layer.name:
-            return made
-        problem = f"from_config makes a {type(made).__name__} named {made.name!r}"
-    except Exception as error:
-        cause, problem = error, str(error)
-    raise ValueError(
-        f"layer {layer.name!r} ({type(layer).__name__}) cannot be rebuilt from its config: "
-        f"{problem}. Give it a complete get_config, as Keras needs to save it too"
-    ) from cause
+def private_copy(model: Any) -> Any:
+    """A copy of a model to work on, not compiled: what runs, hooks or changes it harms nobody.
+
+    Args:
+        model: as in `clone`.
+    """
+    return clone(model, lambda path, layer: None, compiled=False)
 
 
-def _clone(
-    library: Any,
-    model: Any,
-    make: Callable,
-    insert: Insert,
-    cache: dict[int, Any],
-    prefix: str = "",
-) -> Any:
+def _clone(library: Any, model: Any, make: Callable, cache: dict[int, Any]) -> Any:
     """Clones a container; `cache` keeps what stands in several places shared."""
 
     def clone_function(layer: Any) -> Any:
         if id(layer) not in cache:
-            inside = f"{prefix}{layer.name}/"
             nested = graph.is_container(layer)
-            cache[id(layer)] = (
-                _clone(library, layer, make, insert, cache, inside) if nested else make(layer)
-            )
+            cache[id(layer)] = _clone(library, layer, make, cache) if nested else make(layer)
         return cache[id(layer)]
 
     if library.__name__ == "keras":
-        return _clone_keras(library, model, clone_function, lambda name: insert(prefix + name))
+        return _clone_keras(library, model, clone_function)
     copy = library.models.clone_model(model, clone_function=clone_function)
     if getattr(model, "inputs", None) and not copy.built:
         copy.build(model.input_shape)
     return copy
 
 
-def _clone_keras(library: Any, model: Any, clone_function: Callable, insert: Insert) -> Any:
+def _clone_keras(library: Any, model: Any, clone_function: Callable) -> Any:
     """Keras 3's clone_model but for two things: it would rename unnamed inputs, and it would
     compile the copy from a serialized config, which no unregistered loss survives.
     """
     if isinstance(model, library.Sequential):
         inputs = [_input(library, tensor) for tensor in getattr(model, "inputs", None) or ()]
-        inside = []
-        for layer in model.layers:
-            before = [each for each in insert(layer.name) or () if each is not None]
-            inside += [*before, clone_function(layer)]
-        made = _class(model, "Sequential")([*inputs, *inside], name=model.name)
-    else:
-        inputs = library.tree.map_structure(lambda tensor: _input(library, tensor), model.input)
-        call = _caller(library, insert)
-        outputs = model._run_through_graph(inputs, operation_fn=clone_function, call_fn=call)
-        made = _class(model, "Functional")(inputs, outputs, name=model.name)
-    return made
+        inside = [clone_function(layer) for layer in model.layers]
+        return _class(model, "Sequential")([*inputs, *inside], name=model.name)
+    inputs = library.tree.map_structure(lambda tensor: _input(library, tensor), model.input)
+    outputs = model._run_through_graph(inputs, operation_fn=clone_function, call_fn=_call)
+    return _class(model, "Functional")(inputs, outputs, name=model.name)
 
 
 def _class(model: Any, base: str) -> type:
@@ -148,34 +113,9 @@ def _input(library: Any, tensor: Any) -> Any:
     )
 
 
-def _caller(library: Any, insert: Insert) -> Callable:
-    """What calls the new layers on the new tensors, those put before their inputs first."""
-    made: dict[tuple[int, int], Any] = {}
-
-    def through(layer: Any | None, tensor: Any) -> Any:
-        key = id(layer), id(tensor)
-        if layer is not None and key not in made:
-            made[key] = layer(tensor)
-        return tensor if layer is None else made[key]
-
-    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        before = insert(layer.name)
-        if before is not None:
-            layers = iter(before)
-            args, kwargs = library.tree.map_structure(
-                lambda each: (
-                    through(next(layers, None), each)
-                    if library.utils.is_keras_tensor(each)
-                    else each
-                ),
-                (args, kwargs),
-            )
-        # An identity in the place of another layer takes none of its further arguments.
-        if type(layer).__name__ == "Identity":
-            return layer(args[0])
-        return layer(*args, **kwargs)
-
-    return call
+def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    """An identity in the place of another layer takes none of its further arguments."""
+    return layer(args[0]) if type(layer).__name__ == "Identity" else layer(*args, **kwargs)
 
 
 def clone_with(model: Any, replace: Callable, weights: dict[str, list[Any]]) -> Any:
@@ -207,7 +147,7 @@ def clone_in_stretches(model: Any, divide: Divide, wrap: Callable[[Any], Any]) -
     def make(layer: Any) -> Any:
         if id(layer) not in cache:
             nested = graph.is_container(layer)
-            new = _divided(library, layer, make, divide, wrap) if nested else _rebuild(layer)
+            new = _divided(library, layer, make, divide, wrap) if nested else again(layer)
             cache[id(layer)] = layer, new
         return cache[id(layer)][1]
 
@@ -226,7 +166,7 @@ def _divided(library: Any, model: Any, make: Callable, divide: Divide, wrap: Cal
     """The container of `clone_in_stretches`, for one of them."""
     calls = _calls(model)
     if not calls:  # not built: nothing is known of it
-        return _clone_keras(library, model, make, lambda name: None)
+        return _clone_keras(library, model, make)
     sequential = isinstance(model, library.Sequential)
     structure = model.inputs if sequential else model.input
     inputs = library.tree.map_structure(lambda tensor: _input(library, tensor), structure)

@@ -82,7 +82,7 @@ def _site_macs(site: Site, layer: Any) -> int:
 
 
 def _dense_macs(call: recording.Call) -> int:
-    *batch, inputs = call.inputs.shape.as_list()
+    *batch, inputs = call.inputs.shape
     if None in batch[1:]:
         raise ValueError(
             f"the multiply-accumulates of {call.path} depend on its input size, which is not known."

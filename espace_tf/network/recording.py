@@ -8,7 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from espace_tf.network.graph import layers, library
+from espace_tf.network import cloning
+from espace_tf.network.graph import is_container, layers, nodes, structure
 
 _TRACED = ("train_function", "test_function", "predict_function", "train_tf_function")
 
@@ -51,18 +52,13 @@ def record(
         ...     model(images)
         >>> calls[0].outputs.shape
     """
-    known, calls, undo = layers(model), [], []
-    wanted = list(paths)
-    unknown = [path for path in wanted if path not in known]
-    if unknown:
-        raise ValueError(f"paths must be layers of the model. Received: {unknown}")
+    wanted, calls, undo = _known(model, paths), [], []
     _RECORDING.acquire()
     traced = {name: vars(model)[name] for name in _TRACED if name in vars(model)}
     try:
         for name in traced:
             object.__setattr__(model, name, None)
-        for path in wanted:
-            layer = known[path]
+        for path, layer in wanted.items():
             undo.append((layer, vars(layer).get("call")))
             hook = _hook(path, layer, layer.call, replace, calls)
             object.__setattr__(layer, "call", hook)
@@ -95,19 +91,55 @@ def _hook(path: str, layer: Any, original: Callable, replace: Callable | None, c
 
 
 def trace(model: Any, paths: Iterable[str]) -> list[Call]:
-    """The calls of these layers when the model runs, as symbolic tensors, in execution order.
+    """The calls of these layers in the model's graph, as symbolic tensors, in execution order.
+
+    They are read off the graph; nothing runs. Only a model inside that is called on another shape
+    than it was built for does not tell what its layers see there: then a copy is traced.
 
     Raises:
-        ValueError: the model has not been built: its input shape is unknown.
+        ValueError: the model has not been built: its input shape is unknown; or a path that is not
+            in the model.
     """
-    inputs = getattr(model, "inputs", None)
-    if not inputs:
+    if not getattr(model, "inputs", None):
         raise ValueError(
             f"model {model.name!r} has no input shape yet: give it an Input, or call it once"
         )
-    structure = model.input if not isinstance(model, library(model).Sequential) else inputs[0]
-    specs = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), structure)
-    with record(model, paths) as calls:
-        tf.function(lambda values: model(values, training=False)).get_concrete_function(specs)
-    model._clear_losses()  # else symbolic activity losses would stay in model.losses
+    wanted = {id(layer): path for path, layer in _known(model, paths).items()}
+    found = _calls(model, wanted) if wanted else []
+    return _traced_calls(cloning.private_copy(model), wanted.values()) if found is None else found
+
+
+def _calls(container: Any, wanted: dict[int, str]) -> list[Call] | None:
+    """What the graph of a container tells of calls; None where it does not tell all of it."""
+    found: list[Call] = []
+    read = nodes(container)
+    for layer, inputs, outputs, _ in read:
+        if is_container(layer):
+            built_for = [tuple(tensor.shape) for tensor in getattr(layer, "inputs", None) or ()]
+            same = [tuple(tensor.shape) for tensor in inputs] == built_for
+            inside = _calls(layer, wanted) if same else None
+            if inside is None:
+                return None
+            found += inside
+        elif id(layer) in wanted:
+            given, made = (each[0] if len(each) == 1 else each for each in (inputs, outputs))
+            found.append(Call(wanted[id(layer)], given, made))
+    return found if read else None
+
+
+def _traced_calls(copy: Any, paths: Iterable[str]) -> list[Call]:
+    specs = tf.nest.map_structure(
+        lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), structure(copy, "input")
+    )
+    with record(copy, paths) as calls:
+        tf.function(lambda values: copy(values, training=False)).get_concrete_function(specs)
     return calls
+
+
+def _known(model: Any, paths: Iterable[str]) -> dict[str, Any]:
+    """The layers of these paths, in the model's order, or an error in words."""
+    known, wanted = layers(model), set(paths)
+    unknown = sorted(wanted - known.keys())
+    if unknown:
+        raise ValueError(f"paths must be layers of the model. Received: {unknown}")
+    return {path: layer for path, layer in known.items() if path in wanted}

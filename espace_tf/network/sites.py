@@ -52,27 +52,27 @@ def _hidden_sites(model: Any, own: dict[str, Any]) -> Iterator[Site]:
 
 
 def _site(model: Any, path: str, layer: Any, calls: list[Call], skip: str | None = None) -> Site:
-    config, kind = layer.get_config(), kind_of(model, layer)
+    kind = kind_of(model, layer)
     shapes = [(_shape(call.inputs), _shape(call.outputs)) for call in calls]
-    first = config.get("data_format") == "channels_first"
+    first, groups = layer.data_format == "channels_first", getattr(layer, "groups", 1)
     channel, spatial = (1, slice(2, None)) if first else (-1, slice(1, -1))
     input_sizes = tuple(tuple(before[spatial]) for before, _ in shapes)
     output_sizes = tuple(tuple(after[spatial]) for _, after in shapes)
     in_channels = shapes[0][0][channel] or 0 if shapes else 0
-    if kind == "conv" and config.get("groups", 1) == in_channels > 1:
+    if kind == "conv" and groups == in_channels > 1:
         kind = "depthwise"  # as some networks write it
-    skip = skip or _skip(model, layer, kind, config, bool(calls))
+    skip = skip or _skip(model, layer, kind, bool(calls))
     return Site(
         path=path,
         kind=kind,
-        kernel_size=tuple(config["kernel_size"]),
-        strides=tuple(config["strides"]),
-        dilation_rate=tuple(config["dilation_rate"]),
-        padding=config["padding"],
-        groups=in_channels if kind == "depthwise" else config.get("groups", 1),
+        kernel_size=tuple(layer.kernel_size),
+        strides=tuple(layer.strides),
+        dilation_rate=tuple(layer.dilation_rate),
+        padding=layer.padding,
+        groups=in_channels if kind == "depthwise" else groups,
         in_channels=in_channels,
-        filters=shapes[0][1][channel] or 0 if shapes else config.get("filters") or 0,
-        use_bias=config["use_bias"],
+        filters=shapes[0][1][channel] or 0 if shapes else getattr(layer, "filters", 0) or 0,
+        use_bias=layer.use_bias,
         activation=getattr(layer.activation, "__name__", type(layer.activation).__name__),
         input_sizes=input_sizes,
         output_sizes=output_sizes,
@@ -82,13 +82,13 @@ def _site(model: Any, path: str, layer: Any, calls: list[Call], skip: str | None
 
 
 def _shape(tensor: Any) -> list[int | None]:
-    return tensor.shape.as_list()
+    return list(tensor.shape)
 
 
-def _skip(model: Any, layer: Any, kind: str, config: dict, called: bool) -> str | None:
+def _skip(model: Any, layer: Any, kind: str, called: bool) -> str | None:
     if not called:
         return "the model never calls it"
-    if config.get("data_format") == "channels_first":
+    if layer.data_format == "channels_first":
         return "its data format is channels_first: only channels_last is supported"
     if kind in _KIND_SKIPS:
         return _KIND_SKIPS[kind]

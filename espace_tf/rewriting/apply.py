@@ -8,6 +8,7 @@ import numpy as np
 
 from espace_tf.keras_layers import for_library
 from espace_tf.network import cloning, graph
+from espace_tf.network.likeness import like
 from espace_tf.network.sites import read_sites
 from espace_tf.numerics.factors import Factors, plain_factors, reconstruct
 from espace_tf.records.plan import LayerPlan, Plan
@@ -52,11 +53,11 @@ def apply(model: Any, plan: Plan) -> Any:
         if path not in parts:
             return None
         layer_plan, (_, use_bias) = plan.layers[path], parts[path]
-        config = {**layer.get_config(), "use_bias": use_bias, "positions": layer_plan.positions}
+        changes = {"use_bias": use_bias, "positions": layer_plan.positions}
         if layer_plan.rank is None:
-            return classes.MaskedConv2D.from_config(config)
-        config |= {"rank": layer_plan.rank, "order": layer_plan.order}
-        return classes.DecomposedConv2D.from_config(config)
+            return like(layer, classes.MaskedConv2D, **changes)
+        changes |= {"rank": layer_plan.rank, "order": layer_plan.order}
+        return like(layer, classes.DecomposedConv2D, **changes)
 
     compressed = cloning.clone_with(
         model, replace, {path: weights for path, (weights, _) in parts.items()}
@@ -89,7 +90,7 @@ def densify(model: Any, compressed: Any) -> Any:
     def replace(path: str, layer: Any) -> Any:
         if type(small[path]).__name__ not in _OURS:
             return None
-        return type(layer).from_config({**layer.get_config(), "use_bias": small[path].use_bias})
+        return like(layer, use_bias=small[path].use_bias)
 
     return cloning.clone_with(model, replace, weights)
 
@@ -139,18 +140,19 @@ def _parts(layer: Any, layer_plan: LayerPlan, site: Site) -> tuple[list[Any], bo
     """The new layer's weights, and whether it has a bias."""
     weights = [np.asarray(weight) for weight in layer.get_weights()]
     bias = weights[1] if site.use_bias else None
+    others = weights[1 + site.use_bias :]  # of an activation that is a layer
     if layer_plan.rank is None:
-        return [weights[0], bias], bias is not None
+        return [weights[0], bias, *others], bias is not None
     factors = layer_plan.factors
     if factors is None:
         factors = plain_factors(weights[0], layer_plan.rank, layer_plan.order, site.groups)
     bias = bias if factors.bias is None else factors.bias
-    return [factors.first, factors.second, bias], bias is not None
+    return [factors.first, factors.second, bias, *others], bias is not None
 
 
 def _dense_weights(layer: Any) -> list[np.ndarray]:
     weights = layer.get_weights()
     if type(layer).__name__ != "DecomposedConv2D":
         return weights
-    first, second, *bias = weights
-    return [reconstruct(Factors(first, second), layer.order, layer.groups), *bias]
+    first, second, *others = weights
+    return [reconstruct(Factors(first, second), layer.order, layer.groups), *others]

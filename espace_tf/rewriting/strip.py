@@ -3,8 +3,10 @@
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from espace_tf.network import cloning, graph
+from espace_tf.network.likeness import like
 from espace_tf.rewriting import fuse as fusing
 
 _NOISE = ("Dropout", "SpatialDropout2D", "AlphaDropout", "GaussianDropout", "GaussianNoise")
@@ -37,7 +39,7 @@ def strip(model: Any, *, fuse: bool = True) -> Any:
     pairs = {
         path: known[norm]
         for path, norm in graph.fold_candidates(model)
-        if _folds(known[path], known[norm])
+        if _folds(library, known[path], known[norm])
     }
     folded, training = {id(norm) for norm in pairs.values()}, graph.trained(model)
     activations = _activations(model, folded)
@@ -50,7 +52,7 @@ def strip(model: Any, *, fuse: bool = True) -> Any:
         changes = {"use_bias": True} if path in pairs else {}
         if path in activations:
             changes["activation"] = activations[path][1]
-        return type(layer).from_config({**layer.get_config(), **changes}) if changes else None
+        return like(layer, **changes) if changes else None
 
     weights = {path: known[path].get_weights() for path in activations}
     weights |= {path: _fold(known[path], norm) for path, norm in pairs.items()}
@@ -61,11 +63,14 @@ def strip(model: Any, *, fuse: bool = True) -> Any:
     return fusing.fuse(stripped) if fuse and compressed else stripped
 
 
-def _folds(layer: Any, norm: Any) -> bool:
-    kind = type(layer).__name__
+def _folds(library: Any, layer: Any, norm: Any) -> bool:
     last = list(np.atleast_1d(norm.axis))[0] in (-1, len(layer.output.shape) - 1)
-    linear = getattr(layer.activation, "__name__", "") == "linear" if kind in _FOLDED else False
-    return kind in _FOLDED and linear and last
+    return type(layer).__name__ in _FOLDED and _is(library, layer.activation, "linear") and last
+
+
+def _is(library: Any, activation: Any, name: str) -> bool:
+    """Whether a function is the library's, or TensorFlow's, of that name: others may bear it."""
+    return any(getattr(each, name, None) is activation for each in (library.activations, tf.nn))
 
 
 def _activations(model: Any, folded: set[int]) -> dict[str, tuple[str, str]]:
@@ -74,25 +79,29 @@ def _activations(model: Any, folded: set[int]) -> dict[str, tuple[str, str]]:
     A batch norm between them counts as gone when it is folded.
     """
     known, consumers = graph.layers(model), dict(graph.single_consumers(model))
+    library = graph.library(model)
     found = {}
     for path, after in consumers.items():
         layer = known[path]
         if id(known[after]) in folded:
             after = consumers.get(after)
-        if type(layer).__name__ not in _OURS or layer.activation.__name__ != "linear" or not after:
+        if type(layer).__name__ not in _OURS or not after:
             continue
-        if name := _relu(known[after]):
+        name = _relu(library, known[after])
+        if name and _is(library, layer.activation, "linear"):
             found[path] = (after, name)
     return found
 
 
-def _relu(layer: Any) -> str | None:
+def _relu(library: Any, layer: Any) -> str | None:
     """ "relu" or "relu6" if a layer is just that, else None."""
+    if type(layer) is library.layers.Activation:
+        names = (name for name in ("relu", "relu6") if _is(library, layer.activation, name))
+        return next(names, None)
+    if type(layer) is not library.layers.ReLU:
+        return None
     config = layer.get_config()
-    if type(layer).__name__ == "Activation":
-        name = config["activation"]
-        return name if name in ("relu", "relu6") else None
-    if type(layer).__name__ != "ReLU" or config["negative_slope"] or config["threshold"]:
+    if config["negative_slope"] or config["threshold"]:
         return None
     most = config["max_value"]  # tf_keras gives arrays of no dimension
     return "relu" if most is None else "relu6" if most == 6 else None

@@ -285,24 +285,6 @@ def test_a_functional_subclass_with_a_call_of_its_own_is_left_alone(library):
     np.testing.assert_array_equal(outputs(copy)[0], outputs(model)[0])
 
 
-@LIBRARIES
-def test_a_layer_whose_config_does_not_rebuild_it_is_named(library):
-    class Bare(library.layers.Layer):
-        def __init__(self, factor):
-            super().__init__(name="bare")
-            self.factor = factor
-
-        def call(self, inputs):
-            return self.factor * inputs
-
-        def get_config(self):
-            return {}
-
-    x = library.Input((8, 8, 3))
-    with pytest.raises(ValueError, match="(?s)'bare'.*get_config"):
-        cloning.clone(functional(library, x, Bare(2)(x)), lambda path, layer: None)
-
-
 def test_what_is_no_built_model_is_refused():
     with pytest.raises(TypeError, match="keras.Model"):
         read_sites(3)

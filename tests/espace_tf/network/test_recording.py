@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from espace_tf.network import recording
+from espace_tf.network import graph, recording
+from espace_tf.network.sites import read_sites
 
 SEED = 8
 ROUNDS = 12
@@ -100,3 +101,20 @@ def test_a_recording_that_fails_lets_the_next_thread_in():
             raise RuntimeError("stop")
 
     assert together(fails, recorder(model, ["conv"], 3.0, 0.0, change=False)) == []
+
+
+@pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
+def test_reading_a_model_hooks_none_of_its_layers(library, monkeypatch):
+    base = network(library, 2.0)
+    x = library.Input((8, 6, 1))
+    inner = library.Model(y := library.Input((None, None, 1)), base.get_layer("conv")(y))
+    model = library.Model(x, library.layers.Conv2D(2, 3, name="last")(inner(x)))
+    hooked, hook = [], recording._hook
+    monkeypatch.setattr(
+        recording,
+        "_hook",
+        lambda path, layer, *rest: hooked.append(layer) or hook(path, layer, *rest),
+    )
+    for each, sizes in ((base, [(4, 4)] * 2), (model, [(8, 6)] * 2)):
+        assert [site.input_sizes for site in read_sites(each)] == [(size,) for size in sizes]
+        assert not {id(layer) for layer in hooked} & {id(e) for e in graph.layers(each).values()}
