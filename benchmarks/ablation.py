@@ -48,7 +48,7 @@ from benchmarks.steps import Steps, markdown, rich_table, settings_of, write_jso
 from espace_tf.bin import models
 from espace_tf.bin.quiet import without_chatter
 from espace_tf.config import EspaceConfig
-from espace_tf.deploy import export
+from espace_tf.deploy.inference import inference_copy
 from espace_tf.files import atomic_write, output_path
 from espace_tf.network import costs
 from espace_tf.planning.correction import Landing
@@ -214,7 +214,7 @@ class Ablation:
         runtime = _RUNTIME.value
         named = {"dense": self.model, "small": small}
         found = speed_ratios(
-            {name: export.inference_copy(each, runtime) for name, each in named.items()},
+            {name: inference_copy(each, runtime) for name, each in named.items()},
             self.images.calibration(_BATCH.value)[0],
             runtime,
             rounds=_TIME_ROUNDS.value,

@@ -55,7 +55,7 @@ from espace_tf import zoo
 from espace_tf.bin import models
 from espace_tf.bin.quiet import without_chatter
 from espace_tf.config import EspaceConfig, EspaceWarning
-from espace_tf.deploy import export
+from espace_tf.deploy.inference import inference_copy
 from espace_tf.network import costs
 from espace_tf.timing import measure
 
@@ -249,9 +249,9 @@ def timed(
     del work
     return rounds.speed_ratios(
         {
-            "folded": export.inference_copy(dense, runtime),
+            "folded": inference_copy(dense, runtime),
             "as it came": dense,
-            "compressed": export.inference_copy(small, runtime),
+            "compressed": inference_copy(small, runtime),
         },
         inputs,
         runtime,

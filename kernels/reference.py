@@ -6,10 +6,14 @@ so that an unknown batch adds no shape arithmetic to an exported graph. Gradient
 own: gathering the gradient through a transposed table was measured to be no faster on CPUs.
 """
 
+import contextvars
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
+
+# Set while a function is traced for a TensorFlow Lite file: LiteRT gathers by 16-bit indices too.
+SHORT_INDICES = contextvars.ContextVar("espace_tf_short_indices", default=False)
 
 ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "none": lambda values: values,
@@ -186,7 +190,14 @@ def _show(
 
 
 def _gather(rows: tf.Tensor, indices: np.ndarray | tf.Tensor) -> tf.Tensor:
+    if SHORT_INDICES.get() and isinstance(indices, np.ndarray) and rows.shape[1] is not None:
+        indices = indices.astype(index_type(rows.shape[1] - 1))
     return tf.gather(rows, indices, axis=1)
+
+
+def index_type(largest: int) -> type:
+    """The type of indices up to this one in a file: of 16 bits where these suffice."""
+    return np.int16 if largest < 2**15 else np.int32
 
 
 def _is_range(indices: np.ndarray | tf.Tensor, size: int | tf.Tensor | None) -> bool:

@@ -342,7 +342,7 @@ def _export(
     import tensorflow as tf
 
     from espace_tf.deploy import tflite
-    from espace_tf.deploy.export import export_tflite
+    from espace_tf.deploy.export_tflite import export_tflite
 
     described = []
     for name in dict.fromkeys(_EXPORT.value):

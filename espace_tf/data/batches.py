@@ -11,6 +11,7 @@ from espace_tf.data.arrays import as_arrays, count, split
 from espace_tf.network import graph
 
 Batch = tuple[Any, Any]
+_NESTS = (dict, list, tuple)
 
 
 def batches(
@@ -76,11 +77,27 @@ def named_inputs(model: Any) -> dict[str, Any] | None:
     if not getattr(model, "inputs", None):
         return None
     structure = graph.structure(model, "input")
-    if isinstance(structure, Mapping) and len(structure) == len(model.inputs):
-        places = {id(tensor): place for place, tensor in enumerate(model.inputs)}
+    places = {id(tensor): place for place, tensor in enumerate(model.inputs)}
+    if isinstance(structure, Mapping) and {*map(id, structure.values())} == set(places):
         keys = sorted(structure, key=lambda key: places[id(structure[key])])
         return {key: structure[key] for key in keys}
     return {str(tensor.name).split(":")[0]: tensor for tensor in model.inputs}
+
+
+def in_order(model: Any, inputs: Any) -> list[np.ndarray]:
+    """One array per model input, in the order of `model.inputs`, with the input's type.
+
+    Args:
+        model: a Keras model with known inputs.
+        inputs: an array, a list with one for each input, or a dictionary by the inputs' names.
+    """
+    names = named_inputs(model)
+    by_name = isinstance(inputs, Mapping) and set(inputs) == set(names)
+    arrays = [inputs[name] for name in names] if by_name else tf.nest.flatten(inputs)
+    return [
+        np.asarray(array).astype(tf.as_dtype(tensor.dtype).as_numpy_dtype)
+        for array, tensor in zip(arrays, model.inputs, strict=True)
+    ]
 
 
 def fixed_batch(inputs: Mapping[str, Any] | None) -> int | None:
@@ -194,7 +211,7 @@ def _check_inputs(x: Any, inputs: Mapping[str, Any] | None, name: str) -> None:
 def _by_name(x: Any, inputs: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The arrays of the data by the names of the model's inputs."""
     names = ", ".join(map(repr, inputs))
-    if isinstance(x, dict):
+    if isinstance(x, dict) and not any(isinstance(each, _NESTS) for each in x.values()):
         if set(x) != set(inputs):
             raise ValueError(
                 f"{name}'s dictionary of inputs must have the keys {names}, one for each input of "

@@ -1,5 +1,6 @@
 """Between Keras models and TensorFlow Lite files: names, conversion, what is inside, running it."""
 
+import keyword
 import os
 import re
 import tempfile
@@ -10,13 +11,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from espace_tf import kernels
 from espace_tf.checks import require
+from espace_tf.deploy.inference import save, traced
+from espace_tf.kernels import reference
 from espace_tf.network import graph
 
 
 def convert(
-    model: Any, *, quantize: str | None = None, examples: list[list[np.ndarray]] | None = None
+    model: Any,
+    *,
+    quantize: str | None = None,
+    examples: list[list[np.ndarray]] | None = None,
+    tried: list[np.ndarray] | None = None,
 ) -> bytes:
     """The content of a TensorFlow Lite file for a model as it is, batch size open.
 
@@ -24,17 +30,46 @@ def convert(
         model: a functional or sequential Keras 3 or tf_keras model.
         quantize: as for `export_tflite`.
         examples: batches of inputs, each a list with one array per model input; "int8" needs them.
+        tried: a batch that the model runs on, of whose size it is tried again, to know the reason,
+            if a model that leaves the size of its inputs open cannot be converted.
 
     Raises:
         ValueError: the model holds something that has no built-in operator.
     """
-    function = _inference_function(model)
+    shapes = [tensor.shape for tensor in model.inputs]
+    try:
+        return _convert(model, shapes, quantize, examples)
+    except _ConversionError as error:
+        text = str(error)
+        open_size = any(None in shape[1:] for shape in shapes)
+        if tried is not None and open_size and _converts(model, [a.shape for a in tried]):
+            known = " and ".join(str((None, *array.shape[1:])) for array in tried)
+            raise ValueError(
+                f"model {model.name!r} cannot be exported to TensorFlow Lite while it leaves the "
+                f"height and width of its inputs open: {_missing(text)}. With inputs of shape "
+                f"{known} it can: build it with an Input of the size that it will run on, and give "
+                "it the weights of this one by set_weights, or use export_saved_model"
+            ) from error
+        raise ValueError(
+            f"model {model.name!r} cannot be exported to TensorFlow Lite: {_missing(text)}. "
+            f"{_remedy(text)}, or use export_saved_model."
+        ) from error
+
+
+class _ConversionError(Exception):
+    """What TensorFlow's converter says, which raises bare Exception's children."""
+
+
+def _convert(model: Any, shapes: list[Any], quantize: str | None, examples: Any) -> bytes:
+    token = reference.SHORT_INDICES.set(True)
+    try:
+        function = traced(model, input_names(model), output_names(model), shapes)
+    finally:
+        reference.SHORT_INDICES.reset(token)
     with tempfile.TemporaryDirectory() as folder:
         # Saving only the variables that the function reads works for both libraries, keeps the
         # names of inputs and outputs as a signature, and prints nothing.
-        module = tf.Module()
-        module.variables_read = list(function.graph.variables)
-        tf.saved_model.save(module, folder, signatures=function)
+        save(tf.Module(), folder, function)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         _set_quantization(converter, quantize, input_names(model), examples)
         with warnings.catch_warnings():
@@ -42,8 +77,15 @@ def convert(
             warnings.simplefilter("ignore")
             try:
                 return converter.convert()
-            except Exception as error:  # The converter raises bare Exception's children.
-                raise ValueError(_conversion_problem(model, error)) from error
+            except Exception as error:
+                raise _ConversionError(str(error) or repr(error)) from error
+
+
+def _converts(model: Any, shapes: list[Any]) -> bool:
+    try:
+        return bool(_convert(model, shapes, None, None))
+    except _ConversionError:
+        return False
 
 
 def operators(content: bytes) -> tuple[str, ...]:
@@ -67,42 +109,46 @@ def operators(content: bytes) -> tuple[str, ...]:
 
 def input_names(model: Any) -> list[str]:
     """The signature's name of every input of a model, in the order of `model.inputs`."""
-    return _distinct([tensor.name.split(":")[0] for tensor in model.inputs], "input")
+    return _distinct(graph.input_names(model), "input")
 
 
 def output_names(model: Any) -> list[str]:
-    """The signature's name of every output, in the order of `model.outputs`."""
+    """The signature's name of every output, in the order of `model.outputs`.
+
+    The keys of a dictionary, joined where there are several inside one another; else the names of
+    the layers.
+    """
     given = graph.structure(model, "output")
     if isinstance(given, Mapping):
-        return _distinct(sorted(given), "output")
+        return _distinct(_keys(given), "output")
     # Keras 3's sequential models do not name their output.
     return _distinct(list(getattr(model, "output_names", [model.layers[-1].name])), "output")
 
 
+def _keys(structure: Any, before: str = "") -> list[str]:
+    """The way to each tensor of a structure, in the order in which TensorFlow flattens it."""
+    if isinstance(structure, Mapping):
+        parts = [(key, structure[key]) for key in sorted(structure)]
+    elif isinstance(structure, list | tuple):
+        parts = list(enumerate(structure))
+    else:
+        return [before.removesuffix("_")]
+    return [name for key, part in parts for name in _keys(part, f"{before}{key}_")]
+
+
 def _distinct(names: list[str], stem: str) -> list[str]:
-    """Names as a signature allows them: letters, digits, underscores, no two alike."""
-    cleaned = [re.sub(r"\W", "_", name) for name in names]
-    cleaned = [name if name[:1].isalpha() else f"{stem}_{name}" for name in cleaned]
-    return (
-        cleaned if len(set(cleaned)) == len(cleaned) else [f"{stem}_{i}" for i in range(len(names))]
-    )
-
-
-def _inference_function(model: Any) -> Any:
-    """The model at inference as a traced function of one named tensor per input."""
-    names = input_names(model)
-    specs = [
-        tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
-        for tensor, name in zip(model.inputs, names, strict=True)
+    """Names that signatures take: ASCII letters, digits and underscores, a letter first, no word
+    of Python, no two alike but for their case.
+    """
+    cleaned = [re.sub(r"[^A-Za-z0-9_]", "_", name) for name in names]
+    cleaned = [
+        name
+        if name[:1].isalpha() and name != "self" and not keyword.iskeyword(name)
+        else f"{stem}_{name.strip('_')}".rstrip("_")
+        for name in cleaned
     ]
-    outputs = output_names(model)
-
-    @tf.function
-    def infer(*inputs):
-        return dict(zip(outputs, graph.call(model, inputs), strict=True))
-
-    with kernels.plain():  # a file's operators are TensorFlow's own
-        return infer.get_concrete_function(*specs)
+    alike = len({name.lower() for name in cleaned}) < len(cleaned)
+    return [f"{stem}_{index}" for index in range(len(names))] if alike else cleaned
 
 
 def _set_quantization(
@@ -123,19 +169,18 @@ def _set_quantization(
         )
 
 
-def _conversion_problem(model: Any, error: Exception) -> str:
-    """Says which operations have no TensorFlow Lite counterpart, out of a long conversion log."""
-    text = str(error)
-    foreign = set(re.findall(r"'tf\.(\w+)' op", text)) | set(re.findall(r"\bFlex(\w+)", text))
-    what = (
-        f"it uses {', '.join(sorted(foreign))}, which TensorFlow Lite has no built-in operator for"
-        if foreign
-        else next((line.strip() for line in text.splitlines() if line.strip()), repr(error))
-    )
-    return (
-        f"model {model.name!r} cannot be exported to TensorFlow Lite: {what}. Replace the layers "
-        "that do this, or use export_saved_model."
-    )
+def _missing(log: str) -> str:
+    """Which operations have no TensorFlow Lite counterpart, out of a long conversion log."""
+    foreign = set(re.findall(r"'tf\.(\w+)' op", log)) | set(re.findall(r"\bFlex(\w+)", log))
+    if foreign:
+        return f"there is no built-in operator for its {', '.join(sorted(foreign))}"
+    return next((line.strip() for line in log.splitlines() if line.strip()), "no reason is given")
+
+
+def _remedy(log: str) -> str:
+    if "CheckNumerics" in log:
+        return "Call tf.debugging.disable_check_numerics() first"
+    return "Replace the layers that do this"
 
 
 def run_function(

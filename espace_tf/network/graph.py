@@ -202,6 +202,13 @@ def structure(model: Any, side: str) -> Any:
     return getattr(model, side)
 
 
+def input_names(model: Any) -> list[str]:
+    """The names of a model's input layers, in the order of `model.inputs`; a clone has the same."""
+    if library(model) is keras:
+        return [tensor._keras_history.operation.name for tensor in model.inputs]
+    return [tensor.name.split(":")[0] for tensor in model.inputs]
+
+
 def call(model: Any, inputs: Any) -> list[tf.Tensor]:
     """Outputs of a model at inference, in the order of `model.outputs`."""
     structured = tf.nest.pack_sequence_as(structure(model, "input"), list(inputs))

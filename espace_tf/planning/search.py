@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from espace_tf.config import EspaceConfig
-from espace_tf.deploy.export import inference_copy
+from espace_tf.deploy.inference import inference_copy
 from espace_tf.planning.correction import Landing
 from espace_tf.planning.planner import UnreachableSpeedWarning, plan
 from espace_tf.records.analysis import Analysis

@@ -10,8 +10,8 @@ import tensorflow as tf
 from espace_tf.checks import check_choice, check_count, check_text, check_threads, require_runtime
 from espace_tf.config import RUNTIMES
 from espace_tf.data.arrays import count
-from espace_tf.data.batches import batches, named_inputs
-from espace_tf.deploy import export
+from espace_tf.data.batches import batches, in_order, named_inputs
+from espace_tf.deploy.inference import inference_copy
 from espace_tf.network import costs, graph
 from espace_tf.network.sites import read_sites
 from espace_tf.timing import measure
@@ -90,7 +90,7 @@ def benchmark(
     check_count(repeats, "repeats")
     check_threads(threads)
     arrays = _batch(model, batch_size, inputs)
-    ran = [export.inference_copy(each, runtime) for each in models]
+    ran = [inference_copy(each, runtime) for each in models]
     runs = [measure.runner(each, arrays, runtime, threads) for each in ran]
     outputs = [read() for _, read in runs]
     times = measure.rounds([run for run, _ in runs], repeats)
@@ -173,7 +173,7 @@ def _batch(model: Any, batch_size: int, inputs: Any) -> list[np.ndarray]:
         return measure.noise(model, batch_size)
     options = {"inputs": named_inputs(model), "name": "inputs"}
     batch, _ = next(batches(inputs, None, batch_size + 1, **options))
-    arrays = export.in_order(model, batch)
+    arrays = in_order(model, batch)
     found = len(arrays[0])
     if found != batch_size:
         known = count(inputs) or (found if found < batch_size else f"more than {batch_size}")

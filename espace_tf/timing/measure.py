@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf.deploy import tflite
+from espace_tf.deploy.comparison import noise
 from espace_tf.keras_layers import DecomposedConv2D, MaskedConv2D
 from espace_tf.network import graph
 from espace_tf.records.site import Site
@@ -144,25 +145,6 @@ def set_threads(threads: int | None) -> None:
             f"tf.config.threading.set_intra_op_parallelism_threads({threads}) at the start of the "
             "program, or use runtime='litert'"
         ) from error
-
-
-def noise(model: Any, batch_size: int) -> list[np.ndarray]:
-    """One batch of seeded noise in [0, 1) for each input of a model.
-
-    Raises:
-        ValueError: an input takes any size.
-    """
-    generator = np.random.default_rng(0)
-    arrays = []
-    for tensor in model.inputs:
-        shape = tuple(tensor.shape[1:])
-        if None in shape:
-            raise ValueError(
-                f"inputs must be given, because model {model.name!r} takes any size: {shape}"
-            )
-        values = generator.random((batch_size, *shape))
-        arrays.append(values.astype(tf.as_dtype(tensor.dtype).as_numpy_dtype))
-    return arrays
 
 
 def time_models(

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import espace_tf
 from espace_tf.analysis import analyze as analyzing
-from espace_tf.deploy import export
+from espace_tf.deploy import inference
 from espace_tf.numerics.factors import plain_factors
 from espace_tf.records.plan import LayerPlan, Plan
 from espace_tf.timing import measure
@@ -214,7 +214,7 @@ def test_a_runtime_that_is_not_installed_is_missed_before_any_work(call, tmp_pat
         return None if name == "ai_edge_litert" else find(name, *rest)
 
     monkeypatch.setattr(importlib.util, "find_spec", found)
-    for module, name in ((analyzing, "run"), (export, "strip"), (measure, "rounds")):
+    for module, name in ((analyzing, "run"), (inference, "strip"), (measure, "rounds")):
         monkeypatch.setattr(module, name, refuse)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ImportError, match=r"ai_edge_litert must be installed.*espace_tf\[litert"):

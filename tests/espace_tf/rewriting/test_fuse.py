@@ -14,7 +14,8 @@ import tensorflow as tf
 from program_oracle import run
 
 from espace_tf import kernels, zoo
-from espace_tf.deploy.export import export_saved_model, export_tflite
+from espace_tf.deploy.export_saved_model import export_saved_model
+from espace_tf.deploy.export_tflite import export_tflite
 from espace_tf.keras_layers import DecomposedConv2D, FusedGraph, MaskedConv2D
 from espace_tf.network import costs, graph
 from espace_tf.records.plan import Plan

@@ -7,64 +7,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tf_keras
 from ai_edge_litert.interpreter import Interpreter
+from deploy_networks import BOTH_LIBRARIES, SEED, images, masked_network, network, relative, runs
+from structures import STRUCTURES
 
+from espace_tf.config import EspaceWarning
 from espace_tf.deploy import tflite
-from espace_tf.deploy.export import export_saved_model, export_tflite
-from espace_tf.keras_layers import DecomposedConv2D, MaskedConv2D
-
-SEED = 7
-BOTH_LIBRARIES = pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
-
-
-def images(count: int, channels: int = 2) -> np.ndarray:
-    return np.random.default_rng(SEED).random((count, 12, 12, channels), np.float32)
-
-
-def network(library=keras):
-    """A convolution with a batch norm whose statistics are not the initial ones, and a head."""
-    library.utils.set_random_seed(SEED)
-    inputs = library.Input((12, 12, 2), name="image")
-    x = library.layers.Conv2D(8, 3, padding="same", use_bias=False)(inputs)
-    x = library.layers.BatchNormalization()(x)
-    x = library.layers.ReLU()(x)
-    x = library.layers.Dropout(0.3)(x)
-    x = library.layers.GlobalAveragePooling2D()(x)
-    model = library.Model(inputs, library.layers.Dense(5, name="logits")(x), name="small")
-    generator = np.random.default_rng(SEED)
-    model.set_weights([generator.uniform(0.2, 1, w.shape) - 0.5 * (w.ndim > 1)
-                       for w in model.get_weights()])  # fmt: skip
-    return model
-
-
-def masked_network():
-    keras.utils.set_random_seed(SEED)
-    positions = np.flatnonzero(np.random.default_rng(SEED).random(144) < 0.4)
-    return keras.Sequential(
-        [
-            keras.Input((12, 12, 2)),
-            MaskedConv2D(6, 3, padding="same", positions=positions, activation="relu"),
-            DecomposedConv2D(8, 3, rank=3, padding="same", positions=positions[::2]),
-            keras.layers.GlobalMaxPooling2D(),
-            keras.layers.Dense(4),
-        ]
-    )
-
-
-def runs(path: Path, batch: np.ndarray) -> np.ndarray:
-    """The file's first output, by the plain interpreter: an own oracle of how to run it."""
-    interpreter = Interpreter(model_path=str(path))
-    (entry,) = interpreter.get_input_details()
-    interpreter.resize_tensor_input(entry["index"], batch.shape)
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(entry["index"], batch)
-    interpreter.invoke()
-    return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-
-
-def relative(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+from espace_tf.deploy.export_tflite import export_tflite
+from espace_tf.keras_layers import MaskedConv2D
 
 
 @BOTH_LIBRARIES
@@ -149,9 +99,9 @@ def test_int8_calibrates_several_inputs_with_equal_batches(library, form, tmp_pa
     }[form]
     seen, convert = [], tflite.convert
 
-    def watched(model, *, quantize, examples):
+    def watched(model, *, examples, **options):
         seen.extend([array.shape for array in batch] for batch in examples)
-        return convert(model, quantize=quantize, examples=examples)
+        return convert(model, examples=examples, **options)
 
     monkeypatch.setattr(tflite, "convert", watched)
     path = tmp_path / "two.tflite"
@@ -190,41 +140,6 @@ def test_named_outputs_keep_their_names(tmp_path):
     found = run(image=images(3))
     for name, expected in model({"image": images(3)}, training=False).items():
         np.testing.assert_allclose(found[name], expected, atol=1e-5)
-
-
-def test_half_precision_models_become_float32_files(tmp_path):
-    model = keras.Sequential(
-        [
-            keras.Input((12, 12, 2)),
-            keras.layers.Conv2D(4, 3, dtype="mixed_float16", activation="relu"),
-            keras.layers.GlobalMaxPooling2D(dtype="mixed_float16"),
-        ]
-    )
-    result = export_tflite(model, tmp_path / "half.tflite")
-    assert result.max_difference < 5e-3
-    assert model.layers[0].compute_dtype == "float16"
-
-
-@BOTH_LIBRARIES
-def test_saved_model_serves_what_the_model_computes(library, tmp_path, capsys):
-    model = network(library)
-    for _ in range(2):  # The second export replaces the first.
-        result = export_saved_model(model, tmp_path / "served")
-    assert capsys.readouterr().out == ""
-    assert os.listdir(tmp_path) == ["served"]
-    assert result.max_difference < 1e-4
-    loaded = tf.saved_model.load(str(result.path))
-    assert (
-        relative(loaded.serve(images(3)).numpy(), model(images(3), training=False).numpy()) < 1e-4
-    )
-
-
-def test_a_folder_with_other_things_is_not_replaced(tmp_path):
-    (tmp_path / "served").mkdir()
-    (tmp_path / "served" / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds something else"):
-        export_saved_model(network(), tmp_path / "served")
-    assert (tmp_path / "served" / "thesis.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -302,3 +217,74 @@ def test_what_needs_foreign_operators_is_refused_with_a_way_out(tmp_path, monkey
     with pytest.raises(ValueError, match="needs CUSTOM:Magic; .* export_saved_model"):
         export_tflite(network(), tmp_path / "a.tflite")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", STRUCTURES.values(), ids=list(STRUCTURES))
+def test_any_structure_of_inputs_and_outputs(make, tmp_path):
+    model, inputs = make()
+    result = export_tflite(model, tmp_path / "a.tflite")
+    run = tflite.run_function(model, result.path)
+    found = run([np.asarray(each) for each in keras.tree.flatten(inputs)])
+    expected = keras.tree.flatten(model(inputs, training=False))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_representative_data_may_be_nested(tmp_path):
+    model, _ = STRUCTURES["nested dictionary"]()
+    generator = np.random.default_rng(SEED)
+    shapes = {"maps": {"b": (6, 6, 2), "a": (8, 8, 2)}, "c": (3,)}
+    data = {
+        name: {key: generator.random((8, *each)) for key, each in shape.items()}
+        if isinstance(shape, dict)
+        else generator.random((8, *shape))
+        for name, shape in shapes.items()
+    }
+    path = tmp_path / "a.tflite"
+    result = export_tflite(model, path, quantize="int8", representative_data=data)
+    assert result.max_difference < 0.1
+
+
+def test_names_that_signatures_do_not_take(tmp_path):
+    """Of inputs, outputs and layers: not ASCII, alike but for their case, words of Python."""
+    names = ("größe", "图像", "像", "A", "a", "self", "class", "_x")
+    inputs = [keras.Input((index + 1,), name=name) for index, name in enumerate(names)]
+    layers = ("_conv", "x-y", "x.y", "B", "b", "None", "self1", "if")
+    outputs = [
+        keras.layers.Dense(index + 1, name=name)(x)
+        for index, (x, name) in enumerate(zip(inputs, layers, strict=True))
+    ]
+    model = keras.Model(inputs, outputs)
+    result = export_tflite(model, tmp_path / "a.tflite")
+    assert result.max_difference < 1e-5  # they differ in width: none was taken for another
+    single = keras.Model(inputs[0], outputs[0])
+    assert tflite.input_names(single) == ["gr__e"]
+    assert tflite.output_names(single) == ["output_conv"]
+
+
+def test_an_open_size_that_the_converter_cannot_follow_is_named(tmp_path):
+    inputs = keras.Input((None, None, 2))
+    maps = keras.layers.Conv2D(3, 3)(keras.layers.UpSampling2D()(inputs))
+    with pytest.raises(ValueError, match=r"while it leaves .*\(None, 64, 64, 2\) it can: build"):
+        export_tflite(keras.Model(inputs, maps), tmp_path / "a.tflite")
+
+
+def test_a_file_that_tables_make_larger_than_the_dense_one_is_told_of(tmp_path):
+    positions = np.arange(0, 40 * 40, 2)
+    inputs = keras.Input((40, 40, 2))
+    x = MaskedConv2D(2, 3, padding="same", positions=positions, name="wide")(inputs)
+    model = keras.Model(inputs, x)
+    with pytest.warns(EspaceWarning, match=r"masks need tables .* most of them for wide"):
+        result = export_tflite(model, tmp_path / "a.tflite")
+    assert result.dense_bytes == 4 * (3 * 3 * 2 * 2 + 2)
+    tables = 2 * (9 * len(positions) + 40 * 40)  # of 16 bits
+    assert tables < result.bytes < tables + 4000
+
+
+def test_checks_of_numerics_are_named_as_the_reason(tmp_path):
+    tf.debugging.enable_check_numerics()
+    try:
+        with pytest.raises(ValueError, match=r"Call tf.debugging.disable_check_numerics\(\) first"):
+            export_tflite(network(), tmp_path / "a.tflite")
+    finally:
+        tf.debugging.disable_check_numerics()

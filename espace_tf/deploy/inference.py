@@ -1,0 +1,127 @@
+"""A model made ready for a runtime: stripped, for LiteRT in float32; its traced function."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from espace_tf import kernels
+from espace_tf.network import cloning, graph, likeness
+from espace_tf.rewriting.strip import strip
+
+# LiteRT's built-in convolutions compute in float32 only.
+_OTHER_FLOATS = ("float16", "bfloat16", "float64")
+
+
+def inference_copy(model: Any, runtime: str = "litert") -> Any:
+    """A copy of a model as a runtime runs it best: batch norms folded, for LiteRT in float32.
+
+    Raises:
+        TypeError: model is not a Keras model.
+        ValueError: model does not say what its inputs are.
+    """
+    check_model(model)
+    if runtime == "litert":
+        return strip(_in_float32(model), fuse=False)
+    return strip(model)
+
+
+def check_model(model: Any) -> None:
+    """Raises unless `model` is a Keras model with known inputs."""
+    graph.library(model)
+    if not getattr(model, "inputs", None):
+        raise ValueError(
+            "model must be functional or sequential, with known inputs: call a sequential model "
+            f"on data, or give it an Input, first. Received: {model!r}."
+        )
+
+
+def half_layers(model: Any) -> list[Any]:
+    """The layers that compute in 16 bits."""
+    layers = graph.layers(model).values()
+    return [layer for layer in layers if layer.compute_dtype in ("float16", "bfloat16")]
+
+
+def traced(
+    model: Any, inputs: Sequence[str], outputs: Sequence[str], shapes: Sequence[Any] | None = None
+) -> Any:
+    """The model at inference as a concrete function of plain TensorFlow operations.
+
+    Args:
+        model: a Keras model with known inputs.
+        inputs: what its tensor arguments are called, in the order of `model.inputs`.
+        outputs: what the tensors in the dictionary that it returns are called, in the order of
+            `model.outputs`.
+        shapes: of the inputs; None: the model's own.
+    """
+    shapes = shapes or [tensor.shape for tensor in model.inputs]
+    specs = [
+        tf.TensorSpec(shape, tensor.dtype, name=name)
+        for shape, tensor, name in zip(shapes, model.inputs, inputs, strict=True)
+    ]
+
+    def infer(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
+        # Inside a scope a layer may be called "_conv", which is no name outside of one.
+        with tf.name_scope("model"):
+            return dict(zip(outputs, graph.call(model, tensors), strict=True))
+
+    with kernels.plain():
+        return tf.function(infer, autograph=False).get_concrete_function(*specs)
+
+
+def save(module: tf.Module, path: str, function: Any) -> None:
+    """Saves a module with a traced function as its signature, and the variables that this reads.
+
+    For the while, the variables have names that TensorFlow takes: that of a layer may begin with an
+    underscore, which no name of a saved variable may.
+    """
+    variables = module.variables_read = list(function.graph.variables)
+    names = [variable._handle_name for variable in variables]
+    try:
+        for variable, name in zip(variables, names, strict=True):
+            variable._handle_name = f"weights/{name}"
+        tf.saved_model.save(module, path, signatures=function)
+    finally:
+        for variable, name in zip(variables, names, strict=True):
+            variable._handle_name = name
+
+
+def _in_float32(model: Any) -> Any:
+    """The model, or a copy of it if layers compute or keep weights in another type."""
+    known = graph.layers(model)
+    changed = {path: layer for path, layer in known.items() if _has_other_floats(layer)}
+    if not changed:
+        return model
+
+    def replace(path: str, layer: Any) -> Any:
+        if path not in changed:
+            return None
+        config = layer.get_config()
+        made = _with_float32(config)
+        return likeness.like(layer, **{key: made[key] for key in made if made[key] != config[key]})
+
+    weights = {path: layer.get_weights() for path, layer in changed.items()}
+    return cloning.clone_with(model, replace, weights)
+
+
+def _has_other_floats(layer: Any) -> bool:
+    found = {layer.compute_dtype, *(weight.dtype for weight in layer.weights)}
+    return any(tf.as_dtype(each).name in _OTHER_FLOATS for each in found if each)
+
+
+def _with_float32(config: Any, key: str = "") -> Any:
+    """A configuration with float32 for the types and policies of a layer and of those inside it."""
+    if key == "dtype" and _policy(config).removeprefix("mixed_") in _OTHER_FLOATS:
+        return "float32"
+    if isinstance(config, Mapping):
+        return {name: _with_float32(value, name) for name, value in config.items()}
+    if isinstance(config, tuple):
+        return tuple(map(_with_float32, config))
+    return list(map(_with_float32, config)) if isinstance(config, list) else config
+
+
+def _policy(dtype: Any) -> str:
+    """The name of a type or of a policy in a configuration."""
+    if isinstance(dtype, Mapping):
+        return str(dtype.get("config", {}).get("name", ""))
+    return str(dtype)
