@@ -16,7 +16,7 @@ _NODES = ("_inbound_nodes", "_outbound_nodes", "_inbound_nodes_value", "_outboun
 _BOUND = ("build", "quantize")
 
 
-def like(layer: Any, kind: type | None = None, **changes: Any) -> Any:
+def like(layer: Any, kind: type | None = None, /, **changes: Any) -> Any:
     """A new layer like another, not built: of its configuration and its own objects.
 
     Activation functions, regularizers, constraints and initializers that Keras would not rebuild as
