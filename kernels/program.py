@@ -139,12 +139,12 @@ class ProgramBuilder:
         return out
 
     def activate(self, value: int, activation: str) -> bool:
-        """Gives the step that writes a value this activation, if it is one that has none.
+        """Gives the step that writes a value this activation, if it still can.
 
-        Poolings never have one.
+        It can if it has none and nobody has read the value. Poolings never have one.
         """
         number = self._values[value].step
-        if number is None or self._steps[number].activation:
+        if number is None or self._steps[number].activation or self._is_read(value):
             return False
         if self._steps[number].kind in (MAX, AVERAGE):
             return False
@@ -165,12 +165,18 @@ class ProgramBuilder:
         step = None if found.step is None else self._steps[found.step]
         if step is None or step.table == NOTHING or step.spread != NOTHING:
             return False
-        if found.host or found.place or any(value in each.ins for each in self._steps):
+        if self._is_read(value):
             return False
         check_range(spread, "spread", 0, found.rows)
         self._steps[found.step] = replace(step, spread=self._table(spread[:, None]))
         found.rows = len(spread)
         return True
+
+    def _is_read(self, value: int) -> bool:
+        """Whether a step, a concatenation or an output reads a value as it is."""
+        found = self._values[value]
+        taken = found.host is not None or found.place is not None
+        return taken or any(value in step.ins for step in self._steps)
 
     def concatenate(self, parts: Sequence[int]) -> int:
         """The values side by side, along the channels.

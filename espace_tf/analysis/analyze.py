@@ -23,6 +23,7 @@ from espace_tf.data import targets
 from espace_tf.data.arrays import count, describe
 from espace_tf.kernels.fused import fused_operations
 from espace_tf.network import graph
+from espace_tf.network.layer_rules import rule
 from espace_tf.network.sites import read_sites
 from espace_tf.records.analysis import Analysis, SiteAnalysis
 from espace_tf.records.option import Option
@@ -300,8 +301,8 @@ def _fused(plain: Any, config: EspaceConfig) -> Any | None:
     if config.runtime != "tf" or library != "keras" or fused_operations() is None:
         return None
     fused = fuse(plain)
-    kinds = [type(layer).__name__ for layer in graph.layers(fused).values()]
-    return fused if "FusedGraph" in kinds else None
+    kinds = [rule(layer).kind for layer in graph.layers(fused).values()]
+    return fused if "fused" in kinds else None
 
 
 def _timed(site: SiteAnalysis, known: Timings, seconds: float, fused: bool) -> Arrays:

@@ -1,12 +1,13 @@
 """Multiply-accumulates, parameters and bytes of a model, counted layer by layer."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from espace_tf.network import graph, recording
-from espace_tf.network.sites import read_sites
-from espace_tf.records.site import Site
+import tensorflow as tf
+
+from espace_tf.network import graph, layer_rules, recording
 
 
 @dataclass(frozen=True)
@@ -41,20 +42,19 @@ def layer_costs(model: Any) -> list[LayerCost]:
         86704128
     """
     known = graph.layers(model)
-    counted = {
-        site.path: _site_macs(site, known[site.path])
-        for site in read_sites(model)
-        if site.path in known and site.input_sizes
-    }
-    dense = {path: layer for path, layer in known.items() if type(layer).__name__ == "Dense"}
-    for call in recording.trace(model, dense) if dense else ():
-        counted[call.path] = counted.get(call.path, 0) + _dense_macs(call)
-    fused = {path: layer for path, layer in known.items() if type(layer).__name__ == "FusedGraph"}
-    counted |= {path: macs(layer.model) for path, layer in fused.items()}
+    rules = {path: layer_rules.kin(layer) for path, layer in known.items()}
+    counted = Counter(
+        {path: macs(known[path].model) for path, each in rules.items() if each.kind == "fused"}
+    )
+    paths = [path for path, each in rules.items() if each.macs]
+    for call in recording.trace(model, paths) if paths else ():
+        layer = known[call.path]
+        sizes = [_map(call, layer, tensor) for tensor in (call.inputs, call.outputs)]
+        counted[call.path] += rules[call.path].macs(layer, *sizes)
     return [
         LayerCost(
             path,
-            counted.get(path, 0),
+            counted[path],
             sum(math.prod(weight.shape) for weight in layer.weights),
             sum(weight.nbytes for weight in layer.get_weights()),
         )
@@ -73,19 +73,14 @@ def macs(model: Any) -> int:
     return sum(layer.macs for layer in layer_costs(model))
 
 
-def _site_macs(site: Site, layer: Any) -> int:
-    return site.macs(
-        rank=getattr(layer, "rank", None) if site.kind == "decomposed" else None,
-        order=getattr(layer, "order", "vertical"),
-        positions=getattr(layer, "positions", None),
-    )
-
-
-def _dense_macs(call: recording.Call) -> int:
-    *batch, inputs = call.inputs.shape
-    if None in batch[1:]:
+def _map(call: recording.Call, layer: Any, tensor: Any) -> layer_rules.Map:
+    """The size of what a call reads or writes."""
+    _, *size = tf.nest.flatten(tensor)[0].shape
+    if None in size:
         raise ValueError(
             f"the multiply-accumulates of {call.path} depend on its input size, which is not known."
-            f" Received: shape {call.inputs.shape}"
+            f" Received: input shape {tf.nest.flatten(call.inputs)[0].shape}"
         )
-    return math.prod(batch[1:]) * inputs * call.outputs.shape[-1]
+    first = getattr(layer, "data_format", None) == "channels_first"
+    *size, channels = [*size[1:], size[0]] if first else size
+    return layer_rules.Map(tuple(size), channels)

@@ -12,16 +12,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-_KINDS = {
-    "Conv2D": "conv",
-    "DepthwiseConv2D": "depthwise",
-    "SeparableConv2D": "separable",
-    "Conv2DTranspose": "transpose",
-    "Conv1D": "conv1d",
-    "Conv3D": "conv3d",
-    "MaskedConv2D": "masked",
-    "DecomposedConv2D": "decomposed",
-}
+from espace_tf.network import layer_rules
+
 _STEPS = ("strides", "dilation_rate", "padding")
 
 
@@ -46,7 +38,8 @@ def is_container(layer: Any) -> bool:
     A subclass with a call of its own computes something that its graph does not tell: it is none.
     """
     caller = next((base for base in type(layer).__mro__ if "call" in vars(base)), None)
-    return getattr(caller, "__name__", "") in ("Functional", "Sequential")
+    known = getattr(caller, "__name__", "") in ("Functional", "Sequential")
+    return known and caller.__module__.split(".")[0] in ("keras", "tf_keras")
 
 
 def layers(model: Any) -> dict[str, Any]:
@@ -64,7 +57,7 @@ def layers(model: Any) -> dict[str, Any]:
 
     def walk(container: Any, prefix: str) -> None:
         for layer in container.layers:
-            if id(layer) in seen or type(layer).__name__ == "InputLayer":
+            if id(layer) in seen or isinstance(layer, input_layer):
                 continue
             seen.add(id(layer))
             if is_container(layer):
@@ -72,7 +65,7 @@ def layers(model: Any) -> dict[str, Any]:
             else:
                 found[prefix + layer.name] = layer
 
-    library(model)
+    input_layer = library(model).layers.InputLayer
     if is_container(model):
         walk(model, "")
     return found
@@ -93,21 +86,11 @@ def fingerprint(model: Any) -> str:
         if not layer.weights:  # Their names are often automatic: another one in every build.
             continue
         shapes = [tuple(weight.shape) for weight in layer.weights]
-        steps = [getattr(layer, name) for name in _STEPS] if kind_of(model, layer) else []
-        lines.append(f"{path} {type(layer).__name__} {shapes} {steps}")
+        names = _STEPS if layer_rules.kin(layer).convolution else ()
+        lines.append(
+            f"{path} {type(layer).__name__} {shapes} {[getattr(layer, name) for name in names]}"
+        )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-
-
-def kind_of(model: Any, layer: Any) -> str | None:
-    """What kind of convolution a layer is; None: none."""
-    known = library(model).layers
-    for base in type(layer).__mro__:
-        name = base.__name__
-        if name in _KINDS and (
-            base is getattr(known, name, None) or "espace_tf" in base.__module__
-        ):
-            return _KINDS[name]
-    return None
 
 
 def single_consumers(model: Any) -> list[tuple[str, str]]:
@@ -134,19 +117,6 @@ def single_consumers(model: Any) -> list[tuple[str, str]]:
         for producer, consumer in pairs
         if {id(producer), id(consumer)} <= paths.keys()
         and times[id(producer)] == times[id(consumer)] == 1
-    ]
-
-
-def fold_candidates(model: Any) -> list[tuple[str, str]]:
-    """Pairs (layer, batch normalization) where only the batch normalization reads the layer.
-
-    Without those batch normalizations that take the statistics of the batch even at inference.
-    """
-    norm, known, training = library(model).layers.BatchNormalization, layers(model), trained(model)
-    return [
-        pair
-        for pair in single_consumers(model)
-        if isinstance(known[pair[1]], norm) and pair[1] not in training
     ]
 
 

@@ -1,21 +1,15 @@
 """The convolutions of a model, and which of them cannot be touched."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from espace_tf.network.graph import is_container, kind_of, layers, library
+import tensorflow as tf
+
+from espace_tf.network.graph import is_container, layers
+from espace_tf.network.layer_rules import DEPTHWISE, UNKNOWN, Rule, is_altered, kin, rule
 from espace_tf.network.recording import Call, trace
 from espace_tf.records.site import Site
-
-_KIND_SKIPS = {
-    "depthwise": "a depthwise convolution is not decomposed",
-    "separable": "a separable convolution is already factored",
-    "transpose": "transposed convolutions are not supported",
-    "conv1d": "only 2-D convolutions are supported",
-    "conv3d": "only 2-D convolutions are supported",
-    "masked": "already compressed: compress the original model instead",
-    "decomposed": "already compressed: compress the original model instead",
-}
 
 
 def read_sites(model: Any) -> list[Site]:
@@ -30,13 +24,13 @@ def read_sites(model: Any) -> list[Site]:
         ['block1_conv1', 'block1_conv2']
     """
     own = layers(model)
-    found = {path: layer for path, layer in own.items() if kind_of(model, layer)}
+    found = {path: layer for path, layer in own.items() if kin(layer).convolution}
     calls: dict[str, list[Call]] = {}
     if found:
         for call in trace(model, found):
             calls.setdefault(call.path, []).append(call)
     order = [*calls, *(path for path in found if path not in calls)]
-    made = [_site(model, path, found[path], calls.get(path, [])) for path in order]
+    made = [_site(path, found[path], calls.get(path, [])) for path in order]
     return made + list(_hidden_sites(model, own))
 
 
@@ -46,22 +40,23 @@ def _hidden_sites(model: Any, own: dict[str, Any]) -> Iterator[Site]:
     for path, host in hosts.items():
         inside = getattr(host, "_flatten_layers", None)
         for layer in inside(include_self=False) if inside else ():
-            if kind_of(model, layer):
+            if kin(layer).convolution:
                 reason = f"it is inside {host.name!r}, a {type(host).__name__}, which is left alone"
-                yield _site(model, f"{path}/{layer.name}".lstrip("/"), layer, [], reason)
+                yield _site(f"{path}/{layer.name}".lstrip("/"), layer, [], reason)
 
 
-def _site(model: Any, path: str, layer: Any, calls: list[Call], skip: str | None = None) -> Site:
-    kind = kind_of(model, layer)
+def _site(path: str, layer: Any, calls: list[Call], skip: str | None = None) -> Site:
+    known = kin(layer)
     shapes = [(_shape(call.inputs), _shape(call.outputs)) for call in calls]
     first, groups = layer.data_format == "channels_first", getattr(layer, "groups", 1)
     channel, spatial = (1, slice(2, None)) if first else (-1, slice(1, -1))
     input_sizes = tuple(tuple(before[spatial]) for before, _ in shapes)
     output_sizes = tuple(tuple(after[spatial]) for _, after in shapes)
     in_channels = shapes[0][0][channel] or 0 if shapes else 0
+    kind = known.kind
     if kind == "conv" and groups == in_channels > 1:
-        kind = "depthwise"  # as some networks write it
-    skip = skip or _skip(model, layer, kind, bool(calls))
+        kind, known = "depthwise", replace(known, skip=DEPTHWISE)  # as some networks write it
+    skip = skip or _skip(layer, known, bool(calls))
     return Site(
         path=path,
         kind=kind,
@@ -81,21 +76,21 @@ def _site(model: Any, path: str, layer: Any, calls: list[Call], skip: str | None
     )
 
 
-def _shape(tensor: Any) -> list[int | None]:
-    return list(tensor.shape)
+def _shape(tensors: Any) -> list[int | None]:
+    return list(tf.nest.flatten(tensors)[0].shape)
 
 
-def _skip(model: Any, layer: Any, kind: str, called: bool) -> str | None:
+def _skip(layer: Any, known: Rule, called: bool) -> str | None:
     if not called:
         return "the model never calls it"
     if layer.data_format == "channels_first":
         return "its data format is channels_first: only channels_last is supported"
-    if kind in _KIND_SKIPS:
-        return _KIND_SKIPS[kind]
-    if type(layer) is not library(model).layers.Conv2D:
-        return f"{type(layer).__name__} is a subclass of Conv2D: what it computes is not known"
-    if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
+    if known.skip:
+        return known.skip
+    if is_altered(layer):
         return "it is quantized or has LoRA weights: compress the plain model first"
+    if rule(layer) is UNKNOWN:
+        return f"{type(layer).__name__} is a subclass of Conv2D: what it computes is not known"
     return None
 
 

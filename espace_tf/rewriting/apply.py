@@ -8,13 +8,12 @@ import numpy as np
 
 from espace_tf.keras_layers import for_library
 from espace_tf.network import cloning, graph
+from espace_tf.network.layer_rules import COMPRESSED, rule
 from espace_tf.network.likeness import like
 from espace_tf.network.sites import read_sites
 from espace_tf.numerics.factors import Factors, plain_factors, reconstruct
 from espace_tf.records.plan import LayerPlan, Plan
 from espace_tf.records.site import Site
-
-_OURS = ("MaskedConv2D", "DecomposedConv2D")
 
 
 def apply(model: Any, plan: Plan) -> Any:
@@ -88,7 +87,7 @@ def densify(model: Any, compressed: Any) -> Any:
     weights = {path: _dense_weights(small[path]) for path in graph.layers(model)}
 
     def replace(path: str, layer: Any) -> Any:
-        if type(small[path]).__name__ not in _OURS:
+        if rule(small[path]).kind not in COMPRESSED:
             return None
         return like(layer, use_bias=small[path].use_bias)
 
@@ -152,7 +151,7 @@ def _parts(layer: Any, layer_plan: LayerPlan, site: Site) -> tuple[list[Any], bo
 
 def _dense_weights(layer: Any) -> list[np.ndarray]:
     weights = layer.get_weights()
-    if type(layer).__name__ != "DecomposedConv2D":
+    if rule(layer).kind != "decomposed":
         return weights
     first, second, *others = weights
     return [reconstruct(Factors(first, second), layer.order, layer.groups), *others]

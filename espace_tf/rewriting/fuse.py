@@ -1,5 +1,6 @@
 """Models rebuilt with fused stretches: what one native operation can run becomes one layer."""
 
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -7,7 +8,8 @@ import keras
 
 from espace_tf.keras_layers import FusedGraph
 from espace_tf.network import cloning, graph
-from espace_tf.rewriting.lower import is_convolution, lower, pieces
+from espace_tf.rewriting.lower import lower
+from espace_tf.rewriting.pieces import is_convolution, pieces
 
 
 def fuse(model: Any) -> Any:
@@ -71,12 +73,22 @@ def _stretches(container: Any, times: dict[int, int]) -> list[tuple[list[int], s
     ]
     stages = _stages(calls, found, times)
     order: list[tuple[list[int], str | None]] = []
+    taken = {layer.name for layer in container.layers}
     for stage in sorted(set(stages)):
         indices = [index for index, own in enumerate(stages) if own == stage]
         first = next((i for i in indices if found[i] and is_convolution(found[i])), None)
         worth = stage % 2 == 1 and first is not None
-        order.append((indices, f"fused_{calls[first][0].name}" if worth else None))
+        name = _free(f"fused_{calls[first][0].name}", taken) if worth else None
+        order.append((indices, name))
     return order
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """The name, or it with a number, that is not taken; now it is."""
+    numbered = (f"{name}_{number}" for number in itertools.count(1))
+    found = next(each for each in itertools.chain([name], numbered) if each not in taken)
+    taken.add(found)
+    return found
 
 
 def _stages(calls: list, found: list, times: dict[int, int]) -> list[int]:

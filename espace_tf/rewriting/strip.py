@@ -3,15 +3,11 @@
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from espace_tf.network import cloning, graph
+from espace_tf.network.layer_rules import COMPRESSED, activation, rule
 from espace_tf.network.likeness import like
 from espace_tf.rewriting import fuse as fusing
-
-_NOISE = ("Dropout", "SpatialDropout2D", "AlphaDropout", "GaussianDropout", "GaussianNoise")
-_OURS = ("MaskedConv2D", "DecomposedConv2D")
-_FOLDED = ("Conv2D", "DepthwiseConv2D", "Dense", *_OURS)
 
 
 def strip(model: Any, *, fuse: bool = True) -> Any:
@@ -35,19 +31,19 @@ def strip(model: Any, *, fuse: bool = True) -> Any:
     Example:
         >>> espace_tf.benchmark(strip(model), strip(small), batch_size=16)
     """
-    known, library = graph.layers(model), graph.library(model)
+    known, library, training = graph.layers(model), graph.library(model), graph.trained(model)
     pairs = {
         path: known[norm]
-        for path, norm in graph.fold_candidates(model)
-        if _folds(library, known[path], known[norm])
+        for path, norm in graph.single_consumers(model)
+        if norm not in training and _folds(known[path], known[norm])
     }
-    folded, training = {id(norm) for norm in pairs.values()}, graph.trained(model)
+    folded = {id(norm) for norm in pairs.values()}
     activations = _activations(model, folded)
     folded |= {id(known[after]) for after, _ in activations.values()}
 
     def replace(path: str, layer: Any) -> Any:
-        noise = type(layer).__name__ in _NOISE and path not in training
-        if id(layer) in folded or noise:
+        nothing = rule(layer).kind == "identity" and path not in training
+        if id(layer) in folded or nothing:
             return library.layers.Identity(name=layer.name, dtype=layer.get_config()["dtype"])
         changes = {"use_bias": True} if path in pairs else {}
         if path in activations:
@@ -59,18 +55,17 @@ def strip(model: Any, *, fuse: bool = True) -> Any:
     stripped = cloning.clone_with(model, replace, weights)
     if hasattr(model, "espace_plan"):
         stripped.espace_plan = model.espace_plan
-    compressed = any(type(layer).__name__ in _OURS for layer in known.values())
+    compressed = any(rule(layer).kind in COMPRESSED for layer in known.values())
     return fusing.fuse(stripped) if fuse and compressed else stripped
 
 
-def _folds(library: Any, layer: Any, norm: Any) -> bool:
-    last = list(np.atleast_1d(norm.axis))[0] in (-1, len(layer.output.shape) - 1)
-    return type(layer).__name__ in _FOLDED and _is(library, layer.activation, "linear") and last
-
-
-def _is(library: Any, activation: Any, name: str) -> bool:
-    """Whether a function is the library's, or TensorFlow's, of that name: others may bear it."""
-    return any(getattr(each, name, None) is activation for each in (library.activations, tf.nn))
+def _folds(layer: Any, norm: Any) -> bool:
+    """Whether a batch norm after a layer is but other weights of that layer."""
+    if rule(norm).kind != "batch_norm" or rule(layer).fold is None or activation(layer) != "none":
+        return False
+    rank = len(layer.output.shape)
+    first = getattr(layer, "data_format", None) == "channels_first"
+    return [axis % rank for axis in np.atleast_1d(norm.axis)] == [1 if first else rank - 1]
 
 
 def _activations(model: Any, folded: set[int]) -> dict[str, tuple[str, str]]:
@@ -79,32 +74,16 @@ def _activations(model: Any, folded: set[int]) -> dict[str, tuple[str, str]]:
     A batch norm between them counts as gone when it is folded.
     """
     known, consumers = graph.layers(model), dict(graph.single_consumers(model))
-    library = graph.library(model)
     found = {}
     for path, after in consumers.items():
         layer = known[path]
         if id(known[after]) in folded:
             after = consumers.get(after)
-        if type(layer).__name__ not in _OURS or not after:
-            continue
-        name = _relu(library, known[after])
-        if name and _is(library, layer.activation, "linear"):
-            found[path] = (after, name)
+        linear = rule(layer).kind in COMPRESSED and activation(layer) == "none"
+        if linear and after and rule(known[after]).kind == "activation":
+            if (name := activation(known[after])) in ("relu", "relu6"):
+                found[path] = (after, name)
     return found
-
-
-def _relu(library: Any, layer: Any) -> str | None:
-    """ "relu" or "relu6" if a layer is just that, else None."""
-    if type(layer) is library.layers.Activation:
-        names = (name for name in ("relu", "relu6") if _is(library, layer.activation, name))
-        return next(names, None)
-    if type(layer) is not library.layers.ReLU:
-        return None
-    config = layer.get_config()
-    if config["negative_slope"] or config["threshold"]:
-        return None
-    most = config["max_value"]  # tf_keras gives arrays of no dimension
-    return "relu" if most is None else "relu6" if most == 6 else None
 
 
 def _fold(layer: Any, norm: Any) -> list[np.ndarray]:
@@ -116,5 +95,6 @@ def _fold(layer: Any, norm: Any) -> list[np.ndarray]:
         scale = scale * norm.gamma.numpy()
     shift = norm.beta.numpy() if norm.center else 0.0
     last = np.asarray(kernels[-1], float)
-    width = scale.reshape(last.shape[2:]) if "Depthwise" in type(layer).__name__ else scale
+    axes = [axis % last.ndim for axis in rule(layer).fold]
+    width = scale.reshape([size if axis in axes else 1 for axis, size in enumerate(last.shape)])
     return [*kernels[:-1], last * width, (np.asarray(bias, float) - mean) * scale + shift]

@@ -11,6 +11,7 @@ from espace_tf.checks import check_count
 from espace_tf.data.batches import named_inputs
 from espace_tf.data.feed import Feed
 from espace_tf.network import graph, recording
+from espace_tf.network.layer_rules import rule
 from espace_tf.network.tracing import traced
 
 
@@ -41,11 +42,10 @@ def reestimate_batch_norm(model, data: Any, batches: int = 200, *, batch_size: i
 
 def reestimate_from(model, inputs: Iterator[Any]) -> int:
     """`reestimate_batch_norm` with an iterator over the batches of inputs."""
-    norm = graph.library(model).layers.BatchNormalization
     layers = {
         path: layer
         for path, layer in graph.layers(model).items()
-        if isinstance(layer, norm) and layer.trainable
+        if rule(layer).kind == "batch_norm" and layer.trainable
     }
     if not layers:
         return 0

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from espace_tf.data.losses import TINY, OutputLoss, divergence
 from espace_tf.network import graph, recording
+from espace_tf.network.layer_rules import rule
 
 
 def output_distillation(
@@ -70,7 +71,7 @@ def stage_ends(model, inputs: Any) -> list[str]:
                 ends.append(path)
         learned = learned or bool(layers[call.path].weights)
         if learned:
-            noise = "Dropout" in type(layers[call.path]).__name__  # the source is what matters
+            noise = rule(layers[call.path]).kind == "identity"  # the source is what matters
             for value in tf.nest.flatten(call.outputs):
                 producers.setdefault(id(value), given[0] if noise else call.path)
     return ends

@@ -358,15 +358,16 @@ def test_fingerprint_is_of_the_architecture(library):
 
 
 @LIBRARIES
-def test_fold_candidates_need_a_single_reader(library):
-    assert graph.fold_candidates(chain(library)) == [("second", "norm")]
+def test_a_single_consumer_alone_reads_a_layer_called_once(library):
+    consumers = [("first", "drop"), ("drop", "second"), ("second", "norm"), ("norm", "flat")]
+    assert sorted(graph.single_consumers(chain(library))) == sorted(consumers)
     layers, x = library.layers, library.Input((8, 8, 3))
     y = conv(library, "c")(x)
-    z = layers.Add()([layers.BatchNormalization()(y), y])
-    assert graph.fold_candidates(functional(library, x, z)) == []
+    z = layers.Add(name="sum")([layers.BatchNormalization(name="norm")(y), y])
+    assert graph.single_consumers(functional(library, x, z)) == [("norm", "sum")]
     layer, norm = conv(library, "c", 3), layers.BatchNormalization()
     twice = functional(library, x, norm(layer(norm(layer(x)))))
-    assert graph.fold_candidates(twice) == []
+    assert graph.single_consumers(twice) == []
     y = conv(library, "c")(x)
     shown = functional(library, x, [layers.BatchNormalization()(y), y])
-    assert graph.fold_candidates(shown) == []
+    assert graph.single_consumers(shown) == []

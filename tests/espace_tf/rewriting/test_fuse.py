@@ -369,3 +369,15 @@ def test_training_runs_the_layers():
         each.fit(x, np.zeros((8, *each.output_shape[1:])), verbose=0, epochs=2, batch_size=8)
     assert np.abs(fused(x) - build(residual)(x)).max() > 1e-3
     same(fused(x), model(x), 1e-3)
+
+
+def test_names_are_unique_in_the_whole_container():
+    x = keras.Input((SIDE, SIDE, 3))
+    y = LAYERS.Softmax(name="fused_conv1_1")(LAYERS.Conv2D(4, 3, name="conv1")(x))
+    y = LAYERS.Softmax()(LAYERS.Conv2D(4, 3, name="fused_conv1")(y))
+    model = randomized(keras.Model(x, LAYERS.Conv2D(4, 3, name="last")(y)))
+    fused = fuse(model)
+    names = [layer.name for layer in fused.layers]
+    assert len(set(names)) == len(names)
+    assert [each.name for each in stretches(fused)][1:] == ["fused_fused_conv1", "fused_last"]
+    same(fused(images()), model(images()))
