@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from espace_tf.analysis import damages, offers
 from espace_tf.analysis import statistics as moments
-from espace_tf.analysis.result_cache import Arrays, Stages
+from espace_tf.analysis.result_cache import Arrays, ResultCache
 from espace_tf.analysis.trials import WhatIf
 from espace_tf.checks import check_choice, require_runtime
 from espace_tf.config import EspaceConfig
@@ -92,7 +92,7 @@ def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) ->
         _check_finite(layer)
     kernels = {site.path: _weights(known[site.path]) for site in usable}
     key = None if config.cache_dir is None else _key(model, data, config, loss)
-    stages = Stages(key and config.cache_dir, key)
+    stages = ResultCache(key and config.cache_dir, key)
     progress = _progress(verbose)
     images, inputs = 0, user_data.named_inputs(model)
 
@@ -255,11 +255,12 @@ def _told(batches: Iterator, advance: Callable[[int], None]) -> Iterator:
 def _time(
     model: Any,
     sites: dict[str, SiteAnalysis],
-    stages: Stages,
+    stages: ResultCache,
     config: EspaceConfig,
     progress: Progress,
 ) -> dict[str, float]:
     """Fills dense_ms and options; returns the times of the whole stripped model, by field."""
+    stages = stages.of_this_machine()
     plain = strip(model, fuse=False)
     fused = _fused(plain, config)
     outside = set(graph.layers(plain if fused is None else fused))

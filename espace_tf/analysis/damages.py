@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from espace_tf.analysis.result_cache import Arrays, Stages
+from espace_tf.analysis.result_cache import Arrays, ResultCache
 from espace_tf.analysis.trials import Change, WhatIf
 from espace_tf.config import EspaceConfig
 from espace_tf.numerics.factors import reconstruct
@@ -56,7 +56,7 @@ def guess(sites: dict[str, SiteAnalysis]) -> None:
 def calibrate(
     sites: dict[str, SiteAnalysis],
     what_if: Callable[[], WhatIf],
-    stages: Stages,
+    stages: ResultCache,
     advance: Callable[[int], None],
 ) -> None:
     """Gives every option its damage in units of loss.
@@ -95,7 +95,8 @@ def calibrate(
         )
         for site in tried
     }
-    together = stages.get("together", lambda: {"scales": _together(tried, parts, what_if())})
+    timed = stages.of_this_machine()  # which plan is tried depends on times
+    together = timed.get("together", lambda: {"scales": _together(tried, parts, what_if())})
     for site in tried:
         losses = parts[site.site.path] @ together["scales"]
         site.options = tuple(

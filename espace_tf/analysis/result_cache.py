@@ -1,4 +1,4 @@
-"""Finished stages of a long computation, kept in a folder so that it can be taken up again."""
+"""Finished parts of a long computation, kept in a folder so that it can be taken up again."""
 
 import hashlib
 import io
@@ -9,30 +9,37 @@ from pathlib import Path
 import numpy as np
 
 from espace_tf.files import atomic_write, output_folder
+from espace_tf.timing.layer_times import OPERATORS, code_digest, environment
 
 Arrays = dict[str, np.ndarray]
+_PACKAGE = Path(__file__).parents[1]
 
 
-class Stages:
-    """Results by name, computed once for each key.
+class ResultCache:
+    """Results by name, computed once for each key by the same code.
 
     Args:
         folder: where they are kept, made if it is not there; None: nowhere.
-        key: a text that tells this computation from any other.
+        key: what tells this computation from any other.
 
     Raises:
         TypeError, ValueError: folder is no path.
         OSError: the folder cannot be written; the message calls it cache_dir.
     """
 
-    def __init__(self, folder: str | Path | None, key: str):
-        self._folder = None
+    def __init__(self, folder: str | Path | None, *key: str):
+        self._given, self._folder = (folder, *key), None
         if folder is not None:
-            own = hashlib.sha256(key.encode()).hexdigest()[:16]
+            known = repr((*key, code_digest(_PACKAGE, *OPERATORS)))
+            own = hashlib.sha256(known.encode()).hexdigest()[:16]
             self._folder = output_folder(output_folder(folder, "cache_dir") / own, "cache_dir")
 
+    def of_this_machine(self) -> "ResultCache":
+        """The same for results that hold on this machine only: times, and what depends on them."""
+        return ResultCache(*self._given, repr(environment()))
+
     def get(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
-        """The stage's arrays: read if the stage was finished before, else computed and kept.
+        """The arrays of this name: read if they were finished before, else computed and kept.
 
         A file that is damaged is computed anew.
         """

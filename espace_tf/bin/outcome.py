@@ -70,7 +70,7 @@ def table(summary: dict[str, Any]) -> Any:
         ("parameters", "parameters", ",d"),
         ("bytes of weights", "weight_bytes", ",d"),
     ):
-        ratio = before[key] / max(after[key], 1e-9)
+        ratio = summary["speedup"] if key == "milliseconds" else before[key] / max(after[key], 1e-9)
         shown.add_row(label, format(before[key], form), format(after[key], form), f"{ratio:.2f}")
     for entry in summary["exports"]:
         found = _quality(entry)

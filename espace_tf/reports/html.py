@@ -16,6 +16,7 @@ from espace_tf.files import atomic_write, output_path
 from espace_tf.planning.sweep import SweepRow
 from espace_tf.records.plan import LayerPlan, Plan, SummaryRow
 from espace_tf.reports import curves
+from espace_tf.rewriting.read_back import plan_of
 from espace_tf.timing.benchmark import Row
 
 # About the side of a drawn map in pixels; whole pixels per position keep the dots round.
@@ -57,8 +58,8 @@ def report(
     needs nothing beside itself and prints well.
 
     Args:
-        model_or_plan: what `compress` or `apply` returned (its plan and analysis are used), or a
-            Plan.
+        model_or_plan: what `compress` or `apply` returned (its plan and analysis are used), such a
+            model that was saved and loaded (its layers tell ranks and positions), or a Plan.
         path: of the .html file; written aside first, then moved there.
         accuracy: {"before": share, "after": share} in [0, 1], if they are known.
         analysis: the Analysis that the plan comes from: times, error curves and impact maps; None:
@@ -80,7 +81,7 @@ def report(
         >>> report(small, "report.html", accuracy={"before": 0.92, "after": 0.915})
         PosixPath('report.html')
     """
-    plan, path = _plan_of(model_or_plan), output_path(path, suffix=".html")
+    plan, path = plan_of(model_or_plan), output_path(path, suffix=".html")
     _check_accuracy(accuracy)
     _check_known(analysis, rows, sweep)
     require("report", "jinja2", "matplotlib")
@@ -111,16 +112,6 @@ def report(
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
-
-
-def _plan_of(model_or_plan: Any) -> Plan:
-    plan = getattr(model_or_plan, "espace_plan", model_or_plan)
-    if not isinstance(plan, Plan):
-        raise TypeError(
-            "model_or_plan must be a Plan, or a model that compress or apply returned. "
-            f"Received: {model_or_plan!r}."
-        )
-    return plan
 
 
 def _check_accuracy(accuracy: Mapping[str, float] | None) -> None:
@@ -168,7 +159,7 @@ def _tiles(
         tiles.append(
             (
                 "Speed-up, measured",
-                f"{before.milliseconds / after.milliseconds:.2f}×",
+                f"{after.speedup:.2f}×",
                 f"{before.milliseconds:.3g} → {after.milliseconds:.3g} ms per call",
             )
         )
@@ -249,7 +240,7 @@ def _rank(layer: LayerPlan, site: Any) -> str:
     if layer.rank is None:
         return "full"
     of = "" if site is None else f" of {site.full_rank(layer.order)}"
-    return f"{layer.rank}{of}, {layer.order} first"
+    return f"{layer.rank}{of}" + ("" if layer.is_pointwise else f", {layer.order} first")
 
 
 def _kept(layer: LayerPlan) -> str:

@@ -9,11 +9,9 @@ import tensorflow as tf
 
 from espace_tf.checks import check_choice, check_count, check_text, check_threads, require_runtime
 from espace_tf.config import RUNTIMES
-from espace_tf.data.arrays import count
 from espace_tf.data.batches import batches, in_order, named_inputs
 from espace_tf.deploy.inference import inference_copy
 from espace_tf.network import costs, graph
-from espace_tf.network.sites import read_sites
 from espace_tf.timing import measure
 
 
@@ -29,7 +27,9 @@ class Row:
             open.
         parameters: weights of the model.
         max_difference: largest absolute difference from the first model's outputs, divided by the
-            first model's largest absolute output; None if the outputs have other shapes.
+            first model's largest absolute output; NaN if an output is; None if the outputs have
+            other shapes.
+        inputs: what it ran on: "given" inputs, or "noise", on which networks differ more.
     """
 
     name: str
@@ -38,6 +38,12 @@ class Row:
     macs: int | None
     parameters: int
     max_difference: float | None
+    inputs: str = "noise"
+
+    @property
+    def speedup(self) -> float:
+        """How many times faster than the first model: 1 / ratio."""
+        return 1 / self.ratio
 
 
 def benchmark(
@@ -61,8 +67,9 @@ def benchmark(
         batch_size: images per call.
         runtime: "tf", a traced function; or "litert", the model exported as `export_tflite` does.
         threads: CPU threads; None: what the runtime takes by itself.
-        inputs: one batch of typical inputs, an array or a list with one for each input; None:
-            seeded noise in [0, 1).
+        inputs: typical inputs, in the forms that `analyze` takes; the first batch_size of them are
+            run, and outputs compared on them. A model of open size needs them. None: seeded noise
+            in [0, 1).
         names: one a model, instead of the models' own.
         repeats: timed calls of each model; the median counts.
 
@@ -77,9 +84,9 @@ def benchmark(
 
     Example:
         >>> for row in benchmark(model, compress(model, data, speedup=2)):
-        ...     print(f"{row.name}: {row.milliseconds:.2f} ms, {row.ratio:.2f}")
-        network: 8.10 ms, 1.00
-        network_1: 4.02 ms, 0.50
+        ...     print(f"{row.name}: {row.milliseconds:.2f} ms, {row.speedup:.2f} times as fast")
+        network: 8.10 ms, 1.00 times as fast
+        network_1: 4.02 ms, 2.01 times as fast
     """
     models = (model, *baselines)
     _check_models(models)
@@ -103,29 +110,12 @@ def benchmark(
             macs=_macs(each),
             parameters=each.count_params(),
             max_difference=_difference(outputs[0], found),
+            inputs="noise" if inputs is None else "given",
         )
         for each, name, median, ratio, found in zip(
             models, names, medians, ratios, outputs, strict=True
         )
     ]
-
-
-def table(rows: Sequence[Row], title: str | None = None) -> Any:
-    """The rows as a `rich.table.Table`, to be printed by a `rich.console.Console`."""
-    from rich.table import Table
-
-    grid = Table(title=title)
-    grid.add_column("model")
-    for name in ("ms", "ratio", "MACs", "parameters", "difference"):
-        grid.add_column(name, justify="right")
-    for row in rows:
-        difference = "-" if row.max_difference is None else f"{row.max_difference:.2g}"
-        macs = "-" if row.macs is None else f"{row.macs:,}"
-        grid.add_row(
-            *(row.name, f"{row.milliseconds:.3f}", f"{row.ratio:.3f}"),
-            *(macs, f"{row.parameters:,}", difference),
-        )
-    return grid
 
 
 def _check_models(models: Sequence[Any]) -> None:
@@ -172,26 +162,27 @@ def _batch(model: Any, batch_size: int, inputs: Any) -> list[np.ndarray]:
     if inputs is None:
         return measure.noise(model, batch_size)
     options = {"inputs": named_inputs(model), "name": "inputs"}
-    batch, _ = next(batches(inputs, None, batch_size + 1, **options))
+    batch, _ = next(batches(inputs, batch_size, batch_size, **options))
     arrays = in_order(model, batch)
-    found = len(arrays[0])
-    if found != batch_size:
-        known = count(inputs) or (found if found < batch_size else f"more than {batch_size}")
+    if len(arrays[0]) < batch_size:
         raise ValueError(
-            f"inputs must be one batch of {batch_size} examples, as batch_size says. "
-            f"Received: {known}"
+            f"inputs must hold at least the {batch_size} examples that batch_size says. "
+            f"Received: {len(arrays[0])}"
         )
     return arrays
 
 
 def _macs(model: Any) -> int | None:
-    sizes = [size for site in read_sites(model) for size in site.output_sizes]
-    return None if any(None in size for size in sizes) else costs.macs(model)
+    try:
+        return costs.macs(model)
+    except ValueError:  # They depend on a size that the model leaves open.
+        return None
 
 
 def _difference(first: list[np.ndarray], found: list[np.ndarray]) -> float | None:
     if [array.shape for array in first] != [array.shape for array in found]:
         return None
-    largest = max(np.abs(array).max() for array in first)
-    distance = max(np.abs(a - b).max() for a, b in zip(first, found, strict=True))
+    first, found = (np.concatenate([each.ravel() for each in all]) for all in (first, found))
+    # NumPy's max hands a NaN on, Python's drops it or not by its place; integers would wrap.
+    largest, distance = np.abs(first).max(), np.abs(first - found.astype(float)).max()
     return float(distance / max(largest, np.finfo(np.float32).tiny))

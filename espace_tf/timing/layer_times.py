@@ -25,6 +25,7 @@ from espace_tf.files import atomic_write
 
 VARIABLE = "ESPACE_TF_CACHE"
 _FORMAT = "espace_tf times 1"
+OPERATORS = tuple(Path(package.__file__).parent for package in (kernels, keras_layers))
 # Settings of TensorFlow that choose other kernels or another number of threads.
 _SETTINGS = ("TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
 
@@ -126,7 +127,7 @@ def environment() -> dict[str, Any]:
         ],
         "tensorflow": tf.__version__,
         "litert": _version("ai-edge-litert"),
-        "operator": f"{kernels.backend()}, sources {_sources()}",
+        "operator": f"{kernels.backend()}, sources {code_digest(*OPERATORS)}",
         "threads": tf.config.threading.get_intra_op_parallelism_threads(),
         "dtype": keras.config.dtype_policy().name,
         "settings": {name: os.environ.get(name) for name in _SETTINGS},
@@ -157,13 +158,12 @@ def _version(package: str) -> str | None:
 
 
 @functools.cache
-def _sources() -> str:
-    """A digest of the operators' binaries and of the Python around them."""
+def code_digest(*folders: Path) -> str:
+    """A digest of the Python modules and binaries in these folders and below."""
     digest = hashlib.sha256()
-    for package in (kernels, keras_layers):
-        for path in sorted(Path(package.__file__).parent.iterdir()):
-            if path.suffix in (".py", ".so"):
-                digest.update(path.name.encode() + path.read_bytes())
+    for path in sorted(path for folder in folders for path in folder.rglob("*.*")):
+        if path.suffix in (".py", ".so"):
+            digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

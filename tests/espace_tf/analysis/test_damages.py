@@ -5,7 +5,7 @@ import types
 import pytest
 
 from espace_tf.analysis import damages
-from espace_tf.analysis.result_cache import Stages
+from espace_tf.analysis.result_cache import ResultCache
 from espace_tf.records.option import Option
 
 # Loss per predicted error, by layer, of its ranks and of its masks.
@@ -44,7 +44,7 @@ def network(monkeypatch):
 
 def calibrated(monkeypatch, what_if):
     sites, done = network(monkeypatch), []
-    damages.calibrate(sites, lambda: what_if, Stages(None, ""), done.append)
+    damages.calibrate(sites, lambda: what_if, ResultCache(None, ""), done.append)
     assert done == [1, 1, 1]
     return sites
 

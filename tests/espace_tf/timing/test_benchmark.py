@@ -1,7 +1,5 @@
 """Rows of numbers: what they are made of, not how fast this machine is."""
 
-import io
-
 import keras
 import numpy as np
 import pytest
@@ -9,7 +7,7 @@ import tf_keras
 
 from espace_tf.keras_layers import DecomposedConv2D
 from espace_tf.timing import measure
-from espace_tf.timing.benchmark import Row, benchmark, table
+from espace_tf.timing.benchmark import _difference, benchmark
 
 SEED = 3
 
@@ -67,7 +65,10 @@ def test_models_of_both_libraries_and_other_outputs():
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"repeats": 0}, "repeats must be at least 1"),
         ({"names": ["a", "b"]}, "names must be 1"),
-        ({"inputs": np.zeros((2, 10, 10, 2))}, "one batch of 1 examples"),
+        (
+            {"inputs": np.zeros((2, 10, 10, 2)), "batch_size": 3},
+            "at least the 3 examples .* Received: 2",
+        ),
     ],
 )
 def test_arguments_that_make_no_sense(options, words):
@@ -75,25 +76,29 @@ def test_arguments_that_make_no_sense(options, words):
         benchmark(network(), **options)
 
 
-def test_open_sizes_need_inputs():
-    model = keras.Sequential([keras.Input((None, None, 2)), keras.layers.Conv2D(1, 3)])
+@pytest.mark.parametrize("runtime", ["tf", "litert"])
+@pytest.mark.parametrize("shape", [(9, 9, 2), (7, 5)], ids=["convolution", "dense"])
+def test_open_sizes_need_inputs(shape, runtime):
+    layers = keras.layers
+    layer = layers.Conv2D(1, 3) if len(shape) == 3 else layers.Dense(3)
+    model = keras.Sequential([keras.Input((*[None] * (len(shape) - 1), shape[-1])), layer])
     with pytest.raises(ValueError, match="inputs must be given"):
         benchmark(model)
-    (row,) = benchmark(model, inputs=np.zeros((1, 9, 9, 2), np.float32), repeats=1)
-    assert row.macs is None
+    x = np.zeros((3, *shape), np.float32)
+    (row,) = benchmark(model, inputs=x, repeats=1, runtime=runtime)
+    assert row.macs is None and row.inputs == "given"
     with pytest.raises(TypeError):
         benchmark("model.keras")
 
 
-def test_table_prints_one_line_a_model():
-    from rich.console import Console
-
-    rows = [Row("dense", 8.0, 1.0, 12_000_000, 5_000, 0.0), Row("small", 2.0, 0.25, 10, 5, None)]
-    console = Console(width=100, record=True, file=io.StringIO())
-    console.print(table(rows, "title"))
-    text = console.export_text()
-    assert "12,000,000" in text
-    assert "0.250" in text
+@pytest.mark.parametrize("place", [0, 1])
+def test_nan_and_integers_are_not_hidden_in_the_difference(place):
+    outputs = [np.ones((2, 3), np.float32), np.array([[1, 200]], np.uint8)]
+    assert _difference(outputs, [outputs[0], np.array([[3, 100]], np.uint8)]) == 0.5
+    broken = [array.astype(float) for array in outputs]
+    broken[place][0, 0] = np.nan
+    assert np.isnan(_difference(outputs, broken)) and np.isnan(_difference(broken, outputs))
+    assert _difference(outputs, outputs[:1]) is None
 
 
 def test_ratios_are_of_turns_so_that_phases_of_the_machine_cancel(monkeypatch):
@@ -104,3 +109,4 @@ def test_ratios_are_of_turns_so_that_phases_of_the_machine_cancel(monkeypatch):
     first, second = benchmark(network(), network(name="same"))
     assert (first.ratio, second.ratio) == (1.0, 0.5)
     assert (first.milliseconds, second.milliseconds) == (1000.0, 1500.0)
+    assert (first.speedup, second.speedup) == (1.0, 2.0)

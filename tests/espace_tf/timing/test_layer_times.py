@@ -66,8 +66,8 @@ def test_two_at_once_add_to_one_file(folder):
 
 def test_processes_at_once_leave_a_whole_file(folder):
     program = (
-        "import sys; from pathlib import Path; from espace_tf import timings\n"
-        "timings.environment = lambda: {}\n"
+        "import sys; from pathlib import Path; from espace_tf.timing import layer_times\n"
+        "layer_times.environment = lambda: {}\n"
         "for i in range(40):\n"
         "    layer_times.Timings(Path(sys.argv[1])).add(f'{sys.argv[2]} {i}', 1.0, {'a': 0.5})\n"
     )
@@ -168,10 +168,10 @@ def test_an_analysis_needs_no_place_to_keep_times(value, tmp_path, monkeypatch):
     assert kept == ({"file", "elsewhere"} if value == "elsewhere" else {"file"})
 
 
-@pytest.mark.parametrize("name", ["_cpu", "_cores", "_sources"])
+@pytest.mark.parametrize("name", ["_cpu", "_cores", "code_digest"])
 def test_other_machines_and_binaries_have_files_of_their_own(name, folder, monkeypatch):
     Timings.of_this_machine().add("layer", 2.0, {})
-    monkeypatch.setattr(layer_times, name, lambda: "another")
+    monkeypatch.setattr(layer_times, name, lambda *_: "another")
     assert Timings.of_this_machine().get("layer") is None
 
 
