@@ -31,8 +31,10 @@ def input_moments(
     """Mean and covariance of the patches that each convolution reads.
 
     Positions are drawn per batch, the same for all its images; enough of them that `images` images
-    give ten patches per patch dimension, where the maps are large enough. Sums within a batch are
-    float32, over the batches float64.
+    give ten patches per patch dimension, where the maps are large enough. Products are float32, of
+    what deviates from the batch's own mean: squares of large values that hardly vary would cancel.
+    Batches are merged in float64 (Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise
+    algorithm for computing sample variances", equation 2.1).
 
     Args:
         model: a Keras model.
@@ -48,23 +50,18 @@ def input_moments(
     by_path = {site.path: site for site in sites}
     tables = {site.path: [_padded_table(site, size) for size in site.input_sizes] for site in sites}
     random = np.random.default_rng(seed)
-    sums: dict[str, list[np.ndarray]] = {}
-    counts: dict[str, int] = {}
+    merged: dict[str, _Moments] = {}
 
     @traced
-    def batch_sums(x, positions):
+    def batch_moments(x, positions):
         with recording.record(model, by_path) as calls:
             model(x, training=False)
-        found: dict[str, list[tf.Tensor]] = {}
-        seen: dict[str, int] = {}
+        found: dict[str, list[tuple[tf.Tensor, ...]]] = {}
         for call in calls:
-            index = seen[call.path] = seen.get(call.path, -1) + 1
+            earlier = found.setdefault(call.path, [])
+            index = len(earlier)
             table = tf.gather(tables[call.path][index], positions[call.path][index])
-            partial = _patch_sums(call.inputs, table, by_path[call.path])
-            before = found.get(call.path)
-            found[call.path] = (
-                [a + b for a, b in zip(before, partial, strict=True)] if before else partial
-            )
+            earlier.append(_patch_moments(call.inputs, table, by_path[call.path]))
         return found
 
     for x, _ in batches:
@@ -76,12 +73,43 @@ def input_moments(
             ]
             for site in sites
         }
-        for path, partial in batch_sums(_tensors(x), positions).items():
-            arrays = [value.numpy().astype(np.float64) for value in partial]
-            before = sums.get(path)
-            sums[path] = [a + b for a, b in zip(before, arrays, strict=True)] if before else arrays
-            counts[path] = counts.get(path, 0) + samples * sum(map(len, positions[path]))
-    return {path: _finish(*sums[path], counts[path]) for path in sums}
+        for path, calls in batch_moments(_tensors(x), positions).items():
+            for drawn, call in zip(positions[path], calls, strict=True):
+                own = merged.setdefault(path, _Moments())
+                own.add(samples * len(drawn), *(value.numpy() for value in call))
+    return {path: own.finished() for path, own in merged.items()}
+
+
+class _Moments:
+    """Mean and scatter of patches, batch by batch, in float64."""
+
+    def __init__(self):
+        self._count, self._mean, self._scatter = 0, 0.0, 0.0
+
+    def add(self, count: int, near: np.ndarray, sums: np.ndarray, products: np.ndarray) -> None:
+        """Takes in `count` patches by their sums and products about a point near their mean.
+
+        Args:
+            count: of the patches.
+            near: [g, d] the point.
+            sums: [g, d] of what deviates from it: what rounding left in the point.
+            products: [g, d, d] of what deviates from it.
+        """
+        offset = sums.astype(np.float64) / count
+        change = near + offset - self._mean
+        share = count / (self._count + count)
+        self._mean = self._mean + share * change
+        vectors = np.stack([change, offset], axis=1)
+        weights = np.array([self._count * share, -count])[:, None]
+        scatter = (vectors * weights).swapaxes(1, 2) @ vectors
+        scatter += products
+        scatter += self._scatter
+        self._scatter = scatter
+        self._count += count
+
+    def finished(self) -> dict[str, np.ndarray]:
+        """What `input_moments` returns of a layer."""
+        return {"mean": self._mean, "covariance": self._scatter / self._count}
 
 
 def output_statistics(
@@ -193,8 +221,8 @@ def _positions_needed(site: Site, available: int, images: int) -> int:
     return min(available, max(4, -(-_PATCHES * size // max(images, 1))))
 
 
-def _patch_sums(inputs: tf.Tensor, table: tf.Tensor, site: Site) -> list[tf.Tensor]:
-    """Sums of the patches and of their outer products, per group: [g, d] and [g, d, d]."""
+def _patch_moments(inputs: tf.Tensor, table: tf.Tensor, site: Site) -> tuple[tf.Tensor, ...]:
+    """The patches' mean [g, d], and sums of what deviates from it and of its outer products."""
     channels = inputs.shape[-1]
     rows = tf.reshape(tf.cast(inputs, tf.float32), [-1, np.prod(inputs.shape[1:-1]), channels])
     patches = tf.gather(tf.pad(rows, [[0, 0], [1, 0], [0, 0]]), table, axis=1)
@@ -203,13 +231,9 @@ def _patch_sums(inputs: tf.Tensor, table: tf.Tensor, site: Site) -> list[tf.Tens
     patches = tf.reshape(
         tf.transpose(patches, [2, 0, 1, 3]), [groups, -1, taps * channels // groups]
     )
-    return [tf.reduce_sum(patches, axis=1), tf.matmul(patches, patches, transpose_a=True)]
-
-
-def _finish(sums: np.ndarray, products: np.ndarray, count: int) -> dict[str, np.ndarray]:
-    mean = sums / count
-    covariance = products / count - mean[:, :, None] * mean[:, None, :]
-    return {"mean": mean, "covariance": covariance}
+    mean = tf.reduce_mean(patches, axis=1)
+    patches -= mean[:, None]
+    return mean, tf.reduce_sum(patches, axis=1), tf.matmul(patches, patches, transpose_a=True)
 
 
 def _output_sums(g: tf.Tensor) -> dict[str, tf.Tensor]:

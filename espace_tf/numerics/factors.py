@@ -122,20 +122,26 @@ def plain_factors(
     """
     matrix = kernel_matrix(kernel, order, groups)
     check_rank(rank, min(matrix.shape[1:]))
-    left, values, right = _singular(matrix)
-    half = np.sqrt(values[:, :rank])
-    first, second = left[:, :, :rank] * half[:, None, :], half[:, :, None] * right[:, :rank]
-    return pack(first, second, np.shape(kernel)[:2], order)
+    first, second = truncated(*singular(matrix), rank)
+    return as_factors(first, second, np.shape(kernel)[:2], order)
 
 
-def _singular(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def truncated(
+    left: np.ndarray, values: np.ndarray, right: np.ndarray, rank: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """U_K S_K^1/2 and S_K^1/2 V_K^T of U [..., m, k], S [..., k] and V^T [..., k, n]."""
+    half = np.sqrt(values[..., :rank])
+    return left[..., :rank] * half[..., None, :], half[..., :, None] * right[..., :rank, :]
+
+
+def singular(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """U [g, m, k], S [g, k] and V^T [g, k, n] of matrices [g, m, n]; S is 0 where U's column is.
 
     From the eigenvectors of the smaller Gram matrix, several times faster than LAPACK's svd. They
     are orthonormal, so that U S V^T = A V V^T = A to rounding, whatever the small values are.
     """
     if matrix.shape[1] < matrix.shape[2]:
-        right, values, left = _singular(matrix.swapaxes(1, 2))
+        right, values, left = singular(matrix.swapaxes(1, 2))
         return left.swapaxes(1, 2), values, right.swapaxes(1, 2)
     vectors = np.linalg.eigh(matrix.swapaxes(1, 2) @ matrix)[1][:, :, ::-1]
     projected = matrix @ vectors
@@ -177,7 +183,7 @@ def balanced(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndar
     return first, second
 
 
-def pack(
+def as_factors(
     first: np.ndarray, second: np.ndarray, kernel_size: tuple[int, int], order: str
 ) -> Factors:
     """[g, rows, K] and [g, K, columns] as the kernels of a DecomposedConv2D."""

@@ -14,19 +14,20 @@ import numpy as np
 from espace_tf.numerics.factors import (
     ORDERS,
     Factors,
+    as_factors,
     balanced,
     check_rank,
     checked_arrays,
     energy_rank,
     group_list,
     kernel_matrix,
-    matrix_kernel,
-    pack,
     plain_factors,
     reconstruct,
     response_error,
+    singular,
+    truncated,
 )
-from espace_tf.numerics.patches import Patches
+from espace_tf.numerics.patches import Patches, lower_root
 
 __all__ = [
     "ORDERS",
@@ -35,7 +36,6 @@ __all__ = [
     "decompose",
     "energy_rank",
     "kernel_matrix",
-    "matrix_kernel",
     "plain_factors",
     "reconstruct",
     "response_error",
@@ -43,38 +43,78 @@ __all__ = [
 
 # Share of the identity in the output metric: a few filters must not take all the rank.
 IDENTITY_SHARE = 0.5
-# Least shrinkage: float64 factorises covariances of any rank with it.
+# Least shrinkage: a covariance of any rank is definite with it.
 LEAST_SHRINKAGE = 1e-8
 _GRADIENT_STEPS = 2  # of the first factor in a round: 1 % from the exact solution
 
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """One group's matrix with a nested basis: the first K columns serve rank K."""
+    """One group's matrix, what it is factored by, and how good a pair is."""
 
     weights: np.ndarray  # [taps, m, N]: M by taps of the second convolution
-    basis: np.ndarray  # [m, Kmax]
-    patches: Patches | None
-    output_root: np.ndarray | None  # a root of F, [N, N]: F = output_root output_root^T
+    patches: Patches | None  # None: the plain truncated SVD
+    output_root: np.ndarray | None  # L of F = L L^T, [N, N]
+
+    @functools.cached_property
+    def singular(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """U [m, k], S [k] and V^T [k, taps * N] of the matrix itself."""
+        flat = self.weights.swapaxes(0, 1).reshape(1, self.weights.shape[1], -1)
+        return tuple(part[0] for part in singular(flat))
 
     @functools.cached_property
     def products(self) -> np.ndarray:
         """Sigma W, [taps, m, N]."""
-        return self.weights if self.patches is None else self.patches.times(self.weights)
+        return self.patches.times(self.weights)
 
-    @property
-    def output_metric(self) -> np.ndarray | None:
-        """F, [N, N]."""
-        return None if self.output_root is None else self.output_root @ self.output_root.T
+    @functools.cached_property
+    def basis(self) -> np.ndarray:
+        """Columns of the first factor, the most important one first: C^-1/2 U, [m, Kmax].
+
+        Any root serves, and a Cholesky factor costs a tenth of the symmetric one: with C = L L^T,
+        L^T = Q C^1/2 for an orthogonal Q, so that L^T M has the left singular vectors Q U, and
+        L^-T Q U = C^-1/2 U.
+        """
+        from scipy import linalg
+
+        metric, taps_metric = self.patches.input_metric()
+        lower = lower_root(metric)
+        white = np.tensordot(lower_root(taps_metric).T, lower.T @ self.weights, 1)
+        flat = self._measured(white).swapaxes(0, 1).reshape(len(lower), -1)
+        outer = None
+        if flat.shape[0] > flat.shape[1]:
+            outer, flat = np.linalg.qr(flat)
+        # Left singular vectors as eigenvectors of the Gram matrix: several times faster than svd.
+        left = np.linalg.eigh(flat @ flat.T)[1][:, ::-1][:, : min(flat.shape)]
+        left = left if outer is None else outer @ left
+        return linalg.solve_triangular(lower, left, trans="T", lower=True, check_finite=False)
+
+    def _measured(self, weights: np.ndarray) -> np.ndarray:
+        """Weights whose plain squares are those in the metric of the outputs."""
+        return weights if self.output_root is None else weights @ self.output_root
 
     def pair(self, rank: int, rounds: int) -> tuple[np.ndarray, np.ndarray]:
-        """First [m, K] and exactly fitting second factor [K, taps * N]."""
+        """Balanced first [m, K] and second factor [K, taps * N].
+
+        That of the truncated SVD where the other one changes the measured responses more: the
+        metric of a first factor is an approximation, and shrinkage is not in the data.
+        """
+        plain = truncated(*self.singular, rank)
+        if self.patches is None:
+            return plain
         first = self.basis[:, :rank]
         second = self._second_for(first)
-        for _ in range(rounds if self.patches is not None else 0):
+        for _ in range(rounds):
             first = self._first_for(first, second)
             second = self._second_for(first)
-        return first, second
+        return min(balanced(first, second), plain, key=self._lost)
+
+    def _lost(self, pair: tuple[np.ndarray, np.ndarray]) -> float:
+        """Power of the change of response that a pair makes once it is in float32."""
+        first, second = (part.astype(np.float32).astype(np.float64) for part in pair)
+        taps, size, filters = self.weights.shape
+        made = (first @ second).reshape(size, taps, filters).swapaxes(0, 1)
+        return self.patches.power(self._measured(self.weights - made))
 
     def _second_for(self, first: np.ndarray) -> np.ndarray:
         """The least-squares second factor, H = (B^T Sigma B)^-1 B^T Sigma W."""
@@ -83,27 +123,29 @@ class _Group:
         taps, _, filters = self.weights.shape
         rank = first.shape[1]
         right = np.tensordot(first, self.products, [0, 1]).reshape(rank * taps, filters)
-        if self.patches is not None:  # else the first factor is orthonormal and B^T W solves it
-            right = linalg.solve(self.patches.gram(first), right, assume_a="pos")
-        return right.reshape(rank, taps * filters)
+        lower = lower_root(self.patches.gram(first))
+        return linalg.cho_solve((lower, True), right).reshape(rank, taps * filters)
 
     def _first_for(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """A better first factor for this second one, by a few steps of conjugate gradients.
 
         The normal equations are sum_ij G_ij V Q_ji = sum_j (Sigma W)_j F H_j^T with
         Q_ij = H_i F H_j^T. As G_ij ~ R_ij C, the step C^-1 X (sum_ij R_ij Q_ij)^-1 nearly solves
-        them: a good preconditioner. Started at `first`, no step increases the error.
+        them: a good preconditioner (Hestenes and Stiefel 1952; preconditioned as in Golub and Van
+        Loan, "Matrix Computations", section 11.5). Started at `first`, no step increases the error.
         """
         from scipy import linalg
 
         taps, _, filters = self.weights.shape
         second = second.reshape(len(second), taps, filters).swapaxes(0, 1)
-        measured = second if self.output_metric is None else second @ self.output_metric
+        measured = second
+        if self.output_root is not None:
+            measured = second @ (self.output_root @ self.output_root.T)
         inner = np.einsum("ikn,jln->ijkl", measured, second, optimize=True)
         metric, ratios = self.patches.input_metric()
         core = np.einsum("ij,ijkl->kl", ratios, inner)
-        core[np.diag_indices(len(core))] += 1e-10 * np.trace(core) / len(core) + 1e-300
-        left, right = linalg.cho_factor(metric), linalg.cho_factor(core)
+        core[np.diag_indices(len(core))] += 1e-10 * np.trace(core) / len(core)
+        left, right = ((lower_root(part), True) for part in (metric, core))
 
         def apply(x):
             return sum(
@@ -134,20 +176,16 @@ class _Group:
         """
         from scipy import linalg
 
+        if self.patches is None:
+            squares = np.square(self.singular[1])
+            return float(squares.sum()), squares
         taps, _, filters = self.weights.shape
-        products = self.products
-        right = np.tensordot(self.basis, products, [0, 1]).reshape(-1, filters)
-        if self.patches is not None:
-            lower = linalg.cholesky(
-                self.patches.gram(self.basis), lower=True, overwrite_a=True, check_finite=False
-            )
-            right = linalg.solve_triangular(lower, right, lower=True, check_finite=False)
-        weights = self.weights
-        if self.output_root is not None:
-            right, weights = right @ self.output_root, weights @ self.output_root
-            products = products @ self.output_root
+        right = np.tensordot(self.basis, self.products, [0, 1]).reshape(-1, filters)
+        lower = lower_root(self.patches.gram(self.basis))
+        right = linalg.solve_triangular(lower, self._measured(right), lower=True)
         explained = np.square(right).reshape(-1, taps * filters).sum(axis=1)
-        return float(np.vdot(weights, products)), explained
+        total = np.vdot(self._measured(self.weights), self._measured(self.products))
+        return float(total), explained
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,13 +217,12 @@ class Decomposition:
     @property
     def max_rank(self) -> int:
         """Full rank, per group: min(kh Cin / g, kw Cout / g) vertical first."""
-        return self._parts[0].basis.shape[1]
+        return min(kernel_matrix(self._kernel, self.order, self.groups).shape[1:])
 
     @functools.cached_property
     def singular_values(self) -> np.ndarray:
         """[Kmax] of the kernel itself (of all groups together: root of the sum of squares)."""
-        matrix = kernel_matrix(self._kernel, self.order, self.groups)
-        return np.sqrt(np.square(np.linalg.svd(matrix, compute_uv=False)).sum(axis=0))
+        return np.sqrt(sum(np.square(part.singular[1]) for part in self._parts))
 
     def factors(self, rank: int, rounds: int = 1) -> Factors:
         """The balanced pair of this rank, refitted and with its corrected bias.
@@ -206,9 +243,9 @@ class Decomposition:
         if rounds < 0:
             raise ValueError(f"rounds must be at least 0. Received: {rounds}")
         check_rank(rank, self.max_rank)
-        pairs = [balanced(*part.pair(rank, rounds)) for part in self._parts]
+        pairs = [part.pair(rank, rounds) for part in self._parts]
         first, second = (np.stack(side) for side in zip(*pairs, strict=True))
-        factors = pack(first, second, self._kernel.shape[:2], self.order)
+        factors = as_factors(first, second, self._kernel.shape[:2], self.order)
         return Factors(factors.first, factors.second, self._corrected_bias(factors))
 
     def _corrected_bias(self, factors: Factors) -> np.ndarray | None:
@@ -277,12 +314,13 @@ def decompose(
     parts = []
     for group in range(groups):
         patches = None
-        if covariance and np.trace(covariance[group]) > 0:
+        if covariance:
             view = np.asarray(covariance[group]).reshape(kernel.shape[:3] * 2)
             patches = Patches(view, order, max(shrinkage, LEAST_SHRINKAGE))
+        if patches and not patches.scale:
+            patches = None
         weights = matrix[group].reshape(len(matrix[group]), taps, -1).swapaxes(0, 1)
-        root = roots[group] if roots else None
-        parts.append(_Group(weights, _basis(weights, patches, root), patches, root))
+        parts.append(_Group(weights, patches, roots[group] if roots and patches else None))
     return Decomposition(
         order=order,
         groups=groups,
@@ -293,51 +331,18 @@ def decompose(
     )
 
 
-def _basis(
-    weights: np.ndarray, patches: Patches | None, output_root: np.ndarray | None
-) -> np.ndarray:
-    """Columns of the first factor, the most important one first: C^-1/2 U, [m, Kmax].
-
-    Any root serves, and a Cholesky factor costs a tenth of the symmetric one: with C = L L^T,
-    L^T = Q C^1/2 for an orthogonal Q, so that L^T M has the left singular vectors Q U, and
-    L^-T Q U = C^-1/2 U.
-    """
-    from scipy import linalg
-
-    lower = None
-    if patches is not None:
-        metric, taps_metric = patches.input_metric()
-        lower = np.linalg.cholesky(metric)
-        weights = np.tensordot(_root(taps_metric), lower.T @ weights, 1)
-    if output_root is not None:
-        weights = weights @ output_root
-    flat = weights.swapaxes(0, 1).reshape(weights.shape[1], -1)
-    outer = None
-    if flat.shape[0] > flat.shape[1]:
-        outer, flat = np.linalg.qr(flat)
-    # Left singular vectors as eigenvectors of the Gram matrix: several times faster than an svd.
-    left = np.linalg.eigh(flat @ flat.T)[1][:, ::-1][:, : min(flat.shape)]
-    left = left if outer is None else outer @ left
-    if lower is None:
-        return left
-    return linalg.solve_triangular(lower, left, trans="T", lower=True, check_finite=False)
-
-
 def _errors(parts: Sequence[_Group]) -> np.ndarray:
+    # A group whose patches do not vary counts nothing beside groups whose patches do.
+    scales = np.array([part.patches.scale if part.patches else 0.0 for part in parts])
+    scales = scales / scales.max() if scales.any() else np.ones(len(parts))
     powers = [part.powers() for part in parts]
-    total = sum(power for power, _ in powers)
-    explained = np.sum([steps for _, steps in powers], axis=0)
+    total = sum(scale * power for scale, (power, _) in zip(scales, powers, strict=True))
+    explained = scales @ [steps for _, steps in powers]
     if total <= 0:  # a kernel without response: any rank keeps it
         return np.zeros(len(explained) + 1)
     left = np.concatenate([[1.0], 1 - np.cumsum(explained) / total])
     left[-1] = 0.0  # exact up to rounding
     return np.minimum.accumulate(np.clip(left, 0, 1))
-
-
-def _root(metric: np.ndarray) -> np.ndarray:
-    """The symmetric square root of a positive semidefinite matrix."""
-    values, vectors = np.linalg.eigh(metric)
-    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
 def _output_roots(
@@ -350,11 +355,12 @@ def _output_roots(
     if gradient is None:
         return None
     gradient = checked_arrays("gradient", [np.asarray(gradient)], (filters, filters))[0]
+    gradient = gradient.astype(np.float64)
     scale = np.trace(gradient) / filters
-    if scale <= 0:
+    if scale <= np.finfo(np.float64).tiny:
         return None
-    metric = (1 - IDENTITY_SHARE) / scale * gradient.astype(np.float64)
+    metric = (1 - IDENTITY_SHARE) / scale * (gradient + gradient.T) / 2
     metric[np.diag_indices(filters)] += IDENTITY_SHARE
     width = filters // groups
     starts = range(0, filters, width)
-    return [np.linalg.cholesky(metric[i : i + width, i : i + width]) for i in starts]
+    return [lower_root(metric[i : i + width, i : i + width]) for i in starts]

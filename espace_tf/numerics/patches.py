@@ -1,19 +1,28 @@
 """What a low-rank pair needs to know of the patches that a layer reads: their second moments."""
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 
 import numpy as np
+
+ROUNDING = 1e-6  # of sums in float32, as a share of the variances
 
 
 @dataclass(frozen=True, eq=False)
 class Patches:
     """Second moments of one group's patches, in blocks of the second convolution's taps.
 
+    Sums in finite precision need not give a covariance: blocks are made symmetric, limited to what
+    the variances allow (|s_ij|^2 <= s_ii s_jj, Cauchy and Schwarz), and scaled to a mean variance
+    of 1, so that no unit of the data is too large or too small. Blocks are made when they are
+    asked for: the whole matrix may take hundreds of megabytes.
+
     Args:
-        covariance: [kh, kw, C, kh, kw, C] view.
+        covariance: [kh, kw, C, kh, kw, C] view; its `scale` must not be 0.
         order: "vertical" or "horizontal".
-        shrinkage: what is added to the diagonal, as a share of its mean.
+        shrinkage: what is added to the diagonal, as a share of its mean (Ledoit and Wolf 2004,
+            "A well-conditioned estimator for large-dimensional covariance matrices", equation 6).
     """
 
     covariance: np.ndarray
@@ -21,37 +30,49 @@ class Patches:
     shrinkage: float
 
     @functools.cached_property
-    def ridge(self) -> float:
-        """What is added to the diagonal."""
-        size = int(np.prod(self.covariance.shape[:3]))
-        return self.shrinkage * np.trace(self.covariance.reshape(size, size)) / size
+    def _variances(self) -> np.ndarray:
+        """[taps, m], none negative."""
+        found = np.einsum("abcabc->abc", self.covariance).astype(np.float64)
+        found = np.maximum(found if self.order == "horizontal" else found.swapaxes(0, 1), 0)
+        return found.reshape(len(found), -1)
+
+    @property
+    def scale(self) -> float:
+        """The mean variance, in the unit of the data; 0 if the patches do not differ."""
+        mean = float(self._variances.mean())
+        return mean if mean > np.finfo(np.float64).tiny else 0.0
 
     @property
     def taps(self) -> int:
-        """Of the second convolution."""
-        return self.covariance.shape[1 if self.order == "vertical" else 0]
+        """How many the second convolution has."""
+        return len(self._variances)
 
     def block(self, i: int, j: int) -> np.ndarray:
         """Covariance of what taps i and j of the second convolution see.
 
         [m, m] with m = (taps of the first convolution) * channels.
         """
-        if self.order == "vertical":
-            block = self.covariance[:, i, :, :, j]
-        else:
-            block = self.covariance[i, :, :, j]
-        size = block.shape[0] * block.shape[1]
-        block = block.reshape(size, size).astype(np.float64)
+        size, scale = self._variances.shape[1], self.scale
+        axis = 1 if self.order == "vertical" else 0
+        views = [self.covariance.take(a, axis).take(b, axis + 2) for a, b in ((i, j), (j, i))]
+        here, twin = (view.reshape(size, size).astype(np.float64) / scale for view in views)
+        block = (here + twin.T) / 2
+        rows, columns = (np.sqrt(self._variances[tap] / scale) for tap in (i, j))
+        limit = np.outer(rows, columns)
+        np.clip(block, -limit, limit, out=block)
         if i == j:
-            block[np.diag_indices(size)] += self.ridge
+            block[np.diag_indices(size)] += self.shrinkage
         return block
 
     def input_metric(self) -> tuple[np.ndarray, np.ndarray]:
-        """C = mean_b G_bb and R_bb' = tr(G_bb') / tr(C): Sigma ~ R kron C."""
+        """C = mean_b G_bb and R_bb' = tr(G_bb') / tr(C): Sigma ~ R kron C.
+
+        A separable approximation in the manner of Van Loan and Pitsianis 1993, "Approximation with
+        Kronecker products", by traces instead of their singular value decomposition.
+        """
         mean = sum(self.block(i, i) for i in range(self.taps)) / self.taps
         traces = [[np.trace(self.block(i, j)) for j in range(self.taps)] for i in range(self.taps)]
-        ratios = np.array(traces) / np.trace(mean)
-        return mean, (ratios + ratios.T) / 2
+        return mean, np.array(traces) / np.trace(mean)
 
     def gram(self, basis: np.ndarray) -> np.ndarray:
         """B^T Sigma B for B = I kron basis, [K taps, K taps], index k * taps + tap."""
@@ -70,3 +91,30 @@ class Patches:
             sum(self.block(i, j) @ weights[j] for j in range(self.taps)) for i in range(self.taps)
         ]
         return np.stack(products)
+
+    def power(self, weights: np.ndarray) -> float:
+        """E |W^T x|^2 of weights [taps, m, N] over the patches as measured, without shrinkage.
+
+        What rounding of the sums may have made negative is added: a share of every variance.
+        """
+        measured = dataclasses.replace(self, shrinkage=0.0).times(weights)
+        rounding = ROUNDING * np.square(weights).sum(axis=2) * self._variances / self.scale
+        return max(float(np.vdot(weights, measured) + rounding.sum()), 0.0)
+
+
+def lower_root(metric: np.ndarray) -> np.ndarray:
+    """The Cholesky factor L of a positive semidefinite matrix, L L^T = metric.
+
+    A matrix that is singular, or indefinite by rounding, gets the least multiple of its mean
+    diagonal that makes it definite (Higham 2002, "Accuracy and Stability of Numerical Algorithms",
+    section 10.3: rounding needs some n 1e-16 of it).
+    """
+    from scipy import linalg
+
+    scale, ridge = np.abs(np.diag(metric)).mean() or np.abs(metric).max() or 1.0, 0.0
+    while True:
+        raised = metric + ridge * scale * np.eye(len(metric)) if ridge else metric
+        try:
+            return linalg.cholesky(raised, lower=True, check_finite=False)
+        except linalg.LinAlgError:
+            ridge = max(100 * ridge, 1e-14)

@@ -106,6 +106,23 @@ def test_patch_moments_of_all_positions(library):
             np.testing.assert_allclose(covariance, expected, atol=2e-5, err_msg=path)
 
 
+def test_large_values_that_hardly_vary_do_not_cancel():
+    random = np.random.default_rng(SEED)
+    x = (300 + random.normal(size=(40, 7, 6, 4))).astype(np.float32)
+    x[..., 1], x[..., 2] = 0, 1e4  # dead channels
+    x[..., 3] *= 1e-3
+    model = keras.Sequential([keras.Input((7, 6, 4)), keras.layers.Conv2D(3, (2, 3), name="conv")])
+    (site,) = read_sites(model)
+    batches = in_batches(x, np.zeros(40), 16)  # the last one is smaller
+    found = moments.input_moments(model, [site], batches, 1, SEED)["conv"]
+    flat = cut(x, site).reshape(-1, 24)
+    covariance, expected = found["covariance"][0], np.cov(flat.T, bias=True)
+    limit = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
+    assert (np.abs(covariance - expected) <= 1e-5 * limit).all(), f"seed {SEED}"
+    np.testing.assert_allclose(found["mean"][0], flat.mean(axis=0), rtol=1e-9)
+    assert np.linalg.eigvalsh(covariance).min() > -1e-6
+
+
 def test_drawn_positions_are_seeded_enough_and_close():
     model, (x, y) = network(keras), samples(64)
     (site,) = (site for site in read_sites(model) if site.path == "shared")
