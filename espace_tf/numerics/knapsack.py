@@ -1,16 +1,13 @@
-"""Which option for every layer: the multiple-choice knapsack (NumPy, SciPy)."""
+"""Which option for every layer: the multiple-choice knapsack (NumPy)."""
 
-import contextlib
-import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-# How far above the least total damage a choice may lie at most, relative: the end of a proof can
-# take hours.
+# How far above the least total damage a choice may lie at most, relative.
 _GAP = 1e-7
-_SECONDS = 60
+# Partial choices kept after each layer: of more, those nearest to the bound at every cost.
+_MOST_STATES = 5_000
 
 
 def allocate(
@@ -18,9 +15,13 @@ def allocate(
 ) -> list[int] | None:
     """One option per layer with the least total damage at a total cost of at most `budget`.
 
-    Exact (up to a relative 1e-7) by branch and bound: minimise sum d_ij x_ij over binary x with
-    sum_j x_ij = 1 for every layer i and sum c_ij x_ij <= budget. Options that another one of the
-    same layer beats in both cost and damage are left out first.
+    Minimises sum d_ij x_ij over binary x with sum_j x_ij = 1 for every layer i and
+    sum c_ij x_ij <= budget, exact up to a relative 1e-7 but for problems of very many nearly equal
+    choices. Options that another one of the same layer beats in both cost and damage are left out
+    first. Lagrange's relaxation gives a good choice and a bound; partial choices that cannot beat
+    the one because of the other are dropped, and dynamic programming goes over the rest (Pisinger
+    1995, "A minimal algorithm for the multiple-choice knapsack problem", European Journal of
+    Operational Research 83).
 
     Args:
         costs, damages: per layer, one number per option; at least one option each.
@@ -54,49 +55,33 @@ def cheapest(costs: Sequence[np.ndarray], damages: Sequence[np.ndarray]) -> list
 
 def _undominated(costs: np.ndarray, damages: np.ndarray) -> np.ndarray:
     """Indices of the options with less damage than every cheaper one, cheapest first."""
-    order = np.lexsort((damages, costs))
-    best = np.minimum.accumulate(damages[order])
-    first = np.concatenate([[True], damages[order][1:] < best[:-1]])
-    return order[first]
+    if not len(costs):
+        return np.zeros(0, int)
+    ranking = np.lexsort((damages, costs))
+    best = np.minimum.accumulate(damages[ranking])
+    first = np.concatenate([[True], damages[ranking][1:] < best[:-1]])
+    return ranking[first]
 
 
 def _solve(costs: Sequence[np.ndarray], damages: Sequence[np.ndarray], budget: float) -> list[int]:
     """The choice among undominated options (cheapest first in each layer) within the budget.
 
     Costs are taken relative to each layer's cheapest option and damages to its least one, so that
-    small differences between large sums are not lost; both are scaled by what is at stake, because
-    the solver's tolerances (1e-6) are absolute. It may exceed a bound by its tolerance: then the
-    bound is drawn in by what it exceeded.
+    small differences between large sums are not lost.
     """
-    extra_costs = [values - values[0] for values in costs]
-    extra_damages = [values - values[-1] for values in damages]
     room = budget - sum(values[0] for values in costs)
-    good = _relaxed(extra_costs, extra_damages, room)
-    worst = sum(values[choice] for values, choice in zip(extra_damages, good, strict=True))
-    if room <= 0 or worst <= 0:
-        return good
-    bound = 1.0
-    for _ in range(8):
-        found = _branch_and_bound(
-            [values / room for values in extra_costs],
-            [values / worst for values in extra_damages],
-            bound,
-        )
-        if found is None:
-            return good
-        used = sum(values[choice] for values, choice in zip(extra_costs, found, strict=True))
-        if used <= room:
-            return found
-        bound -= 2 * (used / room - 1)
-    return good
+    costs = [values - values[0] for values in costs]
+    damages = [values - values[-1] for values in damages]
+    return _improved(costs, damages, room, *_relaxed(costs, damages, room))
 
 
 def _relaxed(
     costs: Sequence[np.ndarray], damages: Sequence[np.ndarray], budget: float
-) -> list[int]:
-    """A good choice within the budget: least damage + price * cost at the lowest price that fits.
+) -> tuple[list[int], float]:
+    """A good choice within the budget, and the price of cost at which it is the best one.
 
-    The choice of the cheapest option everywhere must fit.
+    It has the least damage + price * cost at the lowest price that fits. The choice of the cheapest
+    option everywhere must fit.
     """
 
     def choose(price: float) -> list[int]:
@@ -106,59 +91,59 @@ def _relaxed(
         ]
 
     def fits(choice: list[int]) -> bool:
-        return sum(values[index] for values, index in zip(costs, choice, strict=True)) <= budget
+        return _total(costs, choice) <= budget
 
-    best, low, high = [0] * len(costs), 0.0, 1.0
+    low, high = 0.0, 1.0
     if fits(choose(low)):
-        return choose(low)
+        return choose(low), low
     while not fits(choose(high)) and high < 1e30:
         low, high = high, high * 4
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (low, middle) if fits(choose(middle)) else (middle, high)
-    return choose(high) if fits(choose(high)) else best
+    return (choose(high) if fits(choose(high)) else [0] * len(costs)), high
 
 
-def _branch_and_bound(
-    costs: Sequence[np.ndarray], damages: Sequence[np.ndarray], budget: float
-) -> list[int] | None:
-    """The best choice of total damage at most about 1, to the solver's tolerance; None: none."""
-    from scipy import optimize, sparse
+def _improved(
+    costs: Sequence[np.ndarray],
+    damages: Sequence[np.ndarray],
+    budget: float,
+    good: list[int],
+    price: float,
+) -> list[int]:
+    """The best choice, of which `good` is one; by dynamic programming over the layers.
 
-    cost, damage = np.concatenate(costs), np.concatenate(damages)
-    starts = np.cumsum([0, *map(len, costs)])
-    owner = np.repeat(np.arange(len(costs)), np.diff(starts))
-    one_each = sparse.csr_array((np.ones(len(owner)), (owner, np.arange(len(owner)))))
-    possible = (cost <= budget) & (damage <= 1 + 1e-6)
-    constraints = [
-        optimize.LinearConstraint(one_each, 1, 1),
-        optimize.LinearConstraint(np.where(possible, cost, 0)[None], -np.inf, budget),
-    ]
-    with _prints_to_stderr():
-        result = optimize.milp(
-            np.where(possible, damage, 0),
-            constraints=constraints,
-            integrality=np.ones(len(owner)),
-            bounds=optimize.Bounds(0, possible.astype(float)),
-            options={"mip_rel_gap": _GAP, "time_limit": _SECONDS},
-        )
-    if result.x is None:
-        return None
-    return [int(result.x[a:b].argmax()) for a, b in zip(starts[:-1], starts[1:], strict=True)]
-
-
-@contextlib.contextmanager
-def _prints_to_stderr() -> Iterator[None]:
-    """Turns the process's standard output into its standard error for a while.
-
-    The solver (HiGHS in SciPy 1.17) now and then prints a debugging line past Python, where it
-    would end up among the results that a command prints.
+    What a choice loses against the relaxation's bound, sum_i min_j (d_ij + price c_ij) - price
+    budget, is the sum over the layers of each option's excess over that minimum, and the price of
+    what is left of the budget. A choice better than `good` loses less than `good` does.
     """
-    sys.stdout.flush()
-    saved = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 1)
-        os.close(saved)
+    prices = [d + price * c for c, d in zip(costs, damages, strict=True)]
+    excesses = [values - values.min() for values in prices]
+    best = _total(damages, good)
+    window = best * (1 - _GAP) - sum(values.min() for values in prices) + price * budget
+    useful = [np.flatnonzero(values <= window) for values in excesses]
+    least = [values[index].min(initial=np.inf) for values, index in zip(costs, useful, strict=True)]
+    states, trail = np.zeros((3, 1)), []  # cost, damage, excess
+    for layer, index in enumerate(useful):
+        steps = np.stack([each[layer][index] for each in (costs, damages, excesses)])
+        sums = (states[:, :, None] + steps[:, None]).reshape(3, -1)
+        alive = (sums[0] + sum(least[layer + 1 :]) <= budget) & (sums[2] <= window)
+        kept = np.flatnonzero(alive)
+        kept = kept[_undominated(*sums[:2, kept])]
+        if len(kept) > _MOST_STATES:
+            share = np.arange(len(kept)) * _MOST_STATES // len(kept)
+            nearest = kept[np.lexsort((sums[2, kept], share))]
+            kept = nearest[np.flatnonzero(np.diff(share, prepend=-1))]
+        states = sums[:, kept]
+        trail.append((kept // max(len(index), 1), index[kept % max(len(index), 1)]))
+    if not states.size or states[1].min() >= best:
+        return good
+    state, found = int(states[1].argmin()), []
+    for parents, options in reversed(trail):
+        found.append(int(options[state]))
+        state = parents[state]
+    return found[::-1]
+
+
+def _total(values: Sequence[np.ndarray], choice: list[int]) -> float:
+    return sum(each[index] for each, index in zip(values, choice, strict=True))
