@@ -56,7 +56,7 @@ def guess(sites: dict[str, SiteAnalysis]) -> None:
 def calibrate(
     sites: dict[str, SiteAnalysis],
     what_if: Callable[[], WhatIf],
-    stages: ResultCache,
+    cache: ResultCache,
     advance: Callable[[int], None],
 ) -> None:
     """Gives every option its damage in units of loss.
@@ -71,12 +71,12 @@ def calibrate(
     Args:
         sites: by path, with measured times; their probes and options are set.
         what_if: gives a WhatIf of all `changeable` sites.
-        stages: where losses are kept.
+        cache: where losses are kept.
         advance: told of each layer that is done.
     """
     tried = [sites[site.path] for site in changeable(sites)]
     for site in tried:
-        found = stages.get(f"probes-{site.site.path}", lambda site=site: _probe(site, what_if()))
+        found = cache.get(f"probes-{site.site.path}", lambda site=site: _probe(site, what_if()))
         site.rank_probes = tuple(map(tuple, found["rank"].tolist()))
         site.mask_probes = tuple(map(tuple, found["mask"].tolist()))
         site.release()
@@ -95,7 +95,7 @@ def calibrate(
         )
         for site in tried
     }
-    timed = stages.of_this_machine()  # which plan is tried depends on times
+    timed = cache.of_this_machine()  # which plan is tried depends on times
     together = timed.get("together", lambda: {"scales": _together(tried, parts, what_if())})
     for site in tried:
         losses = parts[site.site.path] @ together["scales"]

@@ -22,8 +22,8 @@ class SweepRow:
     Attributes:
         asked: the speed that was asked for; 1 of the given model.
         measured: the given model's time over this one's.
-        damage: the predicted increase of the loss, all layers together, or without data the errors
-            of the weights; None if no layer has one.
+        damage: the predicted increase of the loss (see `LayerPlan`), all layers together, or
+            without data the errors of the weights; None if no layer has one.
         accuracy: share of validation images whose largest output is their class; None if not known
             or if the outputs are no classes.
         loss: mean over the validation images; None if not known.

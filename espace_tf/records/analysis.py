@@ -94,14 +94,14 @@ class SiteAnalysis:
         best by a neighbour, and leaves no hole wider than config.max_gap.
         """
         if (family, keep) not in self._masks:
-            size = self.site.output_sizes[0]
-            if self.config.profile == "faithful" or self.damage_table is None:
-                gap = None if self.config.profile == "faithful" else self.config.max_gap
-                made = masks.kept(family, size, keep, impact=self.impact, max_gap=gap)
+            faithful = self.config.profile == "faithful"
+            options: dict[str, Any] = {"max_gap": None if faithful else self.config.max_gap}
+            if faithful or self.damage_table is None:
+                options["impact"] = self.impact
             else:
-                options = {"table": self.damage_table, "max_gap": self.config.max_gap}
-                made = masks.kept(family, size, keep, **options)
-            self._masks[family, keep] = made
+                options["table"] = self.damage_table
+            size = self.site.output_sizes[0]
+            self._masks[family, keep] = masks.kept(family, size, keep, **options)
         return self._masks[family, keep]
 
     @property
@@ -238,7 +238,7 @@ def _unpack_triangle(triangle: np.ndarray, size: int) -> np.ndarray:
 
 def _site_to_json(analysis: SiteAnalysis) -> dict[str, Any]:
     return {
-        "site": analysis.site.to_json(),
+        "site": dataclasses.asdict(analysis.site),
         "dense_ms": analysis.dense_ms,
         "options": [dataclasses.asdict(option) for option in analysis.options],
         "rank_probes": analysis.rank_probes,

@@ -21,10 +21,11 @@ class Option:
         ms: time of the layer in milliseconds, all of its calls together, on the analysed runtime,
             batch size and threads.
         measured: whether ms was measured as it stands; otherwise it lies on the line between the
-            measured options of its kind (see `espace_tf.options.interpolate_ms`).
+            measured options of its kind (see `interpolate_ms`).
         error: predicted relative squared error of the layer's response to the decomposition.
-        damage: predicted increase of the loss per sample, calibrated by what ranks and masks lose
-            when they are tried, one layer at a time and all together.
+        damage: predicted increase of the loss: nats per image where the outputs are classes, else
+            the relative squared error of the outputs; calibrated by what ranks and masks lose when
+            they are tried, one layer at a time and all together.
         macs: multiply-accumulates per image, all calls together.
     """
 

@@ -1,6 +1,5 @@
 """Site: what the planner must know of one convolution, without the model it stands in."""
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -108,22 +107,9 @@ class Site:
         counted = self.input_sizes if self.kind == "transpose" else self.output_sizes
         return sum(math.prod(size) for size in counted) * self._macs_per_position()
 
-    def parameters(self, rank: int | None = None, order: str = "vertical") -> int:
-        """Weights of the layer, or of its separable pair of this rank, bias included."""
-        bias = self.filters if self.use_bias else 0
-        if rank is None:
-            return self._macs_per_position() + bias
-        axis = _axis(order)
-        first = self.kernel_size[axis] * self.in_channels * rank
-        return first + self.kernel_size[1 - axis] * rank * self.filters + bias
-
-    def to_json(self) -> dict[str, Any]:
-        """Its fields as plain JSON values."""
-        return dataclasses.asdict(self)
-
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Site":
-        """The site that `to_json` described.
+        """The site of fields that JSON held.
 
         Raises:
             ValueError: a field is missing or unknown.

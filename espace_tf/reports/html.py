@@ -13,6 +13,7 @@ import numpy as np
 
 from espace_tf.checks import require
 from espace_tf.files import atomic_write, output_path
+from espace_tf.numerics.factors import ORDERS
 from espace_tf.planning.sweep import SweepRow
 from espace_tf.records.plan import LayerPlan, Plan, SummaryRow
 from espace_tf.reports import curves
@@ -87,10 +88,13 @@ def report(
     require("report", "jinja2", "matplotlib")
     if analysis is None:
         analysis = getattr(model_or_plan, "espace_analysis", None)
+    sites = {} if analysis is None else analysis.sites
     summary = plan.summary()
     shown = None if model_or_plan is plan else model_or_plan
     layers = [
-        _layer(row, plan.layers[row.path], analysis) for row in summary if row.path in plan.layers
+        _layer(row, plan.layers[row.path], sites.get(row.path))
+        for row in summary
+        if row.path in plan.layers
     ]
     page = _render(
         title=f"Compression of {getattr(model_or_plan, 'name', 'a model')}",
@@ -103,7 +107,7 @@ def report(
         slowest=max((max(layer.milliseconds or (0,)) for layer in layers), default=0) or 1,
         skipped=[row for row in summary if row.path not in plan.layers],
         with_impact=any(
-            getattr(_found(layer.path, analysis), "impact", None) is not None
+            getattr(sites.get(layer.path), "impact", None) is not None
             for layer in layers
             if layer.map
         ),
@@ -137,10 +141,11 @@ def _check_known(analysis: Any, rows: Any, sweep: Any) -> None:
 
 def _lead(plan: Plan, analysis: Any) -> str:
     """One sentence on how the compression was made."""
+    count = len(plan.layers)
     parts = [
-        f"{len(plan.layers)} of {len(plan.layers) + len(plan.skipped)} convolutions compressed"
+        f"{count} of {count + len(plan.skipped)} convolutions compressed",
+        f"profile “{plan.profile}”",
     ]
-    parts.append(f"profile “{plan.profile}”")
     config = getattr(analysis, "config", None)
     if config is not None:
         threads = "" if config.threads is None else f", {config.threads} threads"
@@ -156,13 +161,8 @@ def _tiles(
     tiles = []
     if len(rows) > 1:
         before, after = rows[0], rows[1]
-        tiles.append(
-            (
-                "Speed-up, measured",
-                f"{after.speedup:.2f}×",
-                f"{before.milliseconds:.3g} → {after.milliseconds:.3g} ms per call",
-            )
-        )
+        times = f"{before.milliseconds:.3g} → {after.milliseconds:.3g} ms per call"
+        tiles.append(("Speed-up, measured", f"{after.speedup:.2f}×", times))
         if before.macs and after.macs:
             tiles.append(_shrunk("Multiply-accumulates", before.macs, after.macs))
         tiles.append(_shrunk("Parameters", before.parameters, after.parameters))
@@ -170,13 +170,8 @@ def _tiles(
         tiles.append(("Speed-up, measured", f"{plan.measured_speedup:.2f}×", ""))
     if plan.predicted_speedup is not None:
         asked = "" if plan.speedup is None else f"; asked: {plan.speedup:g}×"
-        tiles.append(
-            (
-                "Speed-up, planned",
-                f"{plan.predicted_speedup:.2f}×",
-                f"{plan.dense_ms:.3g} → {plan.predicted_ms:.3g} ms{asked}",
-            )
-        )
+        times = f"{plan.dense_ms:.3g} → {plan.predicted_ms:.3g} ms{asked}"
+        tiles.append(("Speed-up, planned", f"{plan.predicted_speedup:.2f}×", times))
     known = [layer.macs for layer in layers if layer.macs]
     if known and len(rows) < 2:
         dense, small = (sum(column) for column in zip(*known, strict=True))
@@ -205,8 +200,8 @@ def short(number: float) -> str:
     return f"{number:g}"
 
 
-def _layer(row: SummaryRow, layer: LayerPlan, analysis: Any) -> _Layer:
-    found = _found(row.path, analysis)
+def _layer(row: SummaryRow, layer: LayerPlan, found: Any) -> _Layer:
+    """What the page shows of a layer; `found` is its SiteAnalysis, or None."""
     site = None if found is None else found.site
     known = row.before_ms is not None and row.after_ms is not None
     mapped = layer.positions is not None and layer.output_size is not None
@@ -221,11 +216,6 @@ def _layer(row: SummaryRow, layer: LayerPlan, analysis: Any) -> _Layer:
         curve=None if found is None or layer.rank is None else _curve(layer, found),
         map=_map(layer, None if found is None else found.impact) if mapped else None,
     )
-
-
-def _found(path: str, analysis: Any) -> Any:
-    """What the analysis knows of a layer, None if nothing."""
-    return None if analysis is None else analysis.sites.get(path)
 
 
 def _geometry(site: Any) -> str:
@@ -261,34 +251,9 @@ def _macs(layer: LayerPlan, site: Any) -> tuple[int, int] | None:
 
 def _curve(layer: LayerPlan, found: Any) -> str:
     """The predicted error of every rank, the chosen one marked, as an SVG data URI."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.6, 2.15), layout="constrained")
-    axes = figure.add_subplot()
     other = "horizontal" if layer.order == "vertical" else "vertical"
-    for order, colour in ((other, curves.PALE), (layer.order, curves.INK)):
-        errors = 100 * np.asarray(found.decomposition(order).errors)
-        axes.plot(errors, color=colour, linewidth=1.6)
-    errors = 100 * np.asarray(found.decomposition(layer.order).errors)
-    chosen = float(errors[layer.rank])
-    axes.plot([layer.rank], [chosen], "o", color=curves.INK, markersize=6)
-    axes.annotate(
-        f"rank {layer.rank}: {chosen:.2g} %",
-        (layer.rank, chosen),
-        xytext=(7, 9),
-        textcoords="offset points",
-        fontsize=9,
-        color=curves.INK,
-    )
-    axes.set_xlim(0, len(errors) - 1)
-    axes.set_ylim(0, None)
-    axes.set_xlabel("rank", fontsize=9)
-    axes.set_ylabel("squared error, %", fontsize=9)
-    axes.tick_params(labelsize=8, length=3)
-    axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return _data_uri("svg+xml", buffer.getvalue())
+    errors = {order: 100 * np.asarray(found.decomposition(order).errors) for order in ORDERS}
+    return _data_uri("svg+xml", curves.rank_curve(errors[layer.order], errors[other], layer.rank))
 
 
 def _speeds(sweep: Sequence[SweepRow], chosen: Any) -> str | None:

@@ -101,20 +101,16 @@ def benchmark(
     runs = [measure.runner(each, arrays, runtime, threads) for each in ran]
     outputs = [read() for _, read in runs]
     times = measure.rounds([run for run, _ in runs], repeats)
-    medians, ratios = np.median(1e3 * times, axis=0), np.median(times / times[:, :1], axis=0)
+    medians = np.median(1e3 * times, axis=0).tolist()
+    ratios = np.median(times / times[:, :1], axis=0).tolist()
+    measured = zip(models, names, medians, ratios, outputs, strict=True)
     return [
         Row(
-            name=name,
-            milliseconds=float(median),
-            ratio=float(ratio),
-            macs=_macs(each),
-            parameters=each.count_params(),
+            *(name, median, ratio, _macs(each), each.count_params()),
             max_difference=_difference(outputs[0], found),
             inputs="noise" if inputs is None else "given",
         )
-        for each, name, median, ratio, found in zip(
-            models, names, medians, ratios, outputs, strict=True
-        )
+        for each, name, median, ratio, found in measured
     ]
 
 
@@ -127,7 +123,8 @@ def _check_models(models: Sequence[Any]) -> None:
                 f"model {model.name!r} has no known inputs: call it on data, or give it an Input"
             )
         first, own = ([tuple(t.shape[1:]) for t in each.inputs] for each in (models[0], model))
-        if len(first) != len(own) or not all(map(_compatible, first, own)):
+        fits = (tf.TensorShape(a).is_compatible_with(b) for a, b in zip(first, own, strict=False))
+        if len(first) != len(own) or not all(fits):
             raise ValueError(
                 f"models must take the same inputs. Received: {first} by {models[0].name!r}, "
                 f"{own} by {model.name!r}"
@@ -146,15 +143,9 @@ def _checked_names(models: Sequence[Any], names: Sequence[str] | None) -> list[s
                 f"names must be {len(models)} different ones, one a model. Received: {names!r}"
             )
         return list(names)
-    distinct: list[str] = []
-    for model in models:
-        taken = sum(each.name == model.name for each in models[: len(distinct)])
-        distinct.append(f"{model.name}_{taken}" if taken else model.name)
-    return distinct
-
-
-def _compatible(one: tuple, other: tuple) -> bool:
-    return tf.TensorShape(one).is_compatible_with(other)
+    own = [model.name for model in models]
+    earlier = [own[:index].count(name) for index, name in enumerate(own)]
+    return [f"{name}_{taken}" if taken else name for name, taken in zip(own, earlier, strict=True)]
 
 
 def _batch(model: Any, batch_size: int, inputs: Any) -> list[np.ndarray]:
