@@ -7,7 +7,7 @@ from os import PathLike
 from typing import Any
 
 from espace_tf.checks import MOST_SEED, check_choice, check_count, check_number, check_threads
-from espace_tf.numerics.masks import FAMILIES
+from espace_tf.numerics.masks import BY_LAYER
 
 PROFILES = ("default", "faithful")
 RUNTIMES = ("tf", "litert")
@@ -38,7 +38,7 @@ class EspaceConfig:
         energy: share of a kernel's energy that the ranks of the faithful profile keep.
         keeps: shares of the output positions that masks are offered with.
         mask_families: which masks are offered, of "impact", "rows", "columns", "grid", "lattice",
-            "runs" and "pooling"; empty: none.
+            "runs"; none of them if empty.
         shrinkage: how far the patch covariance is drawn towards a multiple of the identity.
         max_gap: a mask of the default profile leaves no hole wider than this many positions.
         min_map: a map whose height or width is below this is never masked.
@@ -87,7 +87,7 @@ class EspaceConfig:
                 check_number(keep, "keeps", 0.01, 0.99) for keep in _several(self.keeps, "keeps")
             ),
             "mask_families": tuple(
-                check_choice(family, "mask_families", FAMILIES)
+                check_choice(family, "mask_families", BY_LAYER)
                 for family in _several(self.mask_families, "mask_families")
             ),
             "include": _check_pattern(self.include, "include"),

@@ -17,6 +17,8 @@ from espace_tf.records.site import Site
 # A scale found from a loss increase near zero says little: none is taken below this share of the
 # median.
 _LEAST_SCALE = 0.1
+# Nor from a predicted error below this share of the median.
+_LEAST_ERROR = 1e-3
 # The one-at-a-time losses take no more multiply-accumulates than this (about a minute on two
 # cores): of a large network fewer than config.damage_images images are used, but 8 at least.
 _PROBE_MACS = 3e12
@@ -140,15 +142,18 @@ def _mask_error(site: SiteAnalysis, option: Option) -> float:
 
 
 def _scales(probes: dict[str, tuple[tuple[float, float], ...]]) -> dict[str, float]:
-    """Loss per predicted error of each layer, kept away from zero by the layers' median."""
-    raw = {
-        path: np.mean([loss / max(error, 1e-12) for error, loss in pairs])
-        for path, pairs in probes.items()
-        if pairs
-    }
+    """Loss per predicted error of each layer; the median's where its own says nothing.
+
+    That is where the error is next to none beside other layers': the quotient is noise. No scale
+    is much below the median: the loss of a single layer may be none by chance.
+    """
+    sums = {path: np.sum(pairs, axis=0) for path, pairs in probes.items() if pairs}
+    errors = [error for error, _ in sums.values() if error > 0]
+    least = _LEAST_ERROR * float(np.median(errors)) if errors else np.inf
+    raw = {path: loss / error for path, (error, loss) in sums.items() if error > least}
     positive = [scale for scale in raw.values() if scale > 0]
-    least = _LEAST_SCALE * float(np.median(positive)) if positive else 0.0
-    return {path: max(float(scale), least) for path, scale in raw.items()}
+    usual = float(np.median(positive)) if positive else 0.0
+    return {path: max(float(raw.get(path, usual)), _LEAST_SCALE * usual) for path in sums}
 
 
 def _together(

@@ -62,12 +62,8 @@ def is_maskable(site: Site, config: EspaceConfig) -> bool:
 
 
 def _families(analysis: SiteAnalysis) -> tuple[str, ...]:
-    has_data = analysis.impact is not None
-    return tuple(
-        family
-        for family in analysis.config.mask_families
-        if (has_data or family != "impact") and family != "pooling"
-    )
+    families = analysis.config.mask_families
+    return tuple(each for each in families if analysis.impact is not None or each != "impact")
 
 
 def _ranks(analysis: SiteAnalysis) -> tuple[str, list[int]]:

@@ -19,9 +19,9 @@ class Change:
 
     Args:
         site: the layer.
-        kernel: [kh, kw, Cin / g, Cout], what the factors multiply out to; None: its own.
-        shift: [Cout], added to the response, as the bias correction does; None: nothing.
-        positions: kept output positions; None: all.
+        kernel: [kh, kw, Cin / g, Cout], what the factors multiply out to; by default its own.
+        shift: [Cout], added to the response, as the bias correction does; by default nothing.
+        positions: kept output positions; by default all.
     """
 
     site: Site
@@ -58,6 +58,8 @@ class WhatIf:
         self._forward = tf.function(self._call)
         self._reference = [self._forward(batch) for batch in self._images]
         self._outputs = outputs
+        whole = [np.concatenate(batches) for batches in zip(*self._reference, strict=True)]
+        self._spreads = [_spread(*pair) for pair in zip(outputs, whole, strict=True)]
 
     def damage(self, *changes: Change) -> float:
         """Mean increase of the loss per sample with these changes at once, in nats for classes.
@@ -65,8 +67,9 @@ class WhatIf:
         The loss is the cross-entropy against the unchanged network's own distribution, the increase
         therefore their Kullback-Leibler divergence: the same unit as a classifier's loss, never
         negative, and far less noisy than a difference of label losses on few images. Labels that
-        are each a probability: the same, mean over the labels. Values: their relative squared
-        change. The outputs' are added.
+        are each a probability: the same, mean over the labels. Values: the squared change of each
+        unit over its variance, mean over the units. With several outputs those of classes and
+        labels are relative to their own spread too, so that all count alike; they are added.
         """
         own = {}
         try:
@@ -117,11 +120,42 @@ class WhatIf:
 
     def _distance(self, before: list[tf.Tensor], after: list[tf.Tensor]) -> float:
         total = 0.0
-        for output, a, b in zip(self._outputs, before, after, strict=True):
-            if output.kind != "values":
-                logs = output.log_probabilities(a), output.log_probabilities(b)
-                total += output.weight * float(divergence(*logs))
-            elif output.weight:
-                change = tf.reduce_mean(tf.math.squared_difference(a, b))
-                total += float(change / (tf.math.reduce_variance(a) + 1e-12))
+        for output, spread, a, b in zip(self._outputs, self._spreads, before, after, strict=True):
+            if not output.weight:
+                continue
+            if output.kind == "values":
+                change = np.square(_units(np.asarray(a)) - _units(np.asarray(b)))
+                total += float((change.mean(axis=(0, 1)) / spread).mean())
+                continue
+            change = float(divergence(output.log_probabilities(a), output.log_probabilities(b)))
+            total += output.weight * change if len(self._outputs) == 1 else change / spread
         return total
+
+
+# Nats: a head that says the same of every image is taken for one that says this much.
+_LEAST_SPREAD = 1e-2
+
+
+def _spread(output: OutputLoss, values: np.ndarray) -> np.ndarray | float:
+    """How far an output differs from image to image: the unit of its damage.
+
+    Of values the variance of each unit [C] over the images, mean over the positions of a map. A
+    unit that is constant but for rounding takes the mean of the others. Of classes and labels the
+    divergence of the images' distributions from the mean one (Lin 1991, "Divergence measures based
+    on the Shannon entropy", equation 5.1).
+    """
+    if output.kind == "values":
+        values = _units(values)
+        spread, power = values.var(axis=0).mean(axis=0), np.square(values).mean(axis=(0, 1))
+        varies = spread > 1e-10 * power
+        usual = spread[varies].mean() if varies.any() else power.mean() or 1.0
+        return np.where(varies, spread, usual)
+    logs = tf.cast(output.log_probabilities(values), tf.float64)
+    mean = tf.math.log(tf.reduce_mean(tf.exp(logs), axis=0))
+    return max(float(divergence(logs, mean)), _LEAST_SPREAD)
+
+
+def _units(values: np.ndarray) -> np.ndarray:
+    """[B, positions, C] float64 of any output [B, ..., C] or [B]."""
+    channels = values.shape[-1] if values.ndim > 1 else 1
+    return np.asarray(values, np.float64).reshape(len(values), -1, channels)

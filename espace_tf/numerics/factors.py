@@ -3,7 +3,9 @@
 A kernel W[a, b, c, n] (kh x kw, Cin / g channels, Cout filters) becomes, vertical first,
 V[a, 0, c, k] followed by H[0, b, k, n]; horizontal first is the twin with the axes exchanged. Both
 are one matrix factorisation, M[(a, c), (b, n)] ~ V H, one per group. Stride, dilation and padding
-act on each axis by itself, so they are irrelevant here.
+act on each axis by itself, so they are irrelevant here. The scheme: Jaderberg et al. 2014,
+https://arxiv.org/abs/1405.3866, section 2.2; its closed form: Tai et al. 2016,
+https://arxiv.org/abs/1511.06067, equations 4 to 6.
 """
 
 from collections.abc import Sequence
@@ -21,7 +23,7 @@ class Factors:
     Args:
         first: vertical first [kh, 1, Cin / g, g K], horizontal first [1, kw, Cin / g, g K].
         second: vertical first [1, kw, K, Cout], horizontal first [kh, 1, K, Cout].
-        bias: [Cout], replaces the layer's bias; None: the layer's bias stays as it is.
+        bias: [Cout], replaces the layer's bias; without one that stays as it is.
     """
 
     first: np.ndarray
@@ -173,7 +175,8 @@ def energy_rank(singular_values: np.ndarray, energy: float) -> int:
 def balanced(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The same product from factors that share its singular values evenly.
 
-    From thin QR factors the SVD is that of a K x K matrix.
+    From thin QR factors the SVD is that of a K x K matrix (Golub and Van Loan, "Matrix
+    Computations", section 8.6). Even shares are those of Tai et al. 2016, equation 6.
     """
     left, left_core = np.linalg.qr(first)
     right, right_core = np.linalg.qr(second.T)
@@ -229,7 +232,7 @@ def response_error(
     Args:
         kernel, approximation: [kh, kw, Cin / g, Cout].
         covariance: of the input patches, [d, d] with d = kh kw Cin / g ordered (a, b, c), one for
-            each group; None: the relative squared error of the kernel itself.
+            each group; without it, the relative squared error of the kernel itself.
 
     Returns:
         The relative error; 0 for a kernel without response that is kept without response.

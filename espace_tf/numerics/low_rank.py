@@ -53,7 +53,7 @@ class _Group:
     """One group's matrix, what it is factored by, and how good a pair is."""
 
     weights: np.ndarray  # [taps, m, N]: M by taps of the second convolution
-    patches: Patches | None  # None: the plain truncated SVD
+    patches: Patches | None  # without them, the plain truncated SVD
     output_root: np.ndarray | None  # L of F = L L^T, [N, N]
 
     @functools.cached_property

@@ -1,8 +1,8 @@
 """Which output positions of a convolution are computed: nested masks (NumPy).
 
 A mask is a sorted int32 array of kept flattened positions y * OW + x; a skipped position shows its
-nearest kept one. Every family puts all positions (or rows, columns, runs) into one order and keeps
-the first ones, so a smaller keep always gives a subset. All of it is deterministic.
+nearest kept one. Every family ranks all positions (or rows, columns, runs) and keeps the first
+ones, so a smaller keep always gives a subset. All of it is deterministic.
 
 Which positions matter is known from data, as an impact map or as a table of neighbour damages; see
 Figurnov et al. 2016, "PerforatedCNNs", https://arxiv.org/abs/1504.08362, for the impact, grid and
@@ -14,9 +14,16 @@ import math
 import numpy as np
 
 from espace_tf.kernels.index_map import Geometry, conv_table, nearest_spread
-from espace_tf.numerics.mask_order import bayer_order, even_order, order_by_score, order_by_table
+from espace_tf.numerics.mask_ranking import (
+    bayer_ranking,
+    ranked_by_score,
+    ranked_by_table,
+    ranked_evenly,
+)
 
 FAMILIES = ("impact", "rows", "columns", "grid", "lattice", "runs", "pooling")
+# Those that need to know the convolution alone, not what reads its map.
+BY_LAYER = tuple(family for family in FAMILIES if family != "pooling")
 REACH = 2
 # (dy, dx) of the neighbours in the order in which they are shown: nearest first, then by position.
 OFFSETS = tuple(
@@ -45,7 +52,7 @@ def kept(
 ) -> np.ndarray:
     """The kept positions of a family's mask.
 
-    - impact: free positions. With `table` the order is greedy: always skip the position that adds
+    - impact: free positions. With `table` the ranking is greedy: always skip the position that adds
       least to the predicted damage, counting what already shows it. With `impact` alone the lowest
       impact is skipped first; without `max_gap` that is the plain top floor(keep OH OW).
     - rows, columns: whole ones, floor(keep OH) or floor(keep OW) of them.
@@ -68,7 +75,7 @@ def kept(
         max_gap: no hole of skipped positions is wider and higher than this: every square of
             max_gap + 1 positions (every max_gap + 1 rows or columns for those families) holds a
             kept one, as long as `keep` suffices for it; below that holes widen as little as the
-            order allows. For runs: at most max_gap skipped ones above each other. Not used by
+            ranking allows. For runs: at most max_gap skipped ones above each other. Not used by
             lattice.
         pooling: geometry of the pooling that reads this map; for family "pooling" only.
 
@@ -96,10 +103,11 @@ def kept(
     elif family == "grid":
         counts = _grid_counts(size, count)
     else:
-        order = _free_order(family, size, count, impact, table, max_gap, pooling)
-        return np.sort(order[:count]).astype(np.int32)
+        ranking = _free_ranking(family, size, count, impact, table, max_gap, pooling)
+        return np.sort(ranking[:count]).astype(np.int32)
     rows, columns = (
-        np.sort(_line_order(size, axis, impact, table, max_gap)[: counts[axis]]) for axis in (0, 1)
+        np.sort(_line_ranking(size, axis, impact, table, max_gap)[: counts[axis]])
+        for axis in (0, 1)
     )
     return (rows[:, None] * size[1] + columns).ravel().astype(np.int32)
 
@@ -132,7 +140,7 @@ def damage(positions: np.ndarray, output_size: tuple[int, int], table: np.ndarra
     return float(costs[index[dy + REACH, dx + REACH], here].sum())
 
 
-def _free_order(
+def _free_ranking(
     family: str,
     size: tuple[int, int],
     count: int,
@@ -144,19 +152,19 @@ def _free_order(
     """All positions, those to keep first; exact down to `count`."""
     window = None if max_gap is None else (max_gap + 1, max_gap + 1)
     if family == "lattice":
-        return bayer_order(size)
+        return bayer_ranking(size)
     if family in ("runs", "pooling") and table is not None:
         impact = table[:8].mean(axis=0)  # OFFSETS begins with the eight nearest
     if family == "runs":
-        return _runs_order(size, impact, max_gap)
+        return _runs_ranking(size, impact, max_gap)
     if family == "pooling":
         impact = _read_by(pooling, size, impact)
     elif table is not None:
-        return order_by_table(size, OFFSETS, table, window, count)
-    return order_by_score(size, impact, window, count)
+        return ranked_by_table(size, OFFSETS, table, window, count)
+    return ranked_by_score(size, impact, window, count)
 
 
-def _line_order(
+def _line_ranking(
     size: tuple[int, int],
     axis: int,
     impact: np.ndarray | None,
@@ -169,13 +177,13 @@ def _line_order(
     if table is not None:
         numbers = [o for o, offset in enumerate(OFFSETS) if offset[1 - axis] == 0]
         offsets = [(OFFSETS[o][axis], 0) for o in numbers]
-        return order_by_table(shape, offsets, table[numbers].sum(axis=2 - axis)[..., None], window)
+        return ranked_by_table(shape, offsets, table[numbers].sum(axis=2 - axis)[..., None], window)
     if impact is not None:
-        return order_by_score(shape, impact.sum(axis=1 - axis)[:, None], window)
-    return even_order(shape, window)
+        return ranked_by_score(shape, impact.sum(axis=1 - axis)[:, None], window)
+    return ranked_evenly(shape, window)
 
 
-def _runs_order(
+def _runs_ranking(
     size: tuple[int, int], impact: np.ndarray | None, max_gap: int | None
 ) -> np.ndarray:
     """All positions run by run: the last run kept is cut where the count ends."""
@@ -184,11 +192,11 @@ def _runs_order(
     # A kept run in every max_gap + 1 rows of each column of runs leaves no wider square empty.
     window = None if max_gap is None else (max_gap + 1, 1)
     if impact is None:
-        order = even_order(shape, window)
+        ranking = ranked_evenly(shape, window)
     else:
         lengths = np.minimum(size[1] - starts, RUN)
-        order = order_by_score(shape, np.add.reduceat(impact, starts, axis=1) / lengths, window)
-    rows, runs = np.divmod(order, len(starts))
+        ranking = ranked_by_score(shape, np.add.reduceat(impact, starts, axis=1) / lengths, window)
+    rows, runs = np.divmod(ranking, len(starts))
     columns = starts[runs][:, None] + np.arange(RUN)
     positions = rows[:, None] * size[1] + columns
     return positions[columns < size[1]]
@@ -225,7 +233,7 @@ def _read_by(
     if impact is not None:
         return windows * impact
     ranks = np.empty(windows.size)
-    ranks[bayer_order(size)] = np.arange(windows.size)
+    ranks[bayer_ranking(size)] = np.arange(windows.size)
     return windows - ranks.reshape(size) / windows.size  # less than one window apart
 
 

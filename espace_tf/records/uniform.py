@@ -7,7 +7,7 @@ from espace_tf.numerics import masks
 from espace_tf.records.layer_plan import LayerPlan
 from espace_tf.records.site import Site, no_mask
 
-DATA_FREE = tuple(name for name in masks.FAMILIES if name not in ("impact", "pooling"))
+DATA_FREE = tuple(name for name in masks.BY_LAYER if name != "impact")
 
 
 def uniform_layer(site: Site, rank_ratio: float | None, keep: float, mask: str) -> LayerPlan | str:

@@ -21,7 +21,7 @@ WRONG = {
     "damage_images": [0],
     "energy": [0, 1.1, float("nan"), "0.9"],
     "keeps": [0.5, "0.5", [0.0], [1.0], [float("nan")]],
-    "mask_families": ["impact", ["circles"], [np.array(["rows", "grid"])]],
+    "mask_families": ["impact", ["circles"], ["pooling"], [np.array(["rows", "grid"])]],
     "shrinkage": [-1e-3, float("inf")],
     "max_gap": [0],
     "min_map": [1, 8.0],

@@ -71,6 +71,13 @@ def test_masks_that_blur_alike_count_for_what_they_lose_together(monkeypatch):
         assert found[4] == pytest.approx(RANKS[path] * 0.1 / 6)
 
 
+def test_a_probe_with_next_to_no_error_says_nothing():
+    probes = {"a": ((0.1, 0.3),), "b": ((0.2, 1.0),), "c": ((1e-9, 1e-3),), "d": (), "e": ((0, 1),)}
+    found = damages._scales(probes)
+    assert found == pytest.approx({"a": 3.0, "b": 5.0, "c": 4.0, "e": 4.0})
+    assert damages._scales({"a": ((0.0, 1.0),)}) == {"a": 0.0}
+
+
 def test_without_data_the_tail_and_the_share_that_is_skipped(monkeypatch):
     sites = network(monkeypatch)
     damages.guess(sites)

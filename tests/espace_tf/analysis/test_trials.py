@@ -136,5 +136,47 @@ def test_outputs_other_than_classes_count_their_relative_change():
     found = what_if.damage(Change(site=sites[0], positions=POSITIONS))
     small = apply(model, Plan(layers={sites[0].path: LayerPlan(positions=POSITIONS)}))
     batches = [(np.asarray(model(x), float), np.asarray(small(x), float)) for x in images()]
-    each = [((a - b) ** 2).mean() / a.var() for a, b in batches]
-    np.testing.assert_allclose(found, np.average(each, weights=[5, 5, 3]), rtol=1e-4)
+    before, after = (np.concatenate(each) for each in zip(*batches, strict=True))
+    spread = before.var(axis=0).mean(axis=(0, 1))
+    expected = (((before - after) ** 2).mean(axis=(0, 1, 2)) / spread).mean()
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def heads(units=(1, 1, 1), constant=False):
+    """A network of a class head and of one of values in these units."""
+    keras.utils.set_random_seed(SEED)
+    x = keras.Input((8, 8, 4))
+    y = keras.layers.Conv2D(6, 3, padding="same", activation="relu", name="conv")(x)
+    y = keras.layers.Flatten()(y)
+    classes = keras.layers.Dense(5, activation="softmax", name="classes")(y)
+    values = keras.layers.Dense(3, name="values")(y)
+    model = keras.Model(x, [classes, values])
+    head = model.get_layer("values")
+    kernel, bias = head.get_weights()
+    kernel[:, 2] *= not constant
+    head.set_weights([kernel * units, bias + np.array([0, 0, 7.0 * constant])])
+    return model
+
+
+@pytest.mark.parametrize("units", [(1000, 1000, 1000), (1, 1e-3, 1e4)])
+def test_the_unit_of_values_does_not_matter(units):
+    def damage(model):
+        what_if = WhatIf(model, read_sites(model), images(), outputs=outputs(model, None))
+        return what_if.damage(Change(site=read_sites(model)[0], positions=POSITIONS))
+
+    assert damage(heads(units)) == pytest.approx(damage(heads()), rel=1e-4)
+
+
+def test_each_of_several_heads_counts_by_its_own_spread():
+    model = heads(constant=True)
+    site = read_sites(model)[0]
+    found = WhatIf(model, [site], images(), outputs=outputs(model, None)).damage(
+        Change(site=site, positions=POSITIONS)
+    )
+    small, x = apply(model, Plan(layers={"conv": LayerPlan(positions=POSITIONS)})), images()
+    before, after = ([np.asarray(y, float) for y in m(np.concatenate(x))] for m in (model, small))
+    share = divergence(before[0], after[0], False)
+    share /= (before[0] * np.log(before[0] / before[0].mean(axis=0))).sum(-1).mean()
+    change, spread = ((before[1] - after[1]) ** 2).mean(axis=0), before[1].var(axis=0)
+    spread[2] = spread[:2].mean()  # it is constant
+    np.testing.assert_allclose(found, share + (change / spread).mean(), rtol=1e-3)

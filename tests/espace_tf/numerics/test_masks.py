@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from espace_tf.kernels.index_map import Geometry
-from espace_tf.numerics import mask_order, masks
+from espace_tf.numerics import mask_ranking, masks
 
 SIZES = ((1, 1), (1, 9), (7, 1), (5, 8), (8, 8), (13, 17))
 KEEPS = (0.04, 0.12, 0.25, 0.35, 0.5, 0.75, 0.97, 1.0)
@@ -64,7 +64,7 @@ def holds_everywhere(kept, height, width):
     )
 
 
-@pytest.mark.parametrize("module", [masks, mask_order])
+@pytest.mark.parametrize("module", [masks, mask_ranking])
 def test_examples_run(module):
     assert not doctest.testmod(module).failed
 

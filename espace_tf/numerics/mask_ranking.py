@@ -2,14 +2,16 @@
 
 Each function gives all positions y * OW + x, those to keep first, so that prefixes are nested
 masks. A window (height, width) limits the holes: no window of that size may be left without a kept
-position. When that allows no further skipping, the windows grow step by step.
+position. When that allows no further skipping, the windows grow step by step. Skipping what matters
+least is the method of Figurnov et al. 2016, "PerforatedCNNs", section 3.4; the windows and the
+damages by neighbour are this library's own.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-_BATCH = 64  # the order by table skips at most 1 / 64 of the map before it looks again
+_BATCH = 64  # ranking by a table skips at most 1 / 64 of the map before it looks again
 
 
 class _Holes:
@@ -43,7 +45,7 @@ class _Holes:
         self._open((height + 1, width + (width > 1 or height == self.kept.shape[0])))
 
 
-def order_by_score(
+def ranked_by_score(
     shape: tuple[int, int],
     score: np.ndarray,
     window: tuple[int, int] | None,
@@ -56,17 +58,17 @@ def order_by_score(
     Args:
         shape: (OH, OW).
         score: [OH, OW].
-        window: every window of this size holds a kept position; None: no limit.
-        least: the order is exact down to this many kept positions.
+        window: every window of this size holds a kept position; without one holes have no limit.
+        least: the ranking is exact down to this many kept positions.
     """
-    order = np.argsort(-score, axis=None, kind="stable")
+    ranking = np.argsort(-score, axis=None, kind="stable")
     if window is None:
-        return order
-    holes, waiting, skipped = _Holes(shape, window), order[::-1].tolist(), []
-    while len(skipped) < order.size - least:
+        return ranking
+    holes, waiting, skipped = _Holes(shape, window), ranking[::-1].tolist(), []
+    while len(skipped) < ranking.size - least:
         refused = []
         for position in waiting:
-            if len(skipped) == order.size - least or not holes.skip(*divmod(position, shape[1])):
+            if len(skipped) == ranking.size - least or not holes.skip(*divmod(position, shape[1])):
                 refused.append(position)
             else:
                 skipped.append(position)
@@ -75,7 +77,7 @@ def order_by_score(
     return np.array(waiting[::-1] + skipped[::-1])
 
 
-def order_by_table(
+def ranked_by_table(
     shape: tuple[int, int],
     offsets: Sequence[tuple[int, int]],
     table: np.ndarray,
@@ -92,8 +94,8 @@ def order_by_table(
         shape: (OH, OW).
         offsets: O offsets (dy, dx) in the order in which they are shown, nearest first.
         table: [O, OH, OW], damage of showing p + offset at p.
-        window: every window of this size holds a kept position; None: no limit.
-        least: the order is exact down to this many kept positions.
+        window: every window of this size holds a kept position; without one holes have no limit.
+        least: the ranking is exact down to this many kept positions.
     """
     size, reach = shape[0] * shape[1], int(np.abs(offsets).max())
     costs = np.concatenate([np.zeros((1, size)), table.reshape(len(offsets), size)])
@@ -147,11 +149,11 @@ def _prices(kept: np.ndarray, offsets: Sequence[tuple[int, int]], costs: np.ndar
     return np.where(kept.ravel(), prices, np.inf)
 
 
-def even_order(shape: tuple[int, int], window: tuple[int, int] | None) -> np.ndarray:
+def ranked_evenly(shape: tuple[int, int], window: tuple[int, int] | None) -> np.ndarray:
     """All positions in Bayer's order; those of the widest grid without a larger hole go first."""
-    order = bayer_order(shape)
+    ranking = bayer_ranking(shape)
     if window is None:
-        return order
+        return ranking
     first = np.ones(shape, bool)
     for axis, step in enumerate(min(pair) for pair in zip(window, shape, strict=True)):
         # The fewest lines that leave no `step` neighbours empty, as far from both ends.
@@ -159,11 +161,13 @@ def even_order(shape: tuple[int, int], window: tuple[int, int] | None) -> np.nda
         start = (shape[axis] - 1 - (count - 1) * step) // 2
         lines = np.isin(np.arange(shape[axis]), start + step * np.arange(count))
         first &= lines[:, None] if axis == 0 else lines
-    return np.concatenate([order[first.flat[order]], order[~first.flat[order]]])
+    return np.concatenate([ranking[first.flat[ranking]], ranking[~first.flat[ranking]]])
 
 
-def bayer_order(shape: tuple[int, int]) -> np.ndarray:
+def bayer_ranking(shape: tuple[int, int]) -> np.ndarray:
     """All positions in Bayer's order: every prefix is spread evenly over the map.
+
+    B. E. Bayer 1973, "An optimum method for two-level rendition of continuous-tone pictures".
 
     The first half is a checkerboard, the first quarter every 2nd row and column, and so on. With
     two numbers' bits interleaved from the top, the key of (y, x) reads x ^ y and y from the bottom.
