@@ -163,4 +163,4 @@ def _check_training(model: Any, data: Any, training: Mapping[str, Any]) -> None:
 def _print_summary(made: Plan, analysis: Analysis) -> None:
     from rich.console import Console
 
-    Console().print(summary_table(made, analysis), markup=False, highlight=False)
+    Console(highlight=False).print(summary_table(made, analysis))

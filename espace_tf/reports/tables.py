@@ -20,6 +20,7 @@ def summary_table(plan: Any, analysis: Any = None) -> Any:
     """
     from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     table, legend, remarks = Table(**_LAYOUT), Table(**_LAYOUT, show_header=False), {}
     table.add_column("layer")
@@ -29,11 +30,11 @@ def summary_table(plan: Any, analysis: Any = None) -> Any:
         number = str(remarks.setdefault(row.reason, len(remarks) + 1)) if row.reason else ""
         times = (_number(row.before_ms, ".3f"), _number(row.after_ms, ".3f"))
         rank = f"{row.rank} {row.order or ''}".strip() if row.rank else ""
-        table.add_row(folded(row.path, _PATH_WIDTH), *times, rank, _computed(row), number)
+        table.add_row(Text(folded(row.path, _PATH_WIDTH)), *times, rank, _computed(row), number)
     if plan.dense_ms and plan.predicted_ms:
         table.add_row("whole model", f"{plan.dense_ms:.3f}", f"{plan.predicted_ms:.3f}")
     for reason, number in remarks.items():
-        legend.add_row(str(number), reason)
+        legend.add_row(str(number), Text(reason))
     below = [legend] if remarks else []
     if analysis is not None:
         below.append(_source(analysis))
@@ -45,7 +46,7 @@ def as_text(shown: Any, width: int = _WIDTH) -> str:
     from rich.console import Console
 
     console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
-    console.print(shown, markup=False)
+    console.print(shown)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
 

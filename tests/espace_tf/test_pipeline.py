@@ -136,7 +136,7 @@ def test_summary_names_every_layer_unless_silent(monkeypatch, capsys):
     assert capsys.readouterr().out == ""
     compress(network(), speedup=1.5)
     printed = capsys.readouterr().out
-    for word in ("conv0", "conv1", "conv2", "point", "asked: 1.5", "no data"):
+    for word in ("conv0", "conv1", "conv2", "point", "asked 1.5", "no data"):
         assert word in printed, word
 
 

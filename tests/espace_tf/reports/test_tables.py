@@ -22,8 +22,8 @@ def plan() -> Plan:
                 rank=128, order="horizontal", **masked
             ),
             "point": LayerPlan(rank=16, factors=thin),
-            "second": LayerPlan(**masked, note="a [1 x 1] kernel is not decomposed"),
-            "third": LayerPlan(positions=[3], note="a [1 x 1] kernel is not decomposed"),
+            "second": LayerPlan(**masked, note="a [/red] kernel is not decomposed"),
+            "[b]third[/c]": LayerPlan(positions=[3], note="a [/red] kernel is not decomposed"),
         },
         skipped={"stem": f"would get slower: {'0.1234 ms instead of 0.1111, ' * 5}done"},
         speedup=2.0,
@@ -50,10 +50,10 @@ def test_a_plan_as_text():
     assert cells[2:4] == [["conv_with_a_long_name_"], ["in_unit_2"]]
     assert cells[4] == ["point", "1.000", "0.500", "16"], "the order of 1 x 1 means nothing"
     assert cells[5] == ["second", "columns", "50%", "2"]
-    assert cells[6] == ["third", "a", "part", "2"]
+    assert cells[6] == ["[b]third[/c]", "a", "part", "2"]
     assert cells[7] == ["whole", "model", "1234.500", "617.250"]
     assert cells[8][:4] == ["1", "would", "get", "slower:"]
-    assert " ".join(" ".join(lines).split()).endswith("done 2 a [1 x 1] kernel is not decomposed")
+    assert " ".join(" ".join(lines).split()).endswith("done 2 a [/red] kernel is not decomposed")
     assert str(Plan()).splitlines()[0] == "Plan: 0 decomposed, 0 masked, 0 left"
 
 
