@@ -3,9 +3,9 @@
 keras_layers/ and kernels/ install inside espace_tf. The operator's binary is compiled against the
 TensorFlow that is installed where this runs; without it, or without a compiler, the package is pure
 Python and runs plain TensorFlow. `pip install --no-build-isolation .` lets pip see the TensorFlow.
-Where nvcc is found as well, and that TensorFlow is built with CUDA, a second binary for GPUs is
-compiled for the compute capabilities in ESPACE_TF_CUDA_ARCHITECTURES ("" for none; where it is not
-set, "80 90" on a machine with a GPU).
+Where nvcc is found as well, and that TensorFlow is built with CUDA, a second binary for GPUs, which
+is experimental, is compiled for the compute capabilities in ESPACE_TF_CUDA_ARCHITECTURES ("" for
+none; where it is not set, "80 90" on a machine with a GPU).
 """
 
 import os
@@ -31,23 +31,23 @@ REMEDY = (
     "`make native` in a checkout, or `pip install --no-build-isolation .`"
 )
 CORE = (
-    *("convolution", "masked_conv2d", "gradients", "depthwise", "pooling", "program"),
-    *("fused_graph", "channels", "variants", "validate"),
-    *("variant_portable", "channels_portable"),
+    *("program", "validate", "cpu/convolution", "cpu/masked_conv2d", "cpu/gradients"),
+    *("cpu/depthwise", "cpu/pooling", "cpu/fused_graph", "cpu/channels", "cpu/variants"),
+    *("cpu/variant_portable", "cpu/channels_portable"),
 )
-OPERATIONS = ("masked_conv2d_op", "packed_ops", "fused_graph_op")
+OPERATIONS = ("masked_conv2d_op", "channels_op", "fused_graph_op")
 # One file per instruction set, compiled for it; the rest runs on every processor of the family.
 AVX2, AVX512 = ["-mavx2", "-mfma"], ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mfma"]
 INSTRUCTION_SETS = {
-    "variant_avx2": AVX2,
-    "variant_avx512": AVX512,
-    "channels_avx2": AVX2,
-    "channels_avx512": AVX512,
+    "cpu/variant_avx2": AVX2,
+    "cpu/variant_avx512": AVX512,
+    "cpu/channels_avx2": AVX2,
+    "cpu/channels_avx512": AVX512,
 }
 # The operator on GPUs: the kernels, by element type, and the TensorFlow operation.
 GPU_SOURCES = [
-    *(f"kernels/core/cuda_run_{name}.cu.cc" for name in ("float32", "float16", "bfloat16")),
-    "kernels/core/masked_conv2d_cuda.cu.cc",
+    *(f"kernels/core/cuda/run_{name}.cu.cc" for name in ("float32", "float16", "bfloat16")),
+    "kernels/core/cuda/masked_conv2d.cu.cc",
     "kernels/tf/masked_conv2d_gpu_op.cc",
 ]
 # Minutes of compiling that are of no use without a GPU, unless they are asked for.
@@ -65,7 +65,7 @@ class NativeExtension(Extension):
         core = [*CORE, *(INSTRUCTION_SETS if intel else ())]
         sources = [f"kernels/core/{name}.cc" for name in core]
         sources += [f"kernels/tf/{name}.cc" for name in OPERATIONS]
-        headers = [str(path) for path in Path("kernels").glob("*/*.[hi]*")]
+        headers = [str(path) for path in Path("kernels").glob("**/*.[hi]*")]
         super().__init__(
             "espace_tf.kernels._masked_conv2d", sources, depends=headers, optional=True
         )
@@ -75,8 +75,7 @@ class GpuExtension(Extension):
     """The same operation for GPUs, loaded only where there is one; optional, too."""
 
     def __init__(self):
-        headers = [*Path("kernels/core").glob("*cuda*.h"), Path("kernels/core/params.h")]
-        depends = [str(path) for path in headers]
+        depends = [str(path) for path in Path("kernels").glob("**/*.h")]
         super().__init__(
             "espace_tf.kernels._masked_conv2d_gpu", GPU_SOURCES, depends=depends, optional=True
         )
@@ -105,10 +104,11 @@ class BuildNative(build_ext):
             return
 
         def compile_one(source: str) -> list[str]:
-            extra = INSTRUCTION_SETS.get(Path(source).stem, [])
+            name = source.removeprefix("kernels/core/").removesuffix(".cc")
+            extra = INSTRUCTION_SETS.get(name, [])
             if "/tf/" in source:
-                extra = [*tf.sysconfig.get_compile_flags(), "-Ikernels"]
-            flags = ["-O3", "-g0", "-std=c++17", "-fPIC", "-w", *extra]
+                extra = tf.sysconfig.get_compile_flags()
+            flags = ["-O3", "-g0", "-std=c++17", "-fPIC", "-w", "-Ikernels", *extra]
             return self.compiler.compile([source], output_dir=self.build_temp, extra_postargs=flags)
 
         try:

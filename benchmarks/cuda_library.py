@@ -14,7 +14,7 @@ POINTERS = ("rows", "filter", "bias", "out", "grad_out", "grad_rows", "grad_filt
 
 
 class _Call(ctypes.Structure):
-    """EspaceCudaCall of kernels/core/c_api.h."""
+    """EspaceCudaCall of kernels/core/cuda/c_api.h."""
 
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("operation", "type", "activation", "allow_tf32")),

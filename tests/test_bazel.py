@@ -17,7 +17,7 @@ def test_bazel_compiles_what_setup_compiles():
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
     }
     core = strings(lists["CORE"]) | {key.value for key in lists["INSTRUCTION_SETS"].keys}
-    assert {"gradients", "variant_portable", "channels_avx2"} <= core
+    assert {"cpu/gradients", "cpu/variant_portable", "cpu/channels_avx2"} <= core
     build = strings(ast.parse((ROOT / "BUILD").read_text()))  # Starlark's syntax is Python's
     for name in core:
         kind, _, variant = name.partition("_")

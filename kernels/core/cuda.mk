@@ -1,16 +1,18 @@
-# The GPU kernels: their tests on the CPU, and the library. Called by the Makefile at the top.
+# The GPU kernels, which are experimental: their tests on the CPU, and the library. Called by the
+# Makefile at the top.
 # ARCHITECTURES: compute capabilities to compile for; later ones compile the last one's PTX.
 BUILD ?= ../../build/cuda
 NVCC ?= nvcc
 ARCHITECTURES ?= 80 90
-KERNELS := cuda_run_float32 cuda_run_float16 cuda_run_bfloat16 masked_conv2d_cuda c_api
-HEADERS := $(wildcard *.h)
-CXX_FLAGS := -std=c++17 -Wall -Wextra -Wno-unknown-pragmas $(or $(EXTRA),-O2)
-NVCC_FLAGS := -x cu -std=c++17 -O3 -Xcompiler -fPIC \
+VPATH := cuda tests
+KERNELS := run_float32 run_float16 run_bfloat16 masked_conv2d c_api
+HEADERS := $(wildcard *.h cuda/*.h)
+CXX_FLAGS := -std=c++17 -I.. -Wall -Wextra -Wno-unknown-pragmas $(or $(EXTRA),-O2)
+NVCC_FLAGS := -x cu -std=c++17 -O3 -I.. -Xcompiler -fPIC \
   $(foreach arch,$(ARCHITECTURES),-gencode=arch=compute_$(arch),code=sm_$(arch)) \
   $(foreach arch,$(lastword $(ARCHITECTURES)),-gencode=arch=compute_$(arch),code=compute_$(arch))
 EMULATED := $(KERNELS:%=$(BUILD)/%.emulated.o) \
-  $(patsubst %,$(BUILD)/%.o,cuda_emulation cuda_emulation_numbers reference)
+  $(patsubst %,$(BUILD)/%.o,emulation emulation_numbers reference)
 
 test: $(patsubst %,$(BUILD)/cuda_%_test,index api kernel)
 	$(BUILD)/cuda_index_test
@@ -33,7 +35,7 @@ $(BUILD)/%.emulated.o: %.cu.cc $(HEADERS) | $(BUILD)
 	$(CXX) $(CXX_FLAGS) -c $< -o $@
 
 # The emulation tells the sanitizer what its fibers do, and is not watched itself.
-$(BUILD)/cuda_emulation.o: cuda_emulation.cc cuda_emulation.h | $(BUILD)
+$(BUILD)/emulation.o: emulation.cc cuda/emulation.h | $(BUILD)
 	$(CXX) $(filter-out -fsanitize=thread,$(CXX_FLAGS)) \
 	  $(if $(findstring -fsanitize=thread,$(EXTRA)),-DESPACE_FIND_RACES) -c $< -o $@
 

@@ -1,9 +1,9 @@
-#include "program.h"
+#include "core/program.h"
 
 #include <algorithm>
 #include <utility>
 
-#include "validate.h"
+#include "core/validate.h"
 
 namespace espace {
 namespace {

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "params.h"
+#include "core/params.h"
 
 namespace espace {
 

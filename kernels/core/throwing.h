@@ -6,7 +6,7 @@
 #include <new>
 #include <utility>
 
-#include "params.h"
+#include "core/params.h"
 
 namespace espace {
 

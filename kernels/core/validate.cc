@@ -1,4 +1,4 @@
-#include "validate.h"
+#include "core/validate.h"
 
 #include <algorithm>
 #include <initializer_list>

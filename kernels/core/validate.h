@@ -7,7 +7,7 @@
 #include <optional>
 #include <string>
 
-#include "params.h"
+#include "core/params.h"
 
 namespace espace {
 

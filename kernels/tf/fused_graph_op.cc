@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/fused_graph.h"
+#include "core/cpu/fused_graph.h"
 #include "core/program.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"

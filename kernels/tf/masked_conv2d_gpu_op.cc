@@ -14,7 +14,7 @@
 #include <vector>
 
 #define EIGEN_USE_GPU
-#include "core/masked_conv2d_cuda.h"
+#include "core/cuda/masked_conv2d.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/platform/mutex.h"
 #include "tensorflow/core/platform/tensor_float_32_utils.h"
@@ -148,18 +148,18 @@ class Maps {
     TF_RETURN_IF_ERROR(InRange("table", entry->table, -1, shape.rows_in));
     const int64_t size = shape.computed * shape.taps;
     const int32_t* table = entry->table.flat<int32_t>().data();
-    std::vector<int32_t> packed(table, table + size);
+    std::vector<int32_t> joined(table, table + size);
     if (use_spread) {
       TF_RETURN_IF_ERROR(InRange("spread", entry->spread, 0, shape.computed));
-      packed.resize(size + shape.computed + 1 + shape.rows_out);
+      joined.resize(size + shape.computed + 1 + shape.rows_out);
       InvertSpread(entry->spread.flat<int32_t>().data(), shape.rows_out, shape.computed,
-                   packed.data() + size, packed.data() + size + shape.computed + 1);
+                   joined.data() + size, joined.data() + size + shape.computed + 1);
     }
     TF_RETURN_IF_ERROR(context->allocate_temp(
-        tensorflow::DT_INT32, TensorShape({static_cast<int64_t>(packed.size())}), &entry->memory));
+        tensorflow::DT_INT32, TensorShape({static_cast<int64_t>(joined.size())}), &entry->memory));
     // From memory that is not pinned the call returns when it has been read.
-    return ToStatus(cudaMemcpyAsync(entry->memory.flat<int32_t>().data(), packed.data(),
-                                    packed.size() * sizeof(int32_t), cudaMemcpyHostToDevice,
+    return ToStatus(cudaMemcpyAsync(entry->memory.flat<int32_t>().data(), joined.data(),
+                                    joined.size() * sizeof(int32_t), cudaMemcpyHostToDevice,
                                     entry->stream));
   }
 

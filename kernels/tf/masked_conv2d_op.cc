@@ -1,7 +1,7 @@
 // EspaceMaskedConv2D and its gradient as TensorFlow operations on the CPU: checks, types and
 // threads; the arithmetic is kernels/core.
 
-#include "core/masked_conv2d.h"
+#include "core/cpu/masked_conv2d.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"

@@ -1,0 +1,39 @@
+// Loops over the channels of one position, compiled for every instruction set of variants.h.
+#ifndef ESPACE_TF_KERNELS_CORE_CPU_CHANNELS_H_
+#define ESPACE_TF_KERNELS_CORE_CPU_CHANNELS_H_
+
+#include <cstdint>
+
+#include "core/cpu/variants.h"
+
+namespace espace {
+
+// The input rows that the taps of one position read, padding left out.
+struct Reads {
+  const float* const* rows;  // [count], each [columns]
+  int64_t count;
+};
+
+struct ChannelKernels {
+  // out[i] = clamp(bias[i] + sum over k < count of rows[k][i] * weights[k][i], low, high); NaN
+  // stays NaN. No bias: null.
+  void (*weigh)(const Reads& reads, const float* const* weights, const float* bias, float low,
+                float high, int64_t columns, float* out);
+  // out[i] = the largest of rows[k][i], NaN if one of them is; count >= 1.
+  void (*largest)(const Reads& reads, int64_t columns, float* out);
+  // out[i] = the mean of rows[k][i]; count >= 1.
+  void (*mean)(const Reads& reads, int64_t columns, float* out);
+  // to[k][i] += grad[i] for the first k with the largest rows[k][i]; the pointers of to may repeat.
+  void (*add_to_largest)(const Reads& reads, const float* grad, int64_t columns, float* const* to);
+  // to[i] += scale * from[i]
+  void (*add)(const float* from, float scale, int64_t columns, float* to);
+  // to[i] += a[i] * b[i]
+  void (*add_product)(const float* a, const float* b, int64_t columns, float* to);
+};
+
+// The kernels of a variant's instruction set.
+const ChannelKernels& ChannelsOf(const Variant& variant);
+
+}  // namespace espace
+
+#endif  // ESPACE_TF_KERNELS_CORE_CPU_CHANNELS_H_

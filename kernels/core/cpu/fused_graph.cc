@@ -1,0 +1,354 @@
+#include "core/cpu/fused_graph.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <thread>
+
+namespace espace {
+namespace {
+
+using Kind = Program::Kind;
+using Place = Program::Place;
+
+// Images that a thread takes through the whole program at once. More of them share what is read of
+// the filters, as long as their maps stay in the second-level cache.
+constexpr int64_t kMostImages = 4;
+constexpr int64_t kCacheFloats = 1 << 18;
+// Pieces of a step for each thread: enough for one that comes late not to hold up the others.
+constexpr int64_t kPiecesPerThread = 4;
+// A pooling or a sum does one operation for each number that it loads.
+constexpr double kLoadCost = 8;
+
+int64_t Nanoseconds() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+// Counts one when it goes, also when an exception takes it.
+class Counted {
+ public:
+  explicit Counted(std::atomic<int64_t>& count) : count_(count) {}
+  Counted(const Counted&) = delete;
+  Counted& operator=(const Counted&) = delete;
+  ~Counted() { count_.fetch_add(1, std::memory_order_acq_rel); }
+
+ private:
+  std::atomic<int64_t>& count_;
+};
+
+}  // namespace
+
+// One call. With many images, pieces are groups of images and every thread takes its own through
+// all steps. With few, the pieces of each step are divided among the threads, and none begins
+// the next step before all are done with this one.
+class FusedGraph::Call {
+ public:
+  Call(const FusedGraph& graph, int64_t batch, const std::vector<const float*>& inputs,
+       const std::vector<const float*>& weights, const Packed& packed,
+       const std::vector<float*>& outputs, int threads, bool timed)
+      : graph_(graph),
+        program_(graph.program_),
+        batch_(batch),
+        inputs_(inputs),
+        weights_(weights),
+        packed_(packed),
+        outputs_(outputs),
+        threads_(std::max(threads, 1)),
+        by_image_(batch >= 2 * threads_ || threads_ == 1),
+        images_(ImagesAtOnce()),
+        scratch_size_(program_.scratch * (by_image_ ? images_ * threads_ : batch)),
+        scratch_(graph.TakeScratch(scratch_size_)),
+        next_(by_image_ ? 1 : program_.steps.size()),
+        done_(next_.size()),
+        nanoseconds_(timed ? program_.steps.size() : 0),
+        start_(Now()) {}
+
+  ~Call() { graph_.ReturnScratch(scratch_size_, std::move(scratch_)); }
+
+  void Run(const ParallelFor& parallel_for) {
+    parallel_for(threads_, [this](int64_t begin, int64_t end) {
+      for (int64_t thread = begin; thread < end; ++thread) {
+        by_image_ ? ByImage(thread) : ByStep();
+      }
+    });
+  }
+
+  void Times(int64_t* nanoseconds) const {
+    for (size_t s = 0; s < nanoseconds_.size(); ++s) {
+      nanoseconds[s] = by_image_ ? nanoseconds_[s] / threads_
+                                 : nanoseconds_[s] - (s == 0 ? start_ : nanoseconds_[s - 1].load());
+    }
+  }
+
+ private:
+  // The images that one thread, or all of them together, have in scratch memory.
+  struct Images {
+    int64_t first, count;
+    float* scratch;
+  };
+
+  int64_t ImagesAtOnce() const {
+    const int64_t fit = kCacheFloats / std::max(program_.scratch, int64_t{1});
+    return std::clamp(std::min(fit, batch_ / (2 * threads_)), int64_t{1}, kMostImages);
+  }
+
+  void ByImage(int64_t thread) {
+    const int64_t groups = CeilDiv(batch_, images_);
+    float* scratch = scratch_.get() + thread * images_ * program_.scratch;
+    int64_t group;
+    while ((group = next_[0].fetch_add(1)) < groups) {
+      const int64_t first = batch_ * group / groups, next = batch_ * (group + 1) / groups;
+      for (size_t s = 0; s < program_.steps.size(); ++s) {
+        const int64_t start = Now();
+        Piece(s, {first, next - first, scratch}, 0, 1);
+        if (timed()) nanoseconds_[s].fetch_add(Now() - start);
+      }
+    }
+  }
+
+  // Nothing here waits for a thread that has yet to begin: whoever runs takes all the pieces that
+  // nobody has, and waits for those only that another one is working on. So it does not matter how
+  // many of the threads there are, nor in which order they come. A piece without memory counts as
+  // done, since others may be waiting for it; its exception leaves the rest to them.
+  void ByStep() {
+    for (size_t s = 0; s < program_.steps.size(); ++s) {
+      const int64_t pieces = Pieces(s);
+      int64_t piece;
+      while ((piece = next_[s].fetch_add(1)) < pieces) {
+        const Counted done(done_[s]);
+        Piece(s, {0, batch_, scratch_.get()}, piece, pieces);
+        if (timed()) nanoseconds_[s] = Now();  // before it is done: the next step ends later
+      }
+      for (int spins = 0; done_[s].load(std::memory_order_acquire) < pieces; ++spins) {
+        if (spins > 4096) std::this_thread::yield();
+      }
+    }
+  }
+
+  bool timed() const { return !nanoseconds_.empty(); }
+  int64_t Now() const { return timed() ? Nanoseconds() : 0; }
+
+  int64_t Pieces(size_t s) const {
+    const double worth = static_cast<double>(batch_) * graph_.steps_[s].cost / graph_.piece_cost_;
+    return static_cast<int64_t>(
+        std::clamp(worth, 1.0, static_cast<double>(kPiecesPerThread * threads_)));
+  }
+
+  void Piece(size_t s, const Images& images, int64_t piece, int64_t pieces) const {
+    const Program::Step& step = program_.steps[s];
+    const int64_t rows = images.count * program_.Computed(step);
+    switch (step.kind) {
+      case Kind::kConvolve: {
+        // Panels are divided before rows are: a panel is read once per block of rows.
+        const int64_t panels = graph_.steps_[s].convolution->panels().count();
+        const int64_t groups = std::min(panels, pieces), blocks = pieces / groups;
+        if (piece >= groups * blocks) return;
+        const int64_t group = piece % groups, block = piece / groups;
+        return Convolve(s, images, rows * block / blocks, rows * (block + 1) / blocks,
+                        panels * group / groups, panels * (group + 1) / groups);
+      }
+      default:
+        return Combine(s, images, rows * piece / pieces, rows * (piece + 1) / pieces);
+    }
+  }
+
+  void Convolve(size_t s, const Images& images, int64_t begin, int64_t end, int64_t first,
+                int64_t last) const {
+    const Program::Step& step = program_.steps[s];
+    const Convolution& convolution = *graph_.steps_[s].convolution;
+    const Bounds bounds(step.activation);
+    const Convolution::Operands operands{Read(step.ins[0], images), Write(step.out, images),
+                                         packed_.panels[s].data(),  packed_.biases[s].data(),
+                                         bounds.low,                bounds.high};
+    const int64_t blocks = CeilDiv(end - begin, convolution.block_rows());
+    for (int64_t i = 0; i < blocks; ++i) {
+      convolution.Compute(operands, begin + (end - begin) * i / blocks,
+                          begin + (end - begin) * (i + 1) / blocks, first, last);
+    }
+  }
+
+  // Steps whose channels do not mix, rows [begin, end) of the flattened [images, computed].
+  void Combine(size_t s, const Images& images, int64_t begin, int64_t end) const {
+    const Program::Step& step = program_.steps[s];
+    const ConvShape shape = program_.Shape(step);
+    const View<float> out = Write(step.out, images);
+    const Destinations& destinations = *graph_.steps_[s].destinations;
+    thread_local std::vector<const float*> rows, factors;
+    std::vector<View<const float>> ins;
+    for (int64_t in : step.ins) ins.push_back(Read(in, images));
+    const int32_t* table = program_.Values(step.table);
+    for (Position at(shape, begin); at.flat < end; at.Next()) {
+      rows.clear();
+      factors.clear();
+      if (table == nullptr) {
+        for (const auto& in : ins) rows.push_back(in.at(at.image, at.computed));
+        factors.assign(rows.size(), Given(step.filter));
+      }
+      for (int64_t t = 0; table != nullptr && t < shape.taps; ++t) {
+        const int32_t read = table[at.computed * shape.taps + t];
+        if (read < 0) continue;
+        rows.push_back(ins[0].at(at.image, read));
+        if (step.filter >= 0) factors.push_back(Given(step.filter) + t * shape.channels);
+      }
+      Show(step, shape, destinations, rows, factors, at, out);
+    }
+  }
+
+  // Computes one row and copies it to all rows that show it.
+  void Show(const Program::Step& step, const ConvShape& shape, const Destinations& destinations,
+            const std::vector<const float*>& rows, const std::vector<const float*>& factors,
+            const Position& at, const View<float>& out) const {
+    const int32_t own = static_cast<int32_t>(at.computed);
+    const int32_t *first = &own, *last = first + 1;
+    if (step.spread >= 0) {
+      first = destinations.row.data() + destinations.start[at.computed];
+      last = destinations.row.data() + destinations.start[at.computed + 1];
+      if (first == last) return;
+    }
+    float* to = out.at(at.image, *first);
+    Compute(step, shape.channels, rows, factors, to);
+    for (++first; first < last; ++first) {
+      std::memcpy(out.at(at.image, *first), to, shape.channels * sizeof(float));
+    }
+  }
+
+  void Compute(const Program::Step& step, int64_t channels, const std::vector<const float*>& rows,
+               const std::vector<const float*>& factors, float* out) const {
+    const ChannelKernels& kernels = ChannelsOf(graph_.variant_);
+    const Reads reads{rows.data(), static_cast<int64_t>(rows.size())};
+    if (step.kind == Kind::kDepthwise || step.kind == Kind::kSum) {
+      const Bounds bounds(step.activation);
+      const float* bias = step.bias < 0 ? nullptr : Given(step.bias);
+      kernels.weigh(reads, factors.data(), bias, bounds.low, bounds.high, channels, out);
+    } else if (rows.empty()) {
+      std::fill_n(out, channels, 0.0f);
+    } else {
+      (step.kind == Kind::kMax ? kernels.largest : kernels.mean)(reads, channels, out);
+    }
+  }
+
+  // A weight as it came; ones where there is none.
+  const float* Given(int64_t weight) const {
+    return weight < 0 ? graph_.ones_.data() : weights_[weight];
+  }
+
+  View<const float> Read(int64_t tensor, const Images& images) const {
+    const Program::Tensor& t = program_.tensors[tensor];
+    if (t.place != Place::kInput) {
+      const View<float> view = Write(tensor, images);
+      return {view.data, view.image, view.row};
+    }
+    const int64_t size = t.rows * t.stride;
+    return {inputs_[t.index] + images.first * size + t.start, size, t.stride};
+  }
+
+  View<float> Write(int64_t tensor, const Images& images) const {
+    const Program::Tensor& t = program_.tensors[tensor];
+    if (t.place == Place::kScratch) return {images.scratch + t.start, program_.scratch, t.stride};
+    const int64_t size = t.rows * t.stride;
+    return {outputs_[t.index] + images.first * size + t.start, size, t.stride};
+  }
+
+  const FusedGraph& graph_;
+  const Program& program_;
+  const int64_t batch_;
+  const std::vector<const float*>& inputs_;
+  const std::vector<const float*>& weights_;
+  const Packed& packed_;
+  const std::vector<float*>& outputs_;
+  const int64_t threads_;
+  const bool by_image_;
+  const int64_t images_;  // of one thread at once
+  const int64_t scratch_size_;
+  AlignedFloats scratch_;
+  std::vector<std::atomic<int64_t>> next_, done_;  // pieces, by step
+  std::vector<std::atomic<int64_t>> nanoseconds_;  // by step
+  const int64_t start_;
+};
+
+FusedGraph::FusedGraph(const Variant& variant, Program program, double piece_cost)
+    : variant_(variant),
+      program_(std::move(program)),
+      piece_cost_(piece_cost),
+      is_packed_(program_.weights.size()) {
+  for (const Program::Step& step : program_.steps) {
+    const ConvShape shape = program_.Shape(step);
+    const int32_t *table = program_.Values(step.table), *spread = program_.Values(step.spread);
+    Prepared prepared{nullptr, nullptr,
+                      static_cast<double>(shape.computed) * static_cast<double>(shape.taps) *
+                          static_cast<double>(shape.channels)};
+    if (step.kind == Kind::kConvolve) {
+      const bool joined = program_.tensors[step.ins[0]].stride == shape.channels;
+      prepared.convolution =
+          std::make_unique<Convolution>(variant, shape, table, spread, joined);
+      if (prepared.convolution->has_runs()) prepared.convolution->FindRuns(0, shape.computed);
+      prepared.cost *= static_cast<double>(shape.filters);
+      is_packed_[step.filter] = true;
+      if (step.bias >= 0) is_packed_[step.bias] = true;
+    } else {
+      prepared.destinations = std::make_unique<Destinations>(shape, spread);
+      prepared.cost *= kLoadCost * static_cast<double>(step.ins.size());
+      ones_.resize(std::max<size_t>(ones_.size(), shape.channels), 1.0f);
+    }
+    cost_ += prepared.cost;
+    steps_.push_back(std::move(prepared));
+  }
+}
+
+FusedGraph::Packed FusedGraph::Pack(const std::vector<const float*>& weights) const {
+  Packed packed;
+  for (size_t s = 0; s < steps_.size(); ++s) {
+    packed.filters.emplace_back();
+    packed.panels.emplace_back();
+    packed.biases.emplace_back();
+    if (steps_[s].convolution == nullptr) continue;
+    const Program::Step& step = program_.steps[s];
+    const Convolution& convolution = *steps_[s].convolution;
+    const Panels& panels = convolution.panels();
+    const int64_t depth = convolution.depth(), columns = panels.begin(panels.count());
+    packed.filters[s] = AlignedFloats(depth * columns);
+    for (int64_t panel = 0; panel < panels.count(); ++panel) {
+      float* to = packed.filters[s].get() + depth * panels.begin(panel);
+      convolution.Pack(weights[step.filter], panel, 0, depth, to);
+      packed.panels[s].push_back({to, panels.width(panel)});
+    }
+    packed.biases[s].assign(columns, 0.0f);
+    if (step.bias < 0) continue;
+    std::copy_n(weights[step.bias], program_.weights[step.bias], packed.biases[s].begin());
+  }
+  return packed;
+}
+
+void FusedGraph::Run(int64_t batch, const std::vector<const float*>& inputs,
+                     const std::vector<const float*>& weights, const Packed& packed,
+                     const std::vector<float*>& outputs, int threads,
+                     const ParallelFor& parallel_for, int64_t* nanoseconds) const {
+  if (batch == 0) return;
+  Call call(*this, batch, inputs, weights, packed, outputs, threads, nanoseconds != nullptr);
+  call.Run(parallel_for);
+  if (nanoseconds != nullptr) call.Times(nanoseconds);
+}
+
+AlignedFloats FusedGraph::TakeScratch(int64_t size) const {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!scratch_.empty() && scratch_.back().first >= size) {
+      AlignedFloats memory = std::move(scratch_.back().second);
+      scratch_.pop_back();
+      return memory;
+    }
+  }
+  return AlignedFloats(size);
+}
+
+// Of one size only: what a call of another size left is given up.
+void FusedGraph::ReturnScratch(int64_t size, AlignedFloats memory) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!scratch_.empty() && scratch_.back().first != size) scratch_.clear();
+  scratch_.emplace_back(size, std::move(memory));
+}
+
+}  // namespace espace

@@ -1,0 +1,81 @@
+// A stretch of a network as one call, whose intermediate maps never leave the processor's cache.
+#ifndef ESPACE_TF_KERNELS_CORE_CPU_FUSED_GRAPH_H_
+#define ESPACE_TF_KERNELS_CORE_CPU_FUSED_GRAPH_H_
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "core/cpu/channels.h"
+#include "core/cpu/convolution.h"
+#include "core/cpu/variants.h"
+#include "core/params.h"
+#include "core/program.h"
+
+namespace espace {
+
+class FusedGraph {
+ public:
+  // The weights of a program's convolutions in the form in which they read them, by step.
+  struct Packed {
+    std::vector<AlignedFloats> filters;
+    std::vector<std::vector<Panel>> panels;
+    std::vector<std::vector<float>> biases;  // padded to whole vectors
+  };
+
+  // Multiply-accumulates worth waking another thread for.
+  static constexpr double kPieceCost = 1e6;
+
+  // program: what ParseProgram accepted. piece_cost: of the pieces that a step is divided into when
+  // a call has fewer images than threads.
+  FusedGraph(const Variant& variant, Program program, double piece_cost = kPieceCost);
+
+  const Program& program() const { return program_; }
+  // About the multiply-accumulates per image.
+  double cost() const { return cost_; }
+
+  // Whether a convolution reads this weight, so that it must be packed.
+  bool IsPacked(int64_t weight) const { return is_packed_[weight]; }
+
+  // weights: as many as the program has, each of its size; also below.
+  Packed Pack(const std::vector<const float*>& weights) const;
+
+  // Runs the program on `batch` images. packed: of these weights. nanoseconds: null, or room for the
+  // time of each step, of which one thread would need `threads` times as much. parallel_for: runs
+  // `threads` bodies, on as many threads as it likes, one after the other too; they may throw
+  // bad_alloc (throwing.h), and so may this.
+  void Run(int64_t batch, const std::vector<const float*>& inputs,
+           const std::vector<const float*>& weights, const Packed& packed,
+           const std::vector<float*>& outputs, int threads, const ParallelFor& parallel_for,
+           int64_t* nanoseconds) const;
+
+ private:
+  class Call;
+
+  // What is found out once about a step.
+  struct Prepared {
+    std::unique_ptr<Convolution> convolution;
+    std::unique_ptr<Destinations> destinations;
+    double cost;  // about the multiply-accumulates per image
+  };
+
+  // Scratch memory that is kept between calls: fresh pages cost more than the steps that fill them.
+  AlignedFloats TakeScratch(int64_t size) const;
+  void ReturnScratch(int64_t size, AlignedFloats memory) const;
+
+  const Variant& variant_;
+  const Program program_;
+  const double piece_cost_;
+  std::vector<Prepared> steps_;
+  std::vector<bool> is_packed_;  // by weight
+  double cost_ = 0;
+  std::vector<float> ones_;
+  mutable std::mutex mutex_;
+  mutable std::vector<std::pair<int64_t, AlignedFloats>> scratch_;
+};
+
+}  // namespace espace
+
+#endif  // ESPACE_TF_KERNELS_CORE_CPU_FUSED_GRAPH_H_

@@ -1,0 +1,28 @@
+#include <immintrin.h>
+
+#include "core/cpu/variants.h"
+
+#define LANES 8
+#define TILE_ROWS 6
+#define TILE_VECTORS 2
+#define ACCUMULATORS 12
+#define STREAM _mm256_stream_ps
+#include "core/cpu/tile.inc"
+
+namespace espace {
+
+extern const Variant kVariant_avx2;
+const Variant kVariant_avx2 = {
+    "avx2",
+    TILE_ROWS,
+    LANES,
+    TILE_VECTORS,
+    ACCUMULATORS,
+    MakeTable<TILE_ROWS * TILE_VECTORS>::kTiles,
+    MakeTable<TILE_ROWS * TILE_VECTORS>::kOuters,
+    Stream,
+    [] {
+      return static_cast<bool>(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"));
+    }};
+
+}  // namespace espace

@@ -1,0 +1,143 @@
+// Fused graphs: random programs on every variant against naive loops in double, with few and many
+// images, on threads that come all at once, one after the other, backwards or late; then the same
+// programs with words spoiled, which must be refused or run without touching memory that is not
+// theirs (the sanitizers watch). A program that hangs is ended by SIGALRM.
+//   fused_graph_test [COUNT] [SEED]: program i uses seed SEED + i; "short" or "threads": a few.
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/cpu/fused_graph.h"
+#include "core/tests/program_testing.h"
+#include "core/tests/testing.h"
+
+namespace espace {
+namespace {
+
+// Spoiled programs that want more memory than this are not run.
+constexpr int64_t kMostFloats = 1 << 20;
+// So long that it is none of a busy machine's doing.
+constexpr unsigned kSecondsOfAProgram = 900;
+
+// Bodies one by one on the caller's thread, the last one first.
+ParallelFor Backwards() {
+  return [](int64_t count, const std::function<void(int64_t, int64_t)>& body) {
+    for (int64_t i = count; i-- > 0;) body(i, i + 1);
+  };
+}
+
+// Bodies one by one, each on a thread that begins when the one before it has ended.
+ParallelFor OneByOne() {
+  return [](int64_t count, const std::function<void(int64_t, int64_t)>& body) {
+    for (int64_t i = 0; i < count; ++i) std::thread(body, i, i + 1).join();
+  };
+}
+
+struct Way {
+  const char* name;
+  int batch, threads;
+  ParallelFor parallel_for;
+};
+
+std::vector<Way> Ways() {
+  return {{"one thread", 1, 1, Serial()},         {"3 threads", 1, 3, Threads(3)},
+          {"3 of one thread", 2, 3, Serial()},    {"4 backwards", 3, 4, Backwards()},
+          {"5 one by one", 2, 5, OneByOne()},     {"8 of 2 threads", 3, 8, Threads(2)},
+          {"2 threads", 9, 2, Threads(2)},        {"3 threads", 17, 3, Threads(3)},
+          {"3 of one thread", 17, 3, Backwards()}};
+}
+
+// A program that is right, on every variant.
+int Right(const std::vector<int32_t>& words, unsigned seed, int* cases) {
+  int failures = 0;
+  for (const Variant* variant : Variants()) {
+    if (!variant->supported()) continue;
+    Program program;
+    const std::string error = ParseProgram(words, &program);
+    if (!error.empty()) {
+      std::printf("seed %u: %s\n", seed, error.c_str());
+      return 1;
+    }
+    // Pieces of all sizes.
+    const FusedGraph graph(*variant, std::move(program), seed % 3 == 0 ? 1e5 : 1.0);
+    for (const Way& way : Ways()) {
+      ProgramContents contents(graph.program(), way.batch, seed);
+      ++*cases;
+      if (contents.Run(graph, way.threads, way.parallel_for) && contents.Agrees()) continue;
+      ++failures;
+      std::printf("seed %u, %s, batch %d, %s: wrong\n", seed, variant->name, way.batch, way.name);
+    }
+  }
+  return failures;
+}
+
+// What is accepted of the words of a spoiled program must stay in its memory.
+int Accepted(const std::vector<int32_t>& words, unsigned seed, int* accepted) {
+  Program program;
+  if (!ParseProgram(words, &program).empty() || !IsSmall(program, kMostFloats)) return 0;
+  ++*accepted;
+  const FusedGraph graph(BestVariant(), std::move(program));
+  ProgramContents contents(graph.program(), 2, seed);
+  return contents.Run(graph, 1, Serial()) ? 0 : 1;
+}
+
+// One step that adds input 0, [4, 3], to a slice of scratch memory, [rows, channels] at start with
+// a stride, and writes another one of the same size, stride and start + shift.
+std::string Aliased(int start, int stride, int shift) {
+  Program program;
+  return ParseProgram({kProgramMagic, 1, 1, 0, 4, 0, 2, 100,                        //
+                       0, 0, 0, 4, 3, 3, 2, 0, start, 4, 3, stride,                 //
+                       2, 0, start + shift, 4, 3, stride, 1, 0, 0, 4, 3, 3,         //
+                       4, 0, 2, -1, -1, -1, -1, 2, 0, 1, 4, 0, 3, -1, -1, -1, -1, 1, 2},
+                      &program);
+}
+
+int Aliases() {
+  int failures = 0;
+  for (int stride : {3, 6, 7, 9}) {
+    for (int shift = 0; shift < 40; ++shift) {
+      bool shared = false;  // a float
+      for (int i = 0; i < 12; ++i) {
+        for (int k = 0; k < 12; ++k) {
+          shared |= i / 3 * stride + i % 3 == shift + k / 3 * stride + k % 3;
+        }
+      }
+      const std::string error = Aliased(5, stride, shift);
+      const bool refused = error.find("writes where it reads") != std::string::npos;
+      if (refused == shared && (refused || error.empty())) continue;
+      ++failures;
+      std::printf("stride %d, shift %d: %s\n", stride, shift, error.c_str());
+    }
+  }
+  return failures;
+}
+
+}  // namespace
+
+int Main(int count, unsigned first) {
+  int cases = 0, failures = Aliases(), accepted = 0;
+  for (int i = 0; i < count; ++i) {
+    alarm(kSecondsOfAProgram);
+    const unsigned seed = first + static_cast<unsigned>(i);
+    const std::vector<int32_t> words = ProgramWriter(seed).Write();
+    failures += Right(words, seed, &cases);
+    for (unsigned k = 0; k < 20; ++k) {
+      const unsigned other = 1000 * seed + k;
+      failures += Accepted(Spoiled(words, other), other, &accepted);
+    }
+  }
+  std::printf("%d runs of fused graphs, %d of %d spoiled ones accepted, %d failures\n", cases, accepted,
+              20 * count, failures);
+  return failures == 0 ? 0 : 1;
+}
+
+}  // namespace espace
+
+int main(int argc, char** argv) {
+  const int wanted = argc > 1 ? std::atoi(argv[1]) : 400;
+  return espace::Main(wanted > 0 ? wanted : 60, argc > 2 ? std::strtoul(argv[2], nullptr, 10) : 1);
+}

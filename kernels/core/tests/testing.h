@@ -1,0 +1,106 @@
+// What the tests of the core share: guarded memory, threads, random contents, comparison.
+#ifndef ESPACE_TF_KERNELS_CORE_TESTS_TESTING_H_
+#define ESPACE_TF_KERNELS_CORE_TESTS_TESTING_H_
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "core/params.h"
+
+namespace espace {
+
+constexpr float kSentinel = 777.0f;
+
+// Values between two sentinels: at the beginning of a cache line, or off every alignment but that
+// of a float.
+class Guarded {
+ public:
+  explicit Guarded(int64_t size, float value = NAN, bool aligned = false)
+      : size_(size), values_(size + 2 + kLine, value) {
+    const auto at = [this] { return reinterpret_cast<uintptr_t>(data()) / sizeof(float) % kLine; };
+    while ((at() == 0) != aligned) ++first_;
+    values_[first_ - 1] = values_[first_ + size_] = kSentinel;
+  }
+  Guarded(Guarded&&) = default;
+  Guarded(const Guarded& other) : Guarded(other.size_) {
+    std::copy_n(other.data() - 1, size_ + 2, data() - 1);  // with the sentinels
+  }
+
+  float* data() { return values_.data() + first_; }
+  const float* data() const { return values_.data() + first_; }
+  int64_t size() const { return size_; }
+  bool intact() const {
+    return values_[first_ - 1] == kSentinel && values_[first_ + size_] == kSentinel;
+  }
+
+ private:
+  static constexpr int64_t kLine = 16;
+  int64_t size_, first_ = 1;
+  std::vector<float> values_;
+};
+
+// Whether found equals expected to tolerance times the largest expected value (or 1), and nothing
+// was written beside it.
+inline bool IsClose(const Guarded& expected, const Guarded& found, double tolerance) {
+  double largest = 1.0, error = 0.0;
+  for (int64_t i = 0; i < expected.size(); ++i) {
+    const double difference = std::fabs(expected.data()[i] - found.data()[i]);
+    error = std::isnan(difference) ? INFINITY : std::max(error, difference);
+    largest = std::max(largest, std::fabs(double{expected.data()[i]}));
+  }
+  return found.intact() && error <= tolerance * largest;
+}
+
+// Pieces in turn on several threads.
+inline ParallelFor Threads(int threads) {
+  return [threads](int64_t count, const std::function<void(int64_t, int64_t)>& body) {
+    std::vector<std::thread> workers;
+    for (int i = 0; i < threads; ++i) {
+      const int64_t begin = count * i / threads, end = count * (i + 1) / threads;
+      if (begin < end) workers.emplace_back([&body, begin, end] { body(begin, end); });
+    }
+    for (std::thread& worker : workers) worker.join();
+  };
+}
+
+inline ParallelFor Serial() {
+  return [](int64_t count, const std::function<void(int64_t, int64_t)>& body) { body(0, count); };
+}
+
+// Seeded integers and contents.
+class Random {
+ public:
+  explicit Random(unsigned seed) : engine_(seed) {}
+
+  int Integer(int low, int high) { return std::uniform_int_distribution<int>(low, high)(engine_); }
+
+  void Fill(Guarded& values) {
+    std::normal_distribution<float> normal;
+    for (int64_t i = 0; i < values.size(); ++i) values.data()[i] = normal(engine_);
+  }
+
+  // Few different values, so that many are equal.
+  void FillWithIntegers(Guarded& values, int low, int high) {
+    for (int64_t i = 0; i < values.size(); ++i) {
+      values.data()[i] = static_cast<float>(Integer(low, high));
+    }
+  }
+
+  std::vector<int32_t> Indices(int64_t count, int low, int high) {
+    std::vector<int32_t> indices(count);
+    for (int32_t& index : indices) index = Integer(low, high);
+    return indices;
+  }
+
+ private:
+  std::mt19937 engine_;
+};
+
+}  // namespace espace
+
+#endif  // ESPACE_TF_KERNELS_CORE_TESTS_TESTING_H_
