@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.steps import write_json
 from espace_tf import kernels
 from espace_tf.files import output_path
-from espace_tf.kernels.index_map import Geometry, IndexMap, repack, rows_read
+from espace_tf.kernels.index_map import Geometry, IndexMap, reindex, rows_read
 
 SHAPES = Path(__file__).parent / "shapes"
 # A call does about this many multiply-accumulates (some 20 ms), in 2 to 20 copies of the layer.
@@ -135,7 +135,7 @@ def pair(layer: Layer, keep: float, share: float) -> tuple[Callable[[tf.Tensor],
     after = masked_map(second, keep)
     read = rows_read(after.table)
     before = replace(IndexMap.conv(first, read, spread=False), geometry=None)
-    after = IndexMap(repack(after.table, read), after.spread, len(read))
+    after = IndexMap(reindex(after.table, read), after.spread, len(read))
     kernel_1 = weights(first.kernel_size[0], 1, layer.channels, rank)
     kernel_2 = weights(1, second.kernel_size[1], rank, layer.filters)
     bias = tf.Variable(tf.random.normal([layer.filters]))

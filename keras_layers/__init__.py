@@ -1,7 +1,14 @@
-"""Keras layers: convolutions of low rank and convolutions that skip output positions."""
+"""Keras layers: convolutions of low rank or with skipped positions, and stretches of them in one.
 
-from types import ModuleType, SimpleNamespace
+Here is what a model is built of, called with and saved as; what reads or rewrites a whole model may
+not be here.
+"""
 
+import importlib
+import sys
+from types import ModuleType
+
+from espace_tf.keras_layers import registration
 from espace_tf.keras_layers.decomposed_conv2d import DecomposedConv2D
 from espace_tf.keras_layers.fused import FusedGraph
 from espace_tf.keras_layers.masked_conv2d import MaskedConv2D
@@ -13,15 +20,14 @@ __all__ = [
     "for_library",
 ]
 
+registration.register()
 
-def for_library(library: ModuleType) -> SimpleNamespace:
-    """The layer classes for models of one Keras library.
+
+def for_library(library: ModuleType) -> ModuleType:
+    """The module with the classes `MaskedConv2D` and `DecomposedConv2D` for one Keras library.
 
     Args:
         library: the module `keras` or `tf_keras`.
-
-    Returns:
-        A namespace with `MaskedConv2D` and `DecomposedConv2D`.
 
     Raises:
         TypeError: another module.
@@ -33,9 +39,7 @@ def for_library(library: ModuleType) -> SimpleNamespace:
     """
     name = getattr(library, "__name__", repr(library)).split(".")[0]
     if name == "keras":
-        return SimpleNamespace(MaskedConv2D=MaskedConv2D, DecomposedConv2D=DecomposedConv2D)
+        return sys.modules[__name__]
     if name != "tf_keras":
         raise TypeError(f"library must be the module keras or tf_keras. Received: {library!r}")
-    from espace_tf.keras_layers import legacy
-
-    return SimpleNamespace(**{name: legacy.layer_class(name) for name in legacy.MIXINS})
+    return importlib.import_module(registration.LEGACY)

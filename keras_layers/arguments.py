@@ -2,12 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from espace_tf.keras_layers.chain import (
-    check_count,
-    check_option,
-    read_positions,
-    write_positions,
-)
+from espace_tf.checks import check_choice, check_count
+from espace_tf.keras_layers.texts import read_positions, write_positions
 from espace_tf.kernels.index_map import Geometry
 
 SERIALIZED = {  # constructor argument -> the Keras family that serializes it
@@ -24,6 +20,13 @@ PLAIN = (
     *("filters", "kernel_size", "strides", "padding", "dilation_rate", "groups"),
     *("data_format", "use_bias"),
 )
+
+
+def lower_choice(value: str, name: str, allowed: tuple[str, ...]) -> str:
+    """The value in lower case, or ValueError if it is not one of those allowed."""
+    value = value.lower() if isinstance(value, str) else value
+    check_choice(value, name, allowed)
+    return value
 
 
 class ArgumentsMixin:
@@ -64,13 +67,14 @@ class ArgumentsMixin:
             activity_regularizer=keras.regularizers.get(activity_regularizer), **kwargs
         )
         data_format = data_format or keras.backend.image_data_format()
-        self.data_format = check_option(data_format, "data_format", ("channels_last",))
-        self.filters = check_count(filters, "filters")
-        self.groups = check_count(groups, "groups")
+        self.data_format = lower_choice(data_format, "data_format", ("channels_last",))
+        check_count(filters, "filters")
+        check_count(groups, "groups")
+        self.filters, self.groups = int(filters), int(groups)
         if filters % groups:
             raise ValueError(f"groups must divide filters. Received: {filters=}, {groups=}")
         self._set_steps(kernel_size, strides, dilation_rate)
-        self.padding = check_option(padding, "padding", ("valid", "same"))
+        self.padding = lower_choice(padding, "padding", ("valid", "same"))
         self.activation = keras.activations.get(activation)
         self.use_bias = bool(use_bias)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)

@@ -10,10 +10,8 @@ from espace_tf.kernels.index_map import (
     IndexMap,
     check_positions,
     conv_table,
-    decode_positions,
-    encode_positions,
     nearest_spread,
-    repack,
+    reindex,
     rows_read,
 )
 
@@ -60,8 +58,8 @@ class ChainMaps:
     Attributes:
         input_size: (H, W) of the input map.
         output_size: (OH, OW) of the last output map.
-        maps: one index map per convolution; a full one carries its geometry and reads unpacked
-            rows.
+        maps: one index map per convolution; a full one carries its geometry and reads a
+            whole map.
         shown: int32 [OH * OW], the output position whose value each one shows; None: its own.
     """
 
@@ -77,7 +75,7 @@ def chain_maps(
     """The index maps that compute a chain's last map at `positions`, and nothing that is not read.
 
     Walks backwards: the rows that a convolution's table reads are the positions that the one before
-    it computes, handed over packed. Only the last one spreads what it computed over its whole map.
+    it computes, and all that it hands over. Only the last one spreads what it computed over its whole map.
 
     Args:
         links: the convolutions, first to last; each reads the output of the one before it.
@@ -119,38 +117,4 @@ def _later_tables(geometries, wanted: np.ndarray):
         table = conv_table(geometry, wanted)
         # An even, widely dilated kernel can read nothing but padding; a map needs one row anyhow.
         wanted = rows_read(table) if table.max() >= 0 else np.zeros(1, np.int32)
-        yield repack(table, wanted), wanted
-
-
-def write_positions(positions: np.ndarray | None, map_size) -> dict | list | None:
-    """Kept positions as plain JSON: a bit mask once the map's (OH, OW) is known, else a list."""
-    if positions is None:
-        return None
-    if map_size is None:
-        return positions.tolist()
-    mask = encode_positions(positions, map_size[0] * map_size[1])
-    return {"mask": mask, "map_size": list(map_size)}
-
-
-def read_positions(positions) -> tuple[np.ndarray | None, tuple[int, int] | None]:
-    """The int32 positions and, where it is written, the (OH, OW) of the map they belong to."""
-    if positions is None:
-        return None, None
-    if not isinstance(positions, dict):
-        return check_positions(positions, np.iinfo(np.int32).max), None
-    height, width = positions["map_size"]
-    return decode_positions(positions["mask"], height * width), (height, width)
-
-
-def check_count(value: int, name: str) -> int:
-    """The value as an int, or an error in words if it is not a positive integer."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} must be a positive integer. Received: {value!r}")
-    return int(value)
-
-
-def check_option(value, name: str, allowed: tuple[str, ...]) -> str:
-    """The value in lower case, or an error in words if it is not one of those allowed."""
-    if not isinstance(value, str) or value.lower() not in allowed:
-        raise ValueError(f"{name} must be one of {allowed}. Received: {value!r}")
-    return value.lower()
+        yield reindex(table, wanted), wanted

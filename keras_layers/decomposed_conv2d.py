@@ -2,7 +2,9 @@
 
 import keras
 
-from espace_tf.keras_layers.chain import Link, check_count, check_option
+from espace_tf.checks import check_count
+from espace_tf.keras_layers.arguments import lower_choice
+from espace_tf.keras_layers.chain import Link
 from espace_tf.keras_layers.convolution import ConvolutionMixin
 from espace_tf.numerics.factors import ORDERS
 
@@ -12,8 +14,9 @@ class DecomposedConv2DMixin(ConvolutionMixin):
 
     def __init__(self, filters, kernel_size, rank: int, order: str = "vertical", *args, **kwargs):
         super().__init__(filters, kernel_size, *args, **kwargs)
-        self.rank = check_count(rank, "rank")
-        self.order = check_option(order, "order", ORDERS)
+        check_count(rank, "rank")
+        self.rank = int(rank)
+        self.order = lower_choice(order, "order", ORDERS)
 
     def _add_weights(self, channels: int):
         axis = ORDERS.index(self.order)

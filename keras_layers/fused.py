@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from espace_tf.keras_layers.rows import as_rows, encode_rows
+from espace_tf.keras_layers.texts import read_words, write_words
 from espace_tf.kernels.fused import FusedGraphCall, fused_operations
 from espace_tf.kernels.program import Program
 
@@ -47,7 +47,7 @@ class FusedGraph(keras.layers.Layer):
         if not isinstance(model, keras.Model) or not model.inputs:
             raise TypeError(f"model must be a Functional Keras 3 model. Received: {model!r}")
         self.model = model
-        self.program = Program.read(as_rows(program, "program"))
+        self.program = Program.read(read_words(program))
         self.sources = tuple((str(layer), str(weight)) for layer, weight in weights)
         self._check()
         self.input_spec = self.model.input_spec
@@ -130,7 +130,7 @@ class FusedGraph(keras.layers.Layer):
         """Everything that the constructor takes."""
         own = {
             "model": keras.saving.serialize_keras_object(self.model),
-            "program": encode_rows(self.program.words),
+            "program": write_words(self.program.words),
             "weights": [list(source) for source in self.sources],
         }
         return {**super().get_config(), **own}

@@ -1,34 +1,24 @@
-"""The same layers for tf_keras (Keras 2) models, made when first asked for."""
+"""The convolution layers for tf_keras (Keras 2) models: as their Keras 3 namesakes.
 
-import functools
+Imports tf_keras. A file of tf_keras names this module, which is why the classes are written out.
+"""
 
-from espace_tf.keras_layers.decomposed_conv2d import DecomposedConv2D, DecomposedConv2DMixin
-from espace_tf.keras_layers.masked_conv2d import MaskedConv2D, MaskedConv2DMixin
+import tf_keras
 
-MIXINS = {"MaskedConv2D": MaskedConv2DMixin, "DecomposedConv2D": DecomposedConv2DMixin}
-_DOCS = {"MaskedConv2D": MaskedConv2D.__doc__, "DecomposedConv2D": DecomposedConv2D.__doc__}
+from espace_tf.keras_layers import decomposed_conv2d, masked_conv2d
+
+_register = tf_keras.utils.register_keras_serializable("espace_tf")
 
 
-@functools.cache
-def layer_class(name: str) -> type:
-    """The tf_keras layer with the arguments, weights and results of its Keras 3 namesake.
+@_register
+class MaskedConv2D(masked_conv2d.MaskedConv2DMixin, tf_keras.layers.Layer):
+    """`espace_tf.keras_layers.MaskedConv2D` for tf_keras."""
 
-    Registered in tf_keras as "espace_tf>name": call this before loading a saved model.
+    _keras = tf_keras
 
-    Args:
-        name: "MaskedConv2D" or "DecomposedConv2D".
 
-    Raises:
-        ValueError: another name.
-        ImportError: tf_keras is not installed.
+@_register
+class DecomposedConv2D(decomposed_conv2d.DecomposedConv2DMixin, tf_keras.layers.Layer):
+    """`espace_tf.keras_layers.DecomposedConv2D` for tf_keras."""
 
-    Example:
-        >>> layer = layer_class("MaskedConv2D")(8, 3, positions=[0, 5])
-    """
-    if name not in MIXINS:
-        raise ValueError(f"name must be one of {sorted(MIXINS)}. Received: {name!r}")
-    import tf_keras
-
-    members = {"_keras": tf_keras, "__module__": __name__, "__doc__": _DOCS[name]}
-    made = type(name, (MIXINS[name], tf_keras.layers.Layer), members)
-    return tf_keras.utils.register_keras_serializable("espace_tf")(made)
+    _keras = tf_keras

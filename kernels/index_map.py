@@ -5,7 +5,6 @@ position's channels. Nothing here depends on the data, so everything is computed
 when a layer is built.
 """
 
-import base64
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -183,7 +182,7 @@ def nearest_spread(output_size: tuple[int, int], positions: np.ndarray) -> np.nd
 
 
 def compose(table: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """The table over a producer's packed rows: reads row spread[m] where `table` reads row m.
+    """The table over a producer's computed rows: reads row spread[m] where `table` reads row m.
 
     Example:
         >>> compose(np.array([[0, 2], [3, -1]]), np.array([0, 0, 1, 1])).tolist()
@@ -204,11 +203,11 @@ def rows_read(table: np.ndarray) -> np.ndarray:
     return np.unique(table[table >= 0]).astype(np.int32)
 
 
-def repack(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The same table when only `rows` (sorted, unique) of the input exist, packed in that order.
+def reindex(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The same table when only `rows` (sorted, unique) of the input exist, in that order.
 
     Example:
-        >>> repack(np.array([[0, 7], [7, -1]]), np.array([0, 7])).tolist()
+        >>> reindex(np.array([[0, 7], [7, -1]]), np.array([0, 7])).tolist()
         [[0, 1], [1, -1]]
     """
     table, rows = np.asarray(table), np.asarray(rows)
@@ -247,29 +246,6 @@ def check_positions(positions: Sequence[int], size: int, name: str = "positions"
     return np.unique(array).astype(np.int32)
 
 
-def encode_positions(positions: Sequence[int], size: int) -> str:
-    """Text of a bit mask with one bit per position, for layer configurations.
-
-    Example:
-        >>> decode_positions(encode_positions([1, 4], size=9), size=9).tolist()
-        [1, 4]
-    """
-    mask = np.zeros(size, bool)
-    mask[check_positions(positions, size)] = True
-    return base64.b64encode(np.packbits(mask).tobytes()).decode("ascii")
-
-
-def decode_positions(text: str, size: int) -> np.ndarray:
-    """The positions that `encode_positions` wrote: sorted int32."""
-    bits = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
-    if len(bits) != -(-size // 8):
-        raise ValueError(
-            f"positions were encoded for another output size: {len(bits)} bytes "
-            f"where {size} positions take {-(-size // 8)}"
-        )
-    return np.flatnonzero(np.unpackbits(bits, count=size)).astype(np.int32)
-
-
 def check_indices(indices: np.ndarray, name: str, rank: int) -> None:
     """Raises unless `indices` are int32, of this rank and not empty."""
     if indices.dtype != np.int32:
@@ -296,7 +272,7 @@ class IndexMap:
         spread: int32 [R], the computed position that each output row shows; None shows the computed
             rows as they are.
         rows_in: how many rows the input has.
-        geometry: given only if `table` is this geometry's full table over unpacked rows, so that a
+        geometry: given only if `table` is this geometry's full table over a whole map, so that a
             backend may run a dense convolution instead.
     """
 
@@ -316,13 +292,13 @@ class IndexMap:
     def conv(
         cls, geometry: Geometry, positions: Sequence[int] | None = None, spread: bool = True
     ) -> "IndexMap":
-        """The map of a convolution over unpacked rows.
+        """The index map of a convolution of a whole map.
 
         Args:
             geometry: the convolution.
             positions: the output positions to compute; None (or all of them) computes all.
             spread: show every output position (the nearest computed one); False shows the computed
-                positions only, packed.
+                positions only.
 
         Example:
             >>> geometry = Geometry(kernel_size=(3, 3), input_size=(6, 6))

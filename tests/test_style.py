@@ -15,9 +15,9 @@ SOURCES = sorted(
 # What stands here may import only what stands above it; those of one line do not know each other.
 ORDER = """
 kernels
+checks files
 numerics
 keras_layers
-checks files
 config
 records
 network

@@ -75,10 +75,6 @@ def _library(path: Path) -> Any:
     if version.startswith("2"):
         import tf_keras
 
-        from espace_tf.keras_layers import legacy
-
-        for name in legacy.MIXINS:
-            legacy.layer_class(name)  # Registers it for the file to name.
         return tf_keras
     import keras
 

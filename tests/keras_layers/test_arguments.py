@@ -9,8 +9,8 @@ from espace_tf.keras_layers import DecomposedConv2D, MaskedConv2D, for_library
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"filters": 0}, "filters must be a positive integer. Received: 0"),
-        ({"filters": 2.5}, "filters must be a positive integer. Received: 2.5"),
+        ({"filters": 0}, "filters must be at least 1. Received: 0"),
+        ({"filters": 2.5}, "filters must be an integer. Received: 2.5"),
         ({"filters": 4, "groups": 3}, "groups must divide filters. Received: filters=4, groups=3"),
         ({"kernel_size": (3, 3, 3)}, r"kernel_size must be two integers.*Received: \(3, 3, 3\)"),
         ({"kernel_size": 0}, "kernel_size .*Received: 0"),
@@ -19,7 +19,7 @@ from espace_tf.keras_layers import DecomposedConv2D, MaskedConv2D, for_library
         ({"kernel_size": True}, "kernel_size must be two integers.*Received: True"),
         ({"strides": (0, 1)}, r"strides .*Received: \(0, 1\)"),
         ({"strides": 2, "dilation_rate": 2}, "strides and dilation_rate cannot both"),
-        ({"padding": "causal"}, r"padding must be one of \('valid', 'same'\). Received: 'causal'"),
+        ({"padding": "causal"}, "padding must be one of valid, same. Received: 'causal'"),
         ({"data_format": "channels_first"}, "data_format must be .*Received: 'channels_first'"),
         ({"positions": []}, "positions is empty"),
         ({"positions": [-1, 3]}, "positions must lie in .*Received: -1 to 3"),
@@ -45,14 +45,14 @@ def test_positions_are_integers(positions):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"rank": 0}, "rank must be a positive integer. Received: 0"),
-        ({"rank": "full"}, "rank must be a positive integer. Received: 'full'"),
-        ({"order": "diagonal"}, r"order must be one of \('vertical', 'horizontal'\)"),
+        ({"rank": 0}, "rank must be at least 1. Received: 0"),
+        ({"rank": "full"}, "rank must be an integer. Received: 'full'"),
+        ({"order": "diagonal"}, "order must be one of vertical, horizontal"),
         ({"order": None}, "order must be one of .*Received: None"),
     ],
 )
 def test_a_wrong_rank_or_order_is_refused_in_words(wrong, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, TypeError), match=words):
         DecomposedConv2D(**{"filters": 4, "kernel_size": 3, "rank": 2, **wrong})
 
 

@@ -1,13 +1,7 @@
 import numpy as np
 import pytest
 
-from espace_tf.keras_layers.chain import (
-    Link,
-    chain_maps,
-    check_count,
-    read_positions,
-    write_positions,
-)
+from espace_tf.keras_layers.chain import Link, chain_maps
 
 
 def link(size, strides=(1, 1), padding="same"):
@@ -31,17 +25,17 @@ def run(index_map, rows, weights):
 
 
 @pytest.mark.parametrize("positions", [[0], [3, 4, 19], [0, 1, 2, 3, 4], range(20)])
-def test_a_packed_chain_shows_what_the_full_one_computes(positions):
+def test_a_masked_chain_shows_what_the_full_one_computes(positions):
     rng = np.random.default_rng(0)
     links = [link((3, 1)), link((1, 3), (1, 2)), link((2, 2))]
     rows, weights = rng.normal(size=36), [rng.normal(size=n) for n in (3, 3, 4)]
     full = chain_maps(links, (4, 9), None)
-    packed = chain_maps(links, (4, 9), np.array(positions))
-    assert full.output_size == packed.output_size == (4, 5)
+    masked = chain_maps(links, (4, 9), np.array(positions))
+    assert full.output_size == masked.output_size == (4, 5)
     values = expected = rows
-    for one, other, w in zip(packed.maps, full.maps, weights, strict=True):
+    for one, other, w in zip(masked.maps, full.maps, weights, strict=True):
         values, expected = run(one, values, w), run(other, expected, w)
-    shown = np.arange(20) if packed.shown is None else packed.shown
+    shown = np.arange(20) if masked.shown is None else masked.shown
     np.testing.assert_allclose(values, expected[shown], err_msg="seed 0")
     np.testing.assert_array_equal(shown[list(positions)], positions)
 
@@ -64,18 +58,3 @@ def test_output_length_is_that_of_the_geometry(padding):
 def test_a_kernel_that_does_not_fit_is_refused_in_words():
     with pytest.raises(ValueError, match="does not fit into an input whose height is 2"):
         link((3, 3), padding="valid").output_length(2, 0)
-
-
-def test_positions_survive_the_text():
-    positions = np.array([0, 7, 34], np.int32)
-    for size in (None, (5, 7)):
-        again, map_size = read_positions(write_positions(positions, size))
-        np.testing.assert_array_equal(again, positions)
-        assert map_size == size
-    assert read_positions(write_positions(None, (5, 7))) == (None, None)
-
-
-@pytest.mark.parametrize("value", [0, -1, 1.0, True, "3", None])
-def test_a_count_is_a_positive_integer(value):
-    with pytest.raises(ValueError, match="rank must be a positive integer. Received:"):
-        check_count(value, "rank")

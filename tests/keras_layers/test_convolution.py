@@ -15,8 +15,8 @@ from espace_tf.keras_layers import (
     DecomposedConv2D,
     MaskedConv2D,
     decomposed_conv2d,
-    legacy,
     masked_conv2d,
+    texts,
 )
 
 SIZE = (8, 9, 4)
@@ -175,7 +175,7 @@ np.savez("outputs.npz", served=served, loaded=load())
 """
 
 
-@pytest.mark.parametrize("module", [keras_layers, decomposed_conv2d, legacy, masked_conv2d])
+@pytest.mark.parametrize("module", [keras_layers, decomposed_conv2d, masked_conv2d, texts])
 def test_examples_run(module):
     results = doctest.testmod(module)
     assert results.attempted and not results.failed

@@ -81,39 +81,27 @@ def test_compose_reads_the_producers_computed_rows(seed):
     rng = np.random.default_rng(seed)
     spread = rng.integers(0, 7, 30).astype(np.int32)
     table = rng.integers(-1, 30, (12, 4)).astype(np.int32)
-    packed = rng.normal(size=8)
-    packed[-1] = 0  # what -1 reads
-    unpacked = np.append(packed[spread], 0)
+    few = rng.normal(size=8)
+    few[-1] = 0  # what -1 reads
+    whole = np.append(few[spread], 0)
     composed = index_map.compose(table, spread)
     assert composed.dtype == np.int32
-    np.testing.assert_array_equal(packed[composed], unpacked[table], f"{seed=}")
+    np.testing.assert_array_equal(few[composed], whole[table], f"{seed=}")
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_repack_reads_the_same_values_from_the_packed_rows(seed):
+def test_a_reindexed_table_reads_the_same_values(seed):
     rng = np.random.default_rng(seed)
     table = rng.integers(-1, 40, (6, 5)).astype(np.int32)
     rows = index_map.rows_read(table)
     assert rows.dtype == np.int32 and -1 not in rows
     assert set(rows) == set(table.ravel()) - {-1}, f"{seed=}"
     values = rng.normal(size=40)
-    packed = index_map.repack(table, rows)
-    assert packed.dtype == np.int32
+    few = index_map.reindex(table, rows)
+    assert few.dtype == np.int32
     np.testing.assert_array_equal(
-        np.append(values[rows], 0)[packed], np.append(values, 0)[table], f"{seed=}"
+        np.append(values[rows], 0)[few], np.append(values, 0)[table], f"{seed=}"
     )
-
-
-@pytest.mark.parametrize("seed", range(50))
-def test_positions_survive_their_text(seed):
-    rng = np.random.default_rng(seed)
-    size = int(rng.integers(1, 200))
-    positions = random_positions(rng, size)
-    text = index_map.encode_positions(positions, size)
-    assert isinstance(text, str)
-    decoded = index_map.decode_positions(text, size)
-    assert decoded.dtype == np.int32
-    np.testing.assert_array_equal(decoded, positions, f"{seed=}")
 
 
 def test_check_positions_sorts_and_drops_duplicates():
@@ -171,8 +159,8 @@ def test_conv_knows_when_it_is_dense():
     masked = IndexMap.conv(geometry, [0, 4])
     assert masked.geometry is None and masked.rows_in == 25
     assert masked.table.shape == (2, 9) and masked.rows_out == 9
-    packed = IndexMap.conv(geometry, [0, 4], spread=False)
-    assert packed.spread is None and packed.rows_out == 2
+    few = IndexMap.conv(geometry, [0, 4], spread=False)
+    assert few.spread is None and few.rows_out == 2
 
 
 @pytest.mark.parametrize(
@@ -200,9 +188,7 @@ def test_maps_that_do_not_belong_together_are_refused():
     with pytest.raises(ValueError, match="table reads row 5 but spread has only 3 rows"):
         index_map.compose(np.array([[5]]), np.array([0, 0, 1]))
     with pytest.raises(ValueError, match="table reads 1 rows that are not in rows, first 5"):
-        index_map.repack(np.array([[5, 2]]), np.array([2]))
-    with pytest.raises(ValueError, match="encoded for another output size: 1 bytes"):
-        index_map.decode_positions(index_map.encode_positions([1], 8), 9)
+        index_map.reindex(np.array([[5, 2]]), np.array([2]))
 
 
 def test_needs_numpy_only():
