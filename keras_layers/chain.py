@@ -75,7 +75,7 @@ def chain_maps(
     """The index maps that compute a chain's last map at `positions`, and nothing that is not read.
 
     Walks backwards: the rows that a convolution's table reads are the positions that the one before
-    it computes, and all that it hands over. Only the last one spreads what it computed over its whole map.
+    it computes, and all that it hands over. Only the last one spreads them over its whole map.
 
     Args:
         links: the convolutions, first to last; each reads the output of the one before it.
