@@ -29,6 +29,8 @@ class EspaceConfig:
         runtime: what the time is measured on: "tf" (a traced tf.function) or "litert" (TFLite).
         batch_size: images per call when time is measured.
         threads: CPU threads when time is measured; None leaves the runtime's own choice.
+        input_size: (H, W) that time is measured at, of inputs whose size the model leaves open;
+            None: the size of the data.
         include: which layers may be touched, by path: a regular expression (found anywhere in the
             path), a callable path -> bool, or several of these of which one must match; None: all.
         exclude: which layers must not be touched, in the same forms; wins over include.
@@ -58,6 +60,7 @@ class EspaceConfig:
     runtime: str = "tf"
     batch_size: int = 1
     threads: int | None = None
+    input_size: tuple[int, int] | None = None
     include: Pattern = None
     exclude: Pattern = None
     seed: int = 0
@@ -97,6 +100,8 @@ class EspaceConfig:
             checked[name] = check_count(getattr(self, name), name)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        if self.input_size is not None:
+            object.__setattr__(self, "input_size", _size(self.input_size))
         if self.cache_dir is not None and not isinstance(self.cache_dir, str | PathLike):
             raise TypeError(f"cache_dir must be a path or None. Received: {self.cache_dir!r}")
 
@@ -110,6 +115,14 @@ def _several(value: Any, name: str) -> Sequence[Any]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise TypeError(f"{name} must be a list or tuple. Received: {value!r}")
     return value
+
+
+def _size(value: Any) -> tuple[int, int]:
+    """A height and a width."""
+    lengths = tuple(check_count(length, "input_size") for length in _several(value, "input_size"))
+    if len(lengths) != 2:
+        raise ValueError(f"input_size must be a height and a width. Received: {value!r}")
+    return lengths
 
 
 def _check_pattern(value: Any, name: str) -> Pattern:

@@ -99,6 +99,7 @@ def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) ->
     def batches(limit: int) -> Iterator[tuple[Any, Any]]:
         return user_data.batches(data, limit, _BATCH, inputs=inputs)
 
+    config = _sized(model, config, None if data is None else lambda: next(batches(1))[0])
     found: Arrays = {}
     resolved = baseline = None
     if data is not None:
@@ -181,6 +182,27 @@ def _usable(model: Any, config: EspaceConfig) -> tuple[list[Site], dict[str, str
             + ("; ".join(f"{path}: {reason}" for path, reason in skipped.items()) or "it has none")
         )
     return usable, skipped
+
+
+def _sized(model: Any, config: EspaceConfig, first: Callable[[], Any] | None) -> EspaceConfig:
+    """The configuration, with the data's size if the model leaves that of inputs open."""
+    inputs = getattr(model, "inputs", None) or ()
+    places = [place for place, tensor in enumerate(inputs) if None in tensor.shape[1:]]
+    if not places or config.input_size is not None:
+        return config
+    if first is None:
+        raise ValueError(
+            f"config must have an input_size, (H, W), because model {model.name!r} leaves the size "
+            "of its inputs open and there is no data that has one. Received: None"
+        )
+    shapes = [array.shape for array in user_data.in_order(model, first())]
+    sizes = {shapes[place][1:-1] for place in places}
+    if len(sizes) > 1 or len(shapes[places[0]]) != 4:
+        raise ValueError(
+            f"inputs of open size must be maps of one size. Received: {sorted(sizes)}; give the "
+            "model inputs of fixed size"
+        )
+    return dataclasses.replace(config, input_size=sizes.pop())
 
 
 def _check_finite(layer: Any) -> None:
@@ -278,11 +300,10 @@ def _time(
             site.dense_ms = site.options[0].ms
             site.release()
             advance(1)
-    if any(None in tensor.shape[1:] for tensor in model.inputs):
-        return {"model_ms": sum(site.dense_ms for site in sites.values())}
 
     def measured(name: str, function: Callable, *arguments: Any, **options: Any) -> list[float]:
         options |= {"batch_size": config.batch_size, "threads": config.threads}
+        options |= {"size": config.input_size}
         times = stages.get(name, lambda: {"ms": np.array(function(*arguments, **options))})
         return times["ms"].tolist()
 

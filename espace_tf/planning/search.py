@@ -144,6 +144,7 @@ def _measured_speedup(
         batch_size=config.batch_size,
         runtime=config.runtime,
         threads=config.threads,
+        size=config.input_size,
         repeats=repeats,
         seconds=seconds,
     )

@@ -153,11 +153,15 @@ def time_models(
     batch_size: int = 1,
     runtime: str = "tf",
     threads: int | None = None,
+    size: tuple[int, int] | None = None,
     repeats: int = 30,
     seconds: float | None = None,
 ) -> list[float]:
-    """Median milliseconds of whole models on a batch of noise, call by call in turns."""
-    arrays = noise(models[0], batch_size)
+    """Median milliseconds of whole models on a batch of noise, call by call in turns.
+
+    `size` is (H, W) of inputs whose size the models leave open.
+    """
+    arrays = noise(models[0], batch_size, size)
     calls = [runner(model, arrays, runtime, threads)[0] for model in models]
     return alternate(calls, repeats=repeats, seconds=seconds)
 
@@ -168,11 +172,15 @@ def speed_ratio(
     batch_size: int = 1,
     runtime: str = "tf",
     threads: int | None = None,
+    size: tuple[int, int] | None = None,
     repeats: int,
     seconds: float,
 ) -> float:
-    """Time of the first model over that of the second on a batch of noise, as `ratio` finds it."""
-    arrays = noise(models[0], batch_size)
+    """Time of the first model over that of the second on a batch of noise, as `ratio` finds it.
+
+    `size` is (H, W) of inputs whose size the models leave open.
+    """
+    arrays = noise(models[0], batch_size, size)
     slow, fast = (runner(model, arrays, runtime, threads)[0] for model in models)
     return ratio(slow, fast, repeats=repeats, seconds=seconds)
 
@@ -193,6 +201,7 @@ def single_layer(
         dense: the class where rank and positions are None: the layer as it is.
     """
     options = {
+        "dtype": "float32",  # whatever the policy of the process is
         "filters": site.filters,
         "kernel_size": site.kernel_size,
         "strides": site.strides,
@@ -214,7 +223,7 @@ def layer_runner(
 ) -> Callable[[], Any]:
     """A call of one new layer on a batch of noise of this shape, to be timed; else as `runner`."""
     if runtime == "litert":
-        model = keras.Sequential([keras.Input(shape[1:]), layer])
+        model = keras.Sequential([keras.Input(shape[1:], dtype="float32"), layer])
         return runner(model, noise(model, shape[0]), runtime, threads)[0]
     # Without a model around the layer, which would take longer to build than all calls of it.
     set_threads(threads)

@@ -58,6 +58,7 @@ def network_times(
     *,
     batch_size: int,
     threads: int | None = None,
+    size: tuple[int, int] | None = None,
 ) -> tuple[float, float, float]:
     """Milliseconds of a network, of the same in fused graphs, and of all but some layers there.
 
@@ -68,8 +69,9 @@ def network_times(
         fused: what `rewriting.fuse` made of it.
         paths: of convolutions of `plain` that are in fused graphs; the third time is without them.
         batch_size, threads: as in EspaceConfig.
+        size: (H, W) of inputs whose size the network leaves open.
     """
-    arrays = measure.noise(plain, batch_size)
+    arrays = measure.noise(plain, batch_size, size)
     inside: list[float] = []
     profiles = [
         _profile(layer, path.removesuffix(layer.name), paths, batch_size)

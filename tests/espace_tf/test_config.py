@@ -14,6 +14,7 @@ WRONG = {
     "runtime": ["cuda", "", np.array(["tf", "litert"]), np.array(["tf"])],
     "batch_size": [0, -1, 1.5, "1", True, None],
     "threads": [0, 2.0, "all", 10**6],
+    "input_size": [0, 5, (5,), (5, 0), (5, 6, 7), "56"],
     "include": [3, ["a", 4], "("],
     "exclude": ["[", {"a": 1}],
     "seed": [-1, 0.5, 2**32],

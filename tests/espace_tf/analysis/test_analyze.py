@@ -11,6 +11,7 @@ from espace_tf.analysis.analyze import analyze
 from espace_tf.config import EspaceConfig
 from espace_tf.kernels.fused import fused_operations
 from espace_tf.records.option import Option
+from espace_tf.timing import measure
 from espace_tf.timing import steps as step_times
 
 NATIVE = pytest.mark.skipif(fused_operations() is None, reason="no native operations")
@@ -93,3 +94,36 @@ def test_without_a_binary_an_analysis_has_times_of_single_layers(monkeypatch):
         found = analyze(network(), None, config=config, verbose=0)
     assert found.fused_ms is None and found.model_ms > 0
     assert all(option.ms > 0 for option in found.sites["a"].options)
+
+
+def network_of_any_size():
+    """Maps of known size after a Resizing."""
+    inputs = keras.Input((None, None, 2))
+    x = keras.layers.Resizing(12, 12)(inputs)
+    x = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(x)
+    x = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(x)
+    return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalMaxPooling2D()(x)))
+
+
+@pytest.mark.parametrize("runtime", ["tf", "litert"])
+def test_where_a_size_is_open_that_of_the_data_is_timed(runtime, monkeypatch):
+    seen, noise = [], measure.noise
+
+    def watched(model, batch_size, size=None):
+        seen.append(size)
+        return noise(model, batch_size, size)
+
+    monkeypatch.setattr(measure, "noise", watched)
+    config = EspaceConfig(
+        runtime=runtime, keeps=(), mask_families=(), calibration_images=8, damage_images=4
+    )
+    images = np.random.default_rng(0).random((8, 20, 30, 2), np.float32)
+    found = analyze(network_of_any_size(), images, config=config, verbose=0)
+    assert found.config.input_size == (20, 30)
+    assert (20, 30) in seen
+    assert found.model_ms > 0
+
+
+def test_where_a_size_is_open_without_data_one_is_asked_for():
+    with pytest.raises(ValueError, match=r"config must have an input_size, \(H, W\)"):
+        analyze(network_of_any_size(), verbose=0)
