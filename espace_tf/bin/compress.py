@@ -3,16 +3,17 @@
     python -m espace_tf.bin.compress --model=network.keras --data=images.npz --speedup=4 \\
         --output_dir=out
 
-reads a Keras model (.keras or .h5) and its training data, finds which convolutions to make thinner
-and which output positions to skip, rebuilds the network with them, and fine-tunes it if --epochs
-says so. The data is one of
+reads a Keras model (.keras, .h5, .hdf5 or a SavedModel's folder) and its training data, finds which
+convolutions to make thinner and which output positions to skip, rebuilds the network with them, and
+fine-tunes it if --epochs says so. The data is one of
 
     images.npz      with x and, if there are labels, y; also x_test and y_test to judge it on
     a folder        of idx files as MNIST and Fashion-MNIST come in (train-images-idx3-ubyte.gz ...)
     tfds:NAME       a TensorFlow Dataset that has been prepared before
     nothing         without --data the network's weights alone decide, which is worse
 
-8-bit images are scaled to [0, 1]. Into --output_dir go
+8-bit images are scaled to [0, 1], unless the network takes integers or begins with a layer that
+scales them itself; --preprocessing says otherwise. Into --output_dir go
 
     compressed.keras    the new model, for keras.models.load_model after import espace_tf
     plan.json           what became of every layer (with its arrays in an .npz beside it)
@@ -54,7 +55,7 @@ from espace_tf.records import saving
 
 _QUANTIZATIONS = {"float32": None, "float16": "float16", "dynamic": "dynamic", "int8": "int8"}
 
-_MODEL = flags.DEFINE_string("model", None, "The trained network: a .keras or .h5 file.")
+_MODEL = flags.DEFINE_string("model", None, "The trained network: a file or folder.")
 _DATA = flags.DEFINE_string("data", None, "Training data: an .npz, an idx folder or tfds:NAME.")
 _SPEEDUP = flags.DEFINE_multi_string(
     "speedup", ["2"], "How many times faster on the wall clock; above 1. Several: 2,3,4."
@@ -80,6 +81,12 @@ _INCLUDE = flags.DEFINE_string("include", None, "Only layers whose path this exp
 _EXCLUDE = flags.DEFINE_string("exclude", None, "No layers whose path this expression matches.")
 _EXPORT = flags.DEFINE_list(
     "export", ["float32"], f"TensorFlow Lite files to write: any of {', '.join(_QUANTIZATIONS)}."
+)
+_PREPROCESSING = flags.DEFINE_enum(
+    "preprocessing",
+    "auto",
+    list(bin_data.PREPROCESSING),
+    "8-bit images: as they are, in [0, 1], in [-1, 1], or as the network's first layers suggest.",
 )
 _REPORT = flags.DEFINE_bool("report", True, "Write report.html, and sweep.svg for several speeds.")
 flags.mark_flags_as_required(["model", "output_dir"])
@@ -185,10 +192,14 @@ def _compress(output: Path) -> None:
     from rich.console import Console
 
     console, started, speedups = Console(), time.monotonic(), _speedups()
-    data = None if _DATA.value is None else bin_data.load(_DATA.value, limit=_LIMIT.value)
     _prepare_runtime()
     model = models.load(_MODEL.value, "--model")
+    console.print(f"Read with {type(model).__module__.split('.')[0]}: {_MODEL.value}")
+    options = {"model": model, "preprocessing": _PREPROCESSING.value, "limit": _LIMIT.value}
+    data = None if _DATA.value is None else bin_data.load(_DATA.value, **options)
     judge = outcome.judge(model, data and data.test)
+    if judge is not None:
+        _warn_of_guesses(model, judge(model), len(data.x_test))
     console.rule("Analyse, plan, rebuild")
     smalls = _smaller(model, data, speedups)
     results = {}
@@ -203,6 +214,19 @@ def _compress(output: Path) -> None:
         console.print(outcome.table(results[folder].summary))
     _draw(model, results, output)
     console.print(f"Results in {output} after {time.monotonic() - started:.0f} s.")
+
+
+def _warn_of_guesses(model: Any, found: dict[str, float], images: int) -> None:
+    """Before minutes of work on images that mean nothing to the network."""
+    if outcome.guesses(found, model, images):
+        _warn(
+            f"the given network's accuracy on x_test is {found['accuracy']:.4f}, which guessing "
+            "gives too: are the images as in its training? See --preprocessing"
+        )
+
+
+def _warn(message: str) -> None:
+    print(f"espace-compress: warning: {message}", file=sys.stderr)
 
 
 def _smaller(model: Any, data: bin_data.Data | None, speedups: list[float]) -> list[Any]:
@@ -220,7 +244,7 @@ def _smaller(model: Any, data: bin_data.Data | None, speedups: list[float]) -> l
             smalls = [row.model for row in sweep(*given, speedups=speedups, config=_config())[1:]]
     for warning in caught:
         if issubclass(warning.category, EspaceWarning):
-            print(f"espace-compress: warning: {warning.message}", file=sys.stderr)
+            _warn(str(warning.message))
     return smalls
 
 
@@ -248,6 +272,8 @@ def _write(
     )
     named = {"before": model, "after": written}
     sizes = outcome.sizes(rows, named, judge)
+    if data is not None and data.x_test is not None and len(model.inputs) == 1:
+        sizes["after"] |= outcome.agreement(model, written, data.x_test)
     found = {name: each["accuracy"] for name, each in sizes.items()}
     summary = {
         "asked_speedup": speedup,
@@ -257,7 +283,7 @@ def _write(
         "threads": _THREADS.value,
         **sizes,
         "max_difference": rows[1].max_difference,
-        "exports": _export(written, folder, data, judge),
+        "exports": _export(model, written, folder, data, judge),
     }
     return _Result(small, rows, None if None in found.values() else found, summary)
 
@@ -336,11 +362,10 @@ def _config() -> Any:
 
 
 def _export(
-    model: Any, output: Path, data: bin_data.Data | None, judge: Any
+    original: Any, model: Any, output: Path, data: bin_data.Data | None, judge: Any
 ) -> list[dict[str, Any]]:
     """Writes the TensorFlow Lite files; what is known of each, for the summary."""
-    import tensorflow as tf
-
+    from espace_tf.data.batches import in_order
     from espace_tf.deploy import tflite
     from espace_tf.deploy.export_tflite import export_tflite
 
@@ -354,9 +379,15 @@ def _export(
             representative_data=None if data is None else data.x,
         )
         entry = {"file": path.name, "bytes": result.bytes, "difference": result.max_difference}
-        if judge is not None and len(model.inputs) == 1:
+        entry["dense_bytes"] = result.dense_bytes
+        if data is not None and data.x_test is not None and len(model.inputs) == 1:
             file = tflite.run_function(model, path)
-            entry |= judge(lambda x, file=file: file(tf.nest.flatten(x)))
+
+            def run(x: Any, file: Any = file) -> Any:
+                return file(in_order(model, x))
+
+            entry |= outcome.agreement(original, run, data.x_test)
+            entry |= {} if judge is None else judge(run)
         described.append(entry)
     return described
 

@@ -5,22 +5,29 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from espace_tf.network import graph
 
 FORMS = (
     "an .npz file with x (and y, x_test, y_test), a folder of idx files as MNIST comes in "
     "(train-images-idx3-ubyte.gz, ...), or tfds:NAME"
 )
+# Operations with which a network brings images to the values that it was trained on.
+_ARITHMETIC = ("Divide", "TrueDivide", "Multiply", "Subtract", "TFOpLambda")
+# Beginnings of layers' names that may come before and leave values what they are.
+_KEEPS = ("Resizing", "CenterCrop", "Random", "ZeroPadding", "Cropping", "Identity", "Cast")
 _IDX = {"train": "train", "test": "t10k"}
 
 
 @dataclass(frozen=True)
 class Data:
-    """Images and labels, ready for a model that takes values in [0, 1].
+    """Images and labels, ready for a model.
 
     Attributes:
-        x: [N, H, W, C] (or whatever the model takes); 8-bit images are scaled to [0, 1] float32.
+        x: [N, H, W, C] (or whatever the model takes).
         y: labels of x, or None.
         x_test, y_test: held out, or None.
     """
@@ -42,7 +49,16 @@ class Data:
         return None if missing else (self.x_test, self.y_test)
 
 
-def load(source: str | Path, *, limit: int | None = None) -> Data:
+PREPROCESSING = ("auto", "none", "scale", "symmetric")
+
+
+def load(
+    source: str | Path,
+    *,
+    limit: int | None = None,
+    model: Any = None,
+    preprocessing: str = "auto",
+) -> Data:
     """Reads data that a command line names.
 
     Args:
@@ -50,6 +66,11 @@ def load(source: str | Path, *, limit: int | None = None) -> Data:
             y_test), the folder of MNIST-like idx files (.gz or not), or "tfds:NAME" with a name
             that `tensorflow_datasets.load` knows and has prepared before.
         limit: reads at most this many training examples, and as many held-out ones; None: all.
+        model: the Keras model that it is for, which decides about the axis of channels and, with
+            "auto", about 8-bit images; None: one of maps with channels in [0, 1].
+        preprocessing: what becomes of 8-bit images: "none" hands them over as they are, "scale"
+            brings them to [0, 1], "symmetric" to [-1, 1]. "auto" is "none" for a model that takes
+            integers or begins with a layer that scales, else "scale".
 
     Raises:
         ValueError: nothing is there, or in another form.
@@ -71,19 +92,72 @@ def load(source: str | Path, *, limit: int | None = None) -> Data:
     images = {name: arrays.get(name) for name in ("x", "x_test")}
     labels = {name: arrays.get(name) for name in ("y", "y_test")}
     _check_lengths(images, labels, text)
+    if preprocessing == "auto":
+        preprocessing = "none" if model is not None and preprocesses(model) else "scale"
+    dtype = str(model.inputs[0].dtype) if getattr(model, "inputs", None) else None
+    images = {k: v if v is None else _in_rank(v[:limit], model) for k, v in images.items()}
     return Data(
-        **{k: None if v is None else as_images(v[:limit]) for k, v in images.items()},
+        **{k: None if v is None else as_images(v, preprocessing, dtype) for k, v in images.items()},
         **{k: None if v is None else v[:limit] for k, v in labels.items()},
     )
 
 
-def as_images(array: np.ndarray) -> np.ndarray:
-    """8-bit images as float32 in [0, 1]; grey images [N, H, W] get a channel axis; else as is."""
-    if array.ndim == 3:
-        array = array[..., None]
-    if array.dtype == np.uint8:
-        return array.astype(np.float32) / np.float32(255)
-    return array.astype(np.float32) if array.dtype == np.float64 else array
+def _in_rank(array: np.ndarray, model: Any) -> np.ndarray:
+    """Grey images with an axis of one channel, or without, as the model's input has it."""
+    inputs = getattr(model, "inputs", None)
+    rank = len(inputs[0].shape) if inputs and len(inputs) == 1 else max(array.ndim, 4)
+    if (array.ndim, rank) == (3, 4):
+        return array[..., None]
+    return array[..., 0] if (array.ndim, rank, array.shape[-1]) == (4, 3, 1) else array
+
+
+def as_images(array: np.ndarray, preprocessing: str = "scale", dtype: Any = None) -> np.ndarray:
+    """8-bit images scaled as asked for, as float32; of other numbers those in 64 bits as float32.
+
+    `dtype` is the type of images that are handed over as they are; None: their own.
+    """
+    if array.dtype == np.uint8 and preprocessing != "none":
+        scaled = array.astype(np.float32) / np.float32(255)
+        return 2 * scaled - 1 if preprocessing == "symmetric" else scaled
+    if array.dtype == np.float64:
+        return array.astype(np.float32)
+    return array.astype(dtype) if array.dtype == np.uint8 and dtype is not None else array
+
+
+def preprocesses(model: Any) -> bool:
+    """Whether a model takes images as files hold them: integers, or values that it scales itself.
+
+    Args:
+        model: a Keras model; of one without a known graph nothing is known.
+    """
+    inputs = getattr(model, "inputs", None) or ()
+    if any("int" in str(tensor.dtype) for tensor in inputs):
+        return True
+    return bool(inputs) and graph.is_container(model) and _scales(model, {*map(id, inputs)})
+
+
+def _scales(container: Any, images: set[int]) -> bool:
+    """Whether the first layer in a container that changes values of these tensors scales them."""
+    inside = getattr(container, "_functional", None) or container
+    images = images | {id(tensor) for tensor in inside.inputs}
+    for layer, inputs, outputs, _ in graph.nodes(container):
+        if not any(id(tensor) in images for tensor in inputs):
+            continue
+        if type(layer).__name__ in ("Rescaling", "Normalization", *_ARITHMETIC):
+            return _takes_bytes(layer)
+        if graph.is_container(layer):
+            return _scales(layer, set())
+        if type(layer).__name__.startswith(_KEEPS):
+            images |= {id(tensor) for tensor in outputs}
+    return False
+
+
+def _takes_bytes(layer: Any) -> bool:
+    """Whether a layer that scales images takes them from [0, 255] rather than from [0, 1]."""
+    kind = type(layer).__name__
+    if kind == "Rescaling":
+        return float(np.max(np.abs(layer.scale))) < 0.1
+    return kind != "Normalization" or float(np.max(np.asarray(layer.mean))) > 1
 
 
 def read_idx(path: Path) -> np.ndarray:

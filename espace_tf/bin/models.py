@@ -1,58 +1,88 @@
 """Model files named on a command line, of both Keras libraries."""
 
-import contextlib
 import json
 import warnings
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+_HEADS = {".keras": b"PK", ".h5": b"\x89HDF", ".hdf5": b"\x89HDF"}
+FORMS = "an existing .keras, .h5 or .hdf5 file, or the folder of a SavedModel"
+
 
 def check(path: str | Path, name: str = "model") -> Path:
-    """The path, if it is an existing file of a kind that `load` reads.
+    """The path, if something is there of a kind that `load` reads.
 
     Args:
-        path: of the file.
+        path: of a file, or of a SavedModel's folder.
         name: the argument or flag that it was given by, for errors.
 
     Raises:
         ValueError: it is not.
     """
     path = Path(path)
-    if path.suffix not in (".keras", ".h5") or not path.is_file():
-        raise ValueError(f"{name} must be an existing .keras or .h5 file. Received: {str(path)!r}")
+    file = path.suffix in _HEADS and path.is_file()
+    if not file and not (path / "saved_model.pb").is_file():
+        raise ValueError(f"{name} must be {FORMS}. Received: {str(path)!r}")
     return path
 
 
 def load(path: str | Path, name: str = "model") -> Any:
-    """Reads a model with the Keras library that wrote it.
+    """Reads a model with Keras 3, or with tf_keras what only that reads.
 
     Args:
-        path: a .keras file of Keras 3 or tf_keras, or an .h5 file of tf_keras or older Keras.
+        path: a .keras file of either library, an .h5 or .hdf5 file, or a SavedModel's folder that
+            Keras 2 saved a model to.
         name: the argument or flag that it was given by, for errors.
 
     Raises:
         ValueError: there is no such file, or it is no model that can be read.
     """
     path = check(path, name)
-    _check_whole(path, name)
+    if path.is_file():
+        _check_whole(path, name)
     import espace_tf.keras_layers  # noqa: F401  Files of compressed models name these layers.
 
-    library = _library(path)
-    try:
-        with warnings.catch_warnings():
-            # The state of the optimizer that trained it is of no use here.
-            warnings.filterwarnings("ignore", "(?s).*Skipping variable loading for optimizer")
-            return library.models.load_model(path)
-    except Exception as error:  # Each library and file format raises its own kinds.
-        raise ValueError(f"{name} {str(path)!r} cannot be read: {error}") from error
+    problems = []
+    for read in _ways(path):
+        try:
+            with warnings.catch_warnings():
+                # The state of the optimizer that trained it is of no use here.
+                warnings.filterwarnings("ignore", "(?s).*Skipping variable loading for optimizer")
+                return _checked(read())
+        except Exception as error:  # Each library and file format raises its own kinds.
+            problems.append(error)
+    # What the first way lacks is the reason; the others are for what is older.
+    raise ValueError(f"{name} {str(path)!r} cannot be read: {problems[0]}") from problems[0]
+
+
+def _ways(path: Path) -> Iterator[Callable[[], Any]]:
+    """How a file may be read, the best way first; a loss that is not known may be done without."""
+    import keras
+
+    libraries = [keras, None] if path.suffix in (".h5", ".hdf5") else [keras]
+    if path.is_dir() or _written_by_keras_2(path):
+        libraries = [None]
+    for library in libraries:
+        if library is None:
+            import tf_keras as library
+        yield lambda library=library: library.models.load_model(path)
+        yield lambda library=library: library.models.load_model(path, compile=False)
+
+
+def _checked(model: Any) -> Any:
+    """A SavedModel may come back as something that only looks like the model it was."""
+    from espace_tf.network import graph
+
+    graph.library(model)
+    return model
 
 
 def _check_whole(path: Path, name: str) -> None:
     """Raises for what is truncated or of another format, of which Keras says that it is missing."""
-    heads = {".keras": b"PK", ".h5": b"\x89HDF"}
     with open(path, "rb") as file:
-        begins = file.read(4).startswith(heads[path.suffix])
+        begins = file.read(4).startswith(_HEADS[path.suffix])
     if not begins or path.suffix == ".keras" and not zipfile.is_zipfile(path):
         why = "it is truncated" if begins else f"it does not begin like a {path.suffix} file"
         raise ValueError(
@@ -60,22 +90,13 @@ def _check_whole(path: Path, name: str) -> None:
         )
 
 
-def _library(path: Path) -> Any:
-    """The module `tf_keras` for files that Keras 2 wrote, otherwise `keras`."""
-    version = "3"
-    with contextlib.suppress(OSError, KeyError, ValueError, zipfile.BadZipFile):
-        if path.suffix == ".keras":
-            with zipfile.ZipFile(path) as archive:
-                version = json.loads(archive.read("metadata.json"))["keras_version"]
-        else:
-            import h5py
-
-            with h5py.File(path) as file:
-                version = file.attrs["keras_version"]
-    if version.startswith("2"):
-        import tf_keras
-
-        return tf_keras
-    import keras
-
-    return keras
+def _written_by_keras_2(path: Path) -> bool:
+    """Whether a .keras file is of Keras 2, whose .keras files Keras 3 does not read."""
+    if path.suffix != ".keras":
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            version = json.loads(archive.read("metadata.json"))["keras_version"]
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return False
+    return version.startswith("2")

@@ -12,11 +12,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tf_keras
 from absl import flags
 from absl.testing import flagsaver
 
-from espace_tf.bin import compress, models
+from espace_tf.bin import compress, outcome
 from espace_tf.records.plan import LayerPlan, Plan
 
 ROOT = Path(__file__).parents[3]
@@ -89,6 +88,10 @@ def test_all_results_are_written(files, tmp_path, capsys):
     images = data["x_test"][..., None] / np.float32(255)
     right = np.mean(written.predict(images, verbose=0).argmax(-1) == data["y_test"])
     assert summary["after"]["accuracy"] == pytest.approx(right)
+    before = keras.models.load_model(files / "model.keras").predict(images, verbose=0)
+    same = np.mean(written.predict(images, verbose=0).argmax(-1) == before.argmax(-1))
+    assert summary["after"]["agreement"] == pytest.approx(same)
+    assert summary["exports"][0]["agreement"] == pytest.approx(same, abs=0.05)
     assert summary["after"]["parameters"] == written.count_params()
     assert summary["after"]["macs"] <= summary["before"]["macs"]
     assert summary["before"]["milliseconds"] > 0
@@ -156,7 +159,10 @@ def test_flags_from_a_file_and_no_data(files, tmp_path, capsys):
         (["--speedup=1"], "--speedup must be a number above 1, or several. Received: 1"),
         (["--speedup=2,x"], "--speedup must be a number above 1, or several. Received: 2, x"),
         (["--speedup=2", "--speedup=3,2.0"], "must be different numbers. Received: 2, 3, 2.0"),
-        (["--model=missing.keras"], "--model must be an existing .keras or .h5 file. Received: 'm"),
+        (
+            ["--model=missing.keras"],
+            "--model must be an existing .keras, .h5 or .hdf5 file, or the f",
+        ),
         (["--output_dir="], "--output_dir must be a path that is not empty"),
         (["--data=missing.npz"], "none of these"),
         (["--export=int4"], "Received: 'int4'"),
@@ -229,17 +235,6 @@ def test_a_folder_with_files_needs_overwrite(files, tmp_path, capsys):
     assert os.listdir(tmp_path) == ["notes.txt"]
 
 
-@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
-def test_files_of_both_libraries_are_read(tmp_path):
-    for library, name in ((keras, "a.keras"), (tf_keras, "b.keras"), (tf_keras, "c.h5")):
-        model = library.Sequential([library.Input((4,)), library.layers.Dense(2)])
-        model.save(tmp_path / name)
-        assert isinstance(models.load(tmp_path / name), library.Model)
-    (tmp_path / "bad.keras").write_text("no model")
-    with pytest.raises(ValueError, match="cannot be read"):
-        models.load(tmp_path / "bad.keras")
-
-
 def test_help_of_the_installed_command_says_what_comes_out():
     program = (
         "import sys; sys.argv = ['espace-compress', '--help']\n"
@@ -248,3 +243,29 @@ def test_help_of_the_installed_command_says_what_comes_out():
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     for words in ("compressed.keras", "Exit status", "--speedup", "--flagfile"):
         assert words in done.stdout, done.stderr
+
+
+def test_images_that_mean_nothing_to_the_network_are_warned_of_before_any_work(
+    files, tmp_path, capsys, monkeypatch
+):
+    """Of three classes a third is right: labels are random."""
+    monkeypatch.setattr(compress, "_smaller", lambda *_: 1 / 0)
+    output = tmp_path / "out"
+    arguments = (f"--model={files / 'model.keras'}", f"--data={files / 'data.npz'}")
+    assert call(*arguments, f"--output_dir={output}") == 1
+    assert "which guessing gives too" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_models_are_compared_without_labels(classes):
+    x, first, second = (np.random.default_rng(i).normal(size=(70, classes)) for i in range(3))
+    outputs = iter([first[:64], second[:64], first[64:], second[64:]])
+
+    def model(images):
+        return next(outputs)
+
+    found = outcome.agreement(model, model, x)
+    if classes == 3:
+        assert found == {"agreement": np.mean(first.argmax(-1) == second.argmax(-1))}
+    else:
+        assert found["cosine"] == pytest.approx(np.mean(np.sign(first * second)))

@@ -2,6 +2,7 @@
 
 import gzip
 
+import keras
 import numpy as np
 import pytest
 
@@ -119,3 +120,52 @@ def test_damaged_compression_is_said(kind, tmp_path):
     path.write_bytes(bytes(content))
     with pytest.raises(ValueError, match="cannot be read as an"):
         data.load(place)
+
+
+def flat(*layers, shape=(6, 6, 1), dtype=None):
+    return keras.Sequential([keras.Input(shape, dtype=dtype), *layers, keras.layers.Flatten()])
+
+
+def with_operations():
+    inputs = keras.Input((6, 6, 1))
+    return keras.Model(inputs, keras.layers.Flatten()(inputs / 127.5 - 1))
+
+
+def normalization(mean):
+    return keras.layers.Normalization(mean=[mean], variance=[1.0])
+
+
+MODELS = {
+    "scales": (lambda: flat(keras.layers.Rescaling(1 / 255)), 255),
+    "scales symmetrically": (lambda: flat(keras.layers.Rescaling(1 / 127.5, -1)), 255),
+    "after others": (
+        lambda: flat(keras.layers.RandomFlip(), keras.layers.Rescaling(1 / 255)),
+        255,
+    ),
+    "nested": (lambda: flat(flat(keras.layers.Rescaling(1 / 255))), 255),
+    "normalizes": (lambda: flat(normalization(120.0)), 255),
+    "operations": (with_operations, 255),
+    "integers": (lambda: flat(dtype="uint8"), 255),
+    "shifts what is in [0, 1]": (lambda: flat(keras.layers.Rescaling(2.0, -1)), 1),
+    "normalizes what is in [0, 1]": (lambda: flat(normalization(0.4)), 1),
+    "none of these": (lambda: flat(keras.layers.Conv2D(2, 3)), 1),
+}
+
+
+@pytest.mark.parametrize(("make", "largest"), MODELS.values(), ids=list(MODELS))
+def test_images_are_what_the_network_was_trained_on(make, largest, tmp_path):
+    model, x = make(), np.full((3, 6, 6), 255, np.uint8)
+    np.savez(tmp_path / "a.npz", x=x)
+    found = data.load(tmp_path / "a.npz", model=model).x
+    assert (found.shape, found.max()) == ((3, 6, 6, 1), largest)
+    assert found.dtype == model.inputs[0].dtype
+    for name, low, high in (("none", 255, 255), ("scale", 1, 1), ("symmetric", 1, 1)):
+        asked = data.load(tmp_path / "a.npz", model=model, preprocessing=name).x
+        assert (asked.min(), asked.max()) == (low, high)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (6, 6, 1)])
+@pytest.mark.parametrize("given", [(3, 6, 6), (3, 6, 6, 1)])
+def test_the_axis_of_channels_is_the_networks(shape, given, tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros(given, np.uint8))
+    assert data.load(tmp_path / "a.npz", model=flat(shape=shape)).x.shape == (3, *shape)
