@@ -139,3 +139,14 @@ def test_a_single_layer_is_channels_last_whatever_is_the_default():
         keras.config.set_image_data_format("channels_last")
     for layer in layers:
         assert layer.compute_output_shape((2, 8, 9, 4)) == (2, 4, 9, 6)
+
+
+@pytest.mark.parametrize("change", [{}, {"rank": 2}])
+def test_a_single_layer_is_in_float32_whatever_the_policy_of_the_process_is(change):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        layer = measure.single_layer(site(groups=1), **change)
+        measure.layer_runner(layer, (2, 8, 9, 4), "litert")()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert layer.compute_dtype == "float32"
