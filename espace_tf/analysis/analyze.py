@@ -80,6 +80,8 @@ def analyze(
         raise TypeError(f"config must be an EspaceConfig or None. Received: {config!r}")
     check_choice(verbose, "verbose", (0, 1, 2))
     require_runtime(config.runtime)
+    fixed = user_data.fixed_batch(user_data.named_inputs(model))
+    config = dataclasses.replace(config, batch_size=fixed or config.batch_size)
     return run(model, data, config, loss, verbose)
 
 
@@ -227,7 +229,7 @@ def _key(model: Any, data: Any, config: EspaceConfig, loss: Any) -> str | None:
     for weight in model.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
     settings = dataclasses.replace(config, cache_dir=None, rounds=1, tolerance=0.1)
-    loss = _described([loss] if loss is not None else graph.compiled_loss(model))
+    loss = _described([loss, None] if loss is not None else graph.compiled_loss(model))
     described = describe(data)
     parts = (graph.fingerprint(model), digest.hexdigest(), described, settings, loss)
     return None if described is None else repr(parts)

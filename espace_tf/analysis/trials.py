@@ -119,7 +119,7 @@ class WhatIf:
         return activation(response)
 
     def _distance(self, before: list[tf.Tensor], after: list[tf.Tensor]) -> float:
-        total = 0.0
+        total, several = 0.0, sum(output.weight != 0 for output in self._outputs) > 1
         for output, spread, a, b in zip(self._outputs, self._spreads, before, after, strict=True):
             if not output.weight:
                 continue
@@ -128,7 +128,7 @@ class WhatIf:
                 total += float((change.mean(axis=(0, 1)) / spread).mean())
                 continue
             change = float(divergence(output.log_probabilities(a), output.log_probabilities(b)))
-            total += output.weight * change if len(self._outputs) == 1 else change / spread
+            total += change / spread if several else output.weight * change
         return total
 
 

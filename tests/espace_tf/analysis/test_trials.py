@@ -180,3 +180,37 @@ def test_each_of_several_heads_counts_by_its_own_spread():
     change, spread = ((before[1] - after[1]) ** 2).mean(axis=0), before[1].var(axis=0)
     spread[2] = spread[:2].mean()  # it is constant
     np.testing.assert_allclose(found, share + (change / spread).mean(), rtol=1e-3)
+
+
+@LIBRARIES
+@pytest.mark.parametrize("head", ["sigmoid", "logits"])
+def test_each_of_several_labels_is_a_divergence_of_its_own(library, head):
+    model = network(library, head)
+    sites = read_sites(model)
+    loss = library.losses.BinaryCrossentropy(from_logits=head == "logits")
+    small = apply(model, Plan(layers={sites[0].path: LayerPlan(positions=POSITIONS)}))
+    x = np.concatenate(images())
+    p, q = (np.asarray(each(x), float) for each in (model, small))
+    if head == "logits":
+        p, q = (1 / (1 + np.exp(-z)) for z in (p, q))
+    expected = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean()
+    what_if = WhatIf(model, sites, images(), outputs=outputs(model, loss))
+    found = what_if.damage(Change(site=sites[0], positions=POSITIONS))
+    assert expected > 1e-5
+    np.testing.assert_allclose(found, expected, rtol=1e-3, err_msg=f"seed {SEED}")
+
+
+def test_an_output_without_a_loss_counts_nothing():
+    inner = network(keras)
+    inputs = keras.Input((8, 8, 4))
+    scores = inner(inputs)
+    model = keras.Model(inputs, [scores, keras.layers.Dense(3)(scores)])
+    sites = read_sites(model)
+    found = []
+    for loss in (["categorical_crossentropy", None], ["categorical_crossentropy", "mse"]):
+        what_if = WhatIf(model, sites, images(), outputs=outputs(model, loss))
+        found.append(what_if.damage(Change(site=sites[0], positions=POSITIONS)))
+    alone = WhatIf(inner, read_sites(inner), images(), outputs=outputs(inner))
+    expected = alone.damage(Change(site=read_sites(inner)[0], positions=POSITIONS))
+    np.testing.assert_allclose(found[0], expected, rtol=1e-4)
+    assert found[1] > found[0]

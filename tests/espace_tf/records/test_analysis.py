@@ -36,7 +36,7 @@ def network(library=keras, head="softmax", seed=SEED):
     y = layers.DepthwiseConv2D(3, name="depthwise")(y)
     y = layers.Conv2D(12, 3, groups=2, name="second")(y)
     y = layers.GlobalAveragePooling2D(name="pool")(y)
-    units, activation = (5, "softmax") if head == "softmax" else (1, None)
+    units, activation = (1, None) if head == "number" else (5, head)
     return library.Model(x, layers.Dense(units, activation=activation, name="head")(y))
 
 
@@ -178,6 +178,25 @@ def test_a_regression_without_a_loss_is_projected(quick):
     assert found.sites["first"].rank_probes[0][1] > 0
 
 
+@LIBRARIES
+def test_a_fixed_batch_is_kept(library, quick):
+    inputs = library.Input((10, 10, 3), batch_size=5)
+    maps = library.layers.Conv2D(4, 3, activation="relu")(inputs)
+    reshape = library.ops.reshape if library is keras else tf.reshape
+    scores = library.layers.Dense(4, activation="softmax")(reshape(maps, (5, 256)))
+    found = run(library.Model(inputs, scores), (samples()[0], samples()[1] % 4))
+    assert found.target == "labels" and found.config.batch_size == 5
+
+
+def test_several_labels_have_a_loss_of_their_own(quick):
+    model, (x, _) = network(head="sigmoid"), samples()
+    y = np.random.default_rng(SEED).integers(0, 2, model(x).shape).astype(np.float32)
+    model.compile(loss=keras.losses.BinaryCrossentropy(), run_eagerly=True)
+    found = run(model, (x, y))
+    assert found.baseline_loss == pytest.approx(model.evaluate(x[:8], y[:8], verbose=0), rel=1e-5)
+    assert run(model, x).target == "drawn labels"
+
+
 def test_without_data_the_weights_decide(quick):
     found = run(network(), None)
     assert found.target == "no data" and found.images == 0 and found.baseline_loss is None
@@ -291,6 +310,10 @@ def test_other_questions_are_not_answered_from_the_cache(tmp_path):
     assert analyzing._key(network(), (x, y), elsewhere, None) == keys[0]
     model.compile(loss=entropy())
     assert analyzing._key(*asked[0]) == keys[5]
+    model.compile(loss=entropy(), loss_weights=[2.0])
+    assert analyzing._key(*asked[0]) not in keys
+    shuffled = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(24).batch(8)
+    assert analyzing._key(model, shuffled, CONFIG, None) is None
 
 
 def test_a_killed_process_is_resumed(tmp_path, quick, labelled, monkeypatch):
