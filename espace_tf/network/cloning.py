@@ -18,7 +18,9 @@ def clone(model: Any, replace: Replace, *, compiled: bool = True) -> Any:
     """A copy of a model, weights and compile state included, with some layers replaced.
 
     Names, nesting, sharing, trainable flags and dtype policies stay. A layer used in several places
-    is asked for and replaced once.
+    is asked for and replaced once. A model of a class without an `__init__` of its own keeps that
+    class and what was set on it; others become the library's Functional or Sequential, see
+    `left_behind`.
 
     Args:
         model: a Functional or Sequential model of Keras 3 or tf_keras.
@@ -53,7 +55,21 @@ def clone(model: Any, replace: Replace, *, compiled: bool = True) -> Any:
     _copy_state(model, copy, replaced)
     if compiled and getattr(model, "_compile_config", None) is not None:
         _copy_compilation(model, copy)
+    if type(copy) is type(model) and not type(model).__module__.startswith(library.__name__ + "."):
+        _copy_attributes(model, copy)
     return copy
+
+
+def left_behind(model: Any, copy: Any) -> list[str]:
+    """What the class of a model defines and a copy of another class does not have.
+
+    Example:
+        >>> left_behind(distiller, clone(distiller, lambda path, layer: None))
+        ['compute_loss', 'train_step']
+    """
+    own = set(type(model).__mro__) - set(type(copy).__mro__)
+    names = {name for each in own for name in vars(each) if not name.startswith("_")}
+    return sorted(names - {"get_config", "from_config"})
 
 
 def private_copy(model: Any) -> Any:
@@ -247,19 +263,40 @@ def _copy_layer(layer: Any, copy: Any) -> None:
         copy.finalize_state()
 
 
+def _copy_attributes(model: Any, copy: Any) -> None:
+    """What a user set on a model of a class of theirs; without variables of its own, and models."""
+    library, new = graph.library(model), graph.layers(copy)
+    layers = {id(layer): new[path] for path, layer in graph.layers(model).items()}
+
+    def moved(value: Any) -> Any:
+        return layers[id(value)] if id(value) in layers else _fresh(value)
+
+    def bound(value: Any) -> bool:
+        foreign = isinstance(value, library.layers.Layer) and id(value) not in layers
+        metric = isinstance(value, library.metrics.Metric)
+        return (foreign and not metric) or hasattr(value, "assign")
+
+    for name in vars(model).keys() - vars(copy).keys() - {"history"}:
+        value = vars(model)[name]
+        if not name.startswith("_") and not any(map(bound, tf.nest.flatten(value))):
+            setattr(copy, name, tf.nest.map_structure(moved, value))
+
+
+def _fresh(value: Any) -> Any:
+    """A metric or optimizer of the same config, anything else as it is."""
+    stateful = hasattr(value, "get_config") and hasattr(value, "variables")
+    return type(value).from_config(value.get_config()) if stateful else value
+
+
 def _copy_compilation(model: Any, copy: Any) -> None:
     """Compiles the copy like the model: same losses, an optimizer and metrics of the same config.
 
     Moments of the optimizer are not copied: they may be of weights that were replaced.
     """
 
-    def fresh(value: Any) -> Any:
-        stateful = hasattr(value, "get_config") and hasattr(value, "variables")
-        return type(value).from_config(value.get_config()) if stateful else value
-
     arguments = {**model._compile_config.config, "optimizer": model.optimizer}
     try:
-        copy.compile(**tf.nest.map_structure(fresh, arguments))
+        copy.compile(**tf.nest.map_structure(_fresh, arguments))
     except Exception as error:
         warnings.warn(
             f"the new model {copy.name!r} is not compiled: the optimizer or a metric cannot be "

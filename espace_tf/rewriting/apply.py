@@ -2,10 +2,12 @@
 
 import difflib
 import math
+import warnings
 from typing import Any
 
 import numpy as np
 
+from espace_tf.config import EspaceWarning
 from espace_tf.keras_layers import for_library
 from espace_tf.network import cloning, graph
 from espace_tf.network.layer_rules import COMPRESSED, rule
@@ -25,7 +27,8 @@ def apply(model: Any, plan: Plan) -> Any:
             ones, from its own weights (Tai et al. 2016, closed form).
 
     Returns:
-        The new model, of the same library, with `espace_plan` set to the plan.
+        The new model, of the same library, with `espace_plan` set to the plan. An EspaceWarning
+        says what the model's class did in training that the new model does not.
 
     Raises:
         ValueError: the plan is of another model, or names a layer, a rank or positions that the
@@ -62,6 +65,15 @@ def apply(model: Any, plan: Plan) -> Any:
         model, replace, {path: weights for path, (weights, _) in parts.items()}
     )
     compressed.espace_plan = plan
+    if lost := cloning.left_behind(model, compressed):
+        warnings.warn(
+            f"model {model.name!r} is a {type(model).__name__}, a class with an __init__ of its "
+            f"own; the new model is a {type(compressed).__name__} without its {', '.join(lost)}: "
+            "fit and evaluate will not call them. Move what __init__ does to a function that "
+            "builds the model, and the class is kept; or give compile a loss that says the same",
+            EspaceWarning,
+            stacklevel=2,
+        )
     return compressed
 
 
