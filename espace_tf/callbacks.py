@@ -197,8 +197,7 @@ def _mask(layer) -> np.ndarray | None:
     """The kept positions as a float32 map [OH, OW] of zeros and ones; None without a mask."""
     if getattr(layer, "positions", None) is None:
         return None
-    size = layer.get_config()["positions"]["map_size"]
-    mask = np.zeros(size, np.float32)
+    mask = np.zeros(layer.map_size, np.float32)
     mask.flat[layer.positions] = 1.0
     return mask
 

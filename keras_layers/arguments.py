@@ -103,6 +103,11 @@ class ArgumentsMixin:
         self.kernel_size, self.strides = steps.kernel_size, steps.strides
         self.dilation_rate = steps.dilation_rate
 
+    @property
+    def map_size(self) -> tuple[int, int] | None:
+        """(OH, OW) of the map that `positions` are of; None while it is not known."""
+        return self._map_size
+
     def get_config(self):
         """Everything that the constructor takes."""
         config = {name: getattr(self, name) for name in PLAIN}
