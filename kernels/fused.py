@@ -53,8 +53,12 @@ class FusedGraphCall:
         Raises:
             tf.errors.InvalidArgumentError: inputs or weights that the program does not fit.
         """
-        run = self._eager if tf.executing_eagerly() else self._run
-        return list(run(operations, list(inputs)))
+        inputs = list(inputs)
+        if not tf.executing_eagerly():
+            return list(self._run(operations, inputs))
+        if tf.config.functions_run_eagerly():  # A concrete function is one all the same.
+            return list(self._eager.get_concrete_function(operations, inputs)(*inputs))
+        return list(self._eager(operations, inputs))
 
     def _run(self, operations, inputs):
         @tf.custom_gradient

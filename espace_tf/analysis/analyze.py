@@ -21,6 +21,7 @@ from espace_tf.config import EspaceConfig
 from espace_tf.data import batches as user_data
 from espace_tf.data import targets
 from espace_tf.data.arrays import count, describe
+from espace_tf.deploy.inference import inference_copy
 from espace_tf.kernels.fused import fused_operations
 from espace_tf.network import graph
 from espace_tf.network.layer_rules import rule
@@ -285,7 +286,7 @@ def _time(
 ) -> dict[str, float]:
     """Fills dense_ms and options; returns the times of the whole stripped model, by field."""
     stages = stages.of_this_machine()
-    plain = strip(model, fuse=False)
+    plain = inference_copy(model) if config.runtime == "litert" else strip(model, fuse=False)
     fused = _fused(plain, config)
     outside = set(graph.layers(plain if fused is None else fused))
     known, end = Timings.of_this_machine(), time.perf_counter() + _TIMING_SECONDS

@@ -208,7 +208,7 @@ def _signature(site: Site, size: tuple[int, int], config: EspaceConfig, fused: b
     """What decides the time of a layer, with where and how it is called."""
     shape = (size, site.kernel_size, site.strides, site.dilation_rate, site.padding, site.groups)
     where = (config.runtime, config.batch_size, config.threads, fused)
-    return repr((shape, site.in_channels, site.filters, where))
+    return repr((shape, site.in_channels, site.filters, site.policy, where))
 
 
 def _change(analysis: SiteAnalysis, option: Option) -> str:

@@ -96,7 +96,7 @@ def _in_float32(model: Any) -> Any:
     def replace(path: str, layer: Any) -> Any:
         if path not in changed:
             return None
-        config = layer.get_config()
+        config = likeness.configuration(layer)
         made = _with_float32(config)
         return likeness.like(layer, **{key: made[key] for key in made if made[key] != config[key]})
 

@@ -120,13 +120,15 @@ def _class(model: Any, base: str) -> type:
 
 def _input(library: Any, tensor: Any) -> Any:
     layer = tensor._keras_history.operation
-    return library.Input(
+    made = library.Input(
         batch_shape=tensor.shape,
         dtype=tensor.dtype,
         sparse=tensor.sparse,
         name=layer.name,
         optional=layer.optional,
     )
+    made._keras_history.operation.dtype_policy = layer.dtype_policy  # not that of today
+    return made
 
 
 def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:

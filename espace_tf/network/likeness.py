@@ -39,7 +39,7 @@ def like(layer: Any, kind: type | None = None, /, **changes: Any) -> Any:
     else:
         left_out = [name for name in own if name.endswith("initializer")]
         own = {name: value for name, value in own.items() if name not in left_out}
-    config = {key: value for key, value in _config(layer).items() if key not in left_out}
+    config = {key: value for key, value in configuration(layer).items() if key not in left_out}
     if _is_stock(layer):
         given = {name: value for name, value in own.items() if name in config}
         config |= {name: _again(value) for name, value in given.items()}
@@ -121,7 +121,7 @@ def _again(value: Any) -> Any:
     return made
 
 
-def _config(layer: Any) -> dict[str, Any]:
+def configuration(layer: Any) -> dict[str, Any]:
     """A layer's configuration without its own objects, where it has any."""
     bare = _bare(layer, {})
     if bare is layer:

@@ -69,6 +69,7 @@ def _site(path: str, layer: Any, calls: list[Call], skip: str | None = None) -> 
         filters=shapes[0][1][channel] or 0 if shapes else getattr(layer, "filters", 0) or 0,
         use_bias=layer.use_bias,
         activation=getattr(layer.activation, "__name__", type(layer.activation).__name__),
+        policy=layer.dtype_policy.name,
         input_sizes=input_sizes,
         output_sizes=output_sizes,
         skip=skip,

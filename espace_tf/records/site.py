@@ -25,6 +25,7 @@ class Site:
         in_channels, filters: channels read and written.
         use_bias: whether it has a bias.
         activation: the name of its activation.
+        policy: the name of its dtype policy.
         input_sizes, output_sizes: map sizes (H, W), one per call in the order of execution; None
             where a length is not known before the data come.
         skip: why the layer cannot be decomposed, masked or otherwise touched; None: it can.
@@ -50,6 +51,7 @@ class Site:
     groups: int = 1
     use_bias: bool = True
     activation: str = "linear"
+    policy: str = "float32"
     skip: str | None = None
     mask_skip: str | None = None
 

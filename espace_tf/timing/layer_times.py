@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from espace_tf import keras_layers, kernels
@@ -129,7 +128,7 @@ def environment() -> dict[str, Any]:
         "litert": _version("ai-edge-litert"),
         "operator": f"{kernels.backend()}, sources {code_digest(*OPERATORS)}",
         "threads": tf.config.threading.get_intra_op_parallelism_threads(),
-        "dtype": keras.config.dtype_policy().name,
+        "jit": tf.config.optimizer.get_jit(),
         "settings": {name: os.environ.get(name) for name in _SETTINGS},
     }
 

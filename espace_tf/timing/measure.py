@@ -193,7 +193,7 @@ def single_layer(
     positions: np.ndarray | None = None,
     dense: type = keras.layers.Conv2D,
 ) -> keras.layers.Layer:
-    """A convolution like a site's, with random weights, to be timed.
+    """A convolution like a site's, of its dtype policy, with random weights, to be timed.
 
     Args:
         site: the convolution.
@@ -201,7 +201,6 @@ def single_layer(
         dense: the class where rank and positions are None: the layer as it is.
     """
     options = {
-        "dtype": "float32",  # whatever the policy of the process is
         "filters": site.filters,
         "kernel_size": site.kernel_size,
         "strides": site.strides,
@@ -210,6 +209,7 @@ def single_layer(
         "groups": site.groups,
         "data_format": "channels_last",
         "activation": "relu",
+        "dtype": site.policy,  # whatever the policy of the process is
     }
     if rank is not None:
         return DecomposedConv2D(rank=rank, order=order, positions=positions, **options)
@@ -221,12 +221,17 @@ def single_layer(
 def layer_runner(
     layer: keras.layers.Layer, shape: tuple[int, ...], runtime: str, threads: int | None = None
 ) -> Callable[[], Any]:
-    """A call of one new layer on a batch of noise of this shape, to be timed; else as `runner`."""
+    """A call of one new layer on a batch of noise of this shape, to be timed; else as `runner`.
+
+    LiteRT computes in float32 whatever the layer's policy is; TensorFlow is given noise of the type
+    that the layer computes in.
+    """
     if runtime == "litert":
+        layer.dtype_policy = "float32"
         model = keras.Sequential([keras.Input(shape[1:], dtype="float32"), layer])
         return runner(model, noise(model, shape[0]), runtime, threads)[0]
     # Without a model around the layer, which would take longer to build than all calls of it.
     set_threads(threads)
     layer.build(shape)
-    x = tf.constant(np.random.default_rng(0).random(shape), tf.float32)
+    x = tf.cast(np.random.default_rng(0).random(shape), layer.compute_dtype)
     return _synchronous(lambda x: layer(x, training=False), [x])[0]

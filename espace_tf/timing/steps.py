@@ -101,14 +101,14 @@ def _profile(
     weights, outputs = layer.program_weights(), len(layer.program.outputs)
     which = np.array([f"{prefix}{name}" in paths for name in layer.step_layers()])
 
-    @tf.function(autograph=False)
     def call(*inputs: tf.Tensor) -> tf.Tensor:
         _, nanoseconds = fused_operations().espace_fused_graph(
             inputs=list(inputs), weights=weights, program=program, outputs=outputs, profile=True
         )
         return nanoseconds
 
-    return lambda: float(call(*inputs).numpy()[which].sum()) / 1e6
+    run = tf.function(call, autograph=False).get_concrete_function(*inputs)
+    return lambda: float(run(*inputs).numpy()[which].sum()) / 1e6
 
 
 def _program(
@@ -152,11 +152,11 @@ def _program(
     program = tf.make_tensor_proto(builder.words())
     x = tf.constant(generator.random(shape), tf.float32)
 
-    @tf.function(autograph=False)
     def call(x: tf.Tensor) -> tf.Tensor:
         _, nanoseconds = fused_operations().espace_fused_graph(
             inputs=[x], weights=weights, program=program, outputs=1, profile=True
         )
         return nanoseconds
 
-    return lambda: call(x).numpy(), owners
+    run = tf.function(call, autograph=False).get_concrete_function(x)
+    return lambda: run(x).numpy(), owners
