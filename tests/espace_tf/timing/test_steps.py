@@ -45,7 +45,7 @@ def test_the_steps_of_a_layer_add_up_to_its_time(monkeypatch):
 
     made = step_times._program
     monkeypatch.setattr(step_times, "_program", program)
-    monkeypatch.setattr(step_times.timing, "alternate", Recorded)
+    monkeypatch.setattr(step_times.measure, "alternate", Recorded)
     monkeypatch.setattr(step_times, "_REPEATS", 5)
     found = step_times.step_times(layers(), (2, 6, 6, 5))
     assert counted == [0, 1, 2, 2, 3, 4, 4, 0]
