@@ -15,7 +15,8 @@ from espace_tf.records.analysis import Analysis
 from espace_tf.records.plan import Plan
 from espace_tf.reports.tables import summary_table
 from espace_tf.rewriting.apply import densify
-from espace_tf.training.fine_tune import check_options, checked_optimizer, fine_tune
+from espace_tf.training.arguments import check_options, checked_optimizer
+from espace_tf.training.fine_tune import fine_tune
 
 
 def compress(

@@ -34,6 +34,7 @@ class Feed:
         inputs: from `espace_tf.data.batches.named_inputs`, to check shapes against; None: not
             checked.
         name: the argument that the data was given by, for errors.
+        rows: of arrays, the ascending numbers of the samples to use; None: all.
 
     Raises:
         TypeError: data of another kind.
@@ -53,6 +54,7 @@ class Feed:
         seed: int | None = None,
         inputs: Any = None,
         name: str = "data",
+        rows: np.ndarray | None = None,
     ):
         next(user_data.batches(data, batch_size, batch_size, inputs=inputs, name=name))  # a check
         fixed = user_data.fixed_batch(inputs)
@@ -63,6 +65,7 @@ class Feed:
             self.data = data if fixed is None else data.rebatch(fixed, drop_remainder=True)
         else:
             self.data = split(as_arrays(data, name), name)
+            self._numbers = np.arange(count(self.data)) if rows is None else rows
             user_data.check_weights(self.data[2], count(self.data), name)
 
     @property
@@ -79,7 +82,7 @@ class Feed:
             ValueError: the data is endless, or it takes long to find out whether it is.
         """
         if not self.is_dataset:
-            samples = count(self.data)
+            samples = len(self._numbers)
             if self._drops_rest and samples >= self.batch_size:
                 return samples // self.batch_size
             return -(-samples // self.batch_size)
@@ -133,14 +136,15 @@ class Feed:
 
     def _order(self, epoch: int) -> np.ndarray:
         """The rows in the order of an epoch."""
-        samples, held = count(self.data), self._held()
+        rows, held = self._numbers, self._held()
+        samples = len(rows)
         if self.seed is None:
-            return np.arange(samples)
+            return rows
         random = np.random.default_rng([self.seed, epoch])
         if held >= samples:
-            return random.permutation(samples)
+            return random.permutation(rows)
         starts = random.permutation(np.arange(0, samples, self.batch_size))
-        runs = [np.arange(first, min(first + self.batch_size, samples)) for first in starts]
+        runs = [rows[first : first + self.batch_size] for first in starts]
         order = np.concatenate(runs)
         for first in range(0, samples, held):
             order[first : first + held] = random.permutation(order[first : first + held])

@@ -37,42 +37,51 @@ def reestimate_batch_norm(model, data: Any, batches: int = 200, *, batch_size: i
     check_count(batches, "batches")
     check_count(batch_size, "batch_size")
     feed = Feed(data, batch_size, seed=0, inputs=named_inputs(model))
-    return reestimate_from(model, (x for x, *_ in itertools.islice(feed.epoch(0), batches)))
+    return BatchNorms(model).reestimate(x for x, *_ in itertools.islice(feed.epoch(0), batches))
 
 
-def reestimate_from(model, inputs: Iterator[Any]) -> int:
-    """`reestimate_batch_norm` with an iterator over the batches of inputs."""
-    layers = {
-        path: layer
-        for path, layer in graph.layers(model).items()
-        if rule(layer).kind == "batch_norm" and layer.trainable
-    }
-    if not layers:
-        return 0
-    counted = {path: [] for path in layers}
-    found: list[tuple[str, tf.Tensor, tf.Tensor, tf.Tensor]] = []
+class BatchNorms:
+    """The trainable batch normalisations of a model; what finds their statistics is traced once.
 
-    def normalise(path, layer, values, original):
+    Args:
+        model: a Keras 3 or tf_keras model.
+    """
+
+    def __init__(self, model):
+        self.model = model
+        self._layers = {
+            path: layer
+            for path, layer in graph.layers(model).items()
+            if rule(layer).kind == "batch_norm" and layer.trainable
+        }
+        self._found: list[tuple[str, tf.Tensor, tf.Tensor, tf.Tensor]] = []
+        self._statistics = traced(self._run)
+
+    def reestimate(self, inputs: Iterator[Any]) -> int:
+        """`reestimate_batch_norm` with an iterator over the batches of inputs."""
+        if not self._layers:
+            return 0
+        counted = {path: [] for path in self._layers}
+        with recording.record(self.model, list(self._layers), self._normalise):
+            for batch in inputs:
+                moments, paths = self._statistics(batch)
+                for path, values in zip(paths.numpy(), moments, strict=True):
+                    counted[path.decode()].append([v.numpy().astype("float64") for v in values])
+        for path, layer in self._layers.items():
+            if counted[path]:
+                _assign_moments(layer, counted[path])
+        return len(self._layers)
+
+    def _normalise(self, path, layer, values, original):
         del original
         outputs, mean, variance, count = _normalise(layer, values)
-        found.append((path, mean, variance, count))
+        self._found.append((path, mean, variance, count))
         return outputs
 
-    @traced
-    def statistics(batch):
-        found.clear()
-        model(batch, training=False)
-        return [moments for _, *moments in found], tf.constant([path for path, *_ in found])
-
-    with recording.record(model, list(layers), normalise):
-        for batch in inputs:
-            moments, paths = statistics(batch)
-            for path, values in zip(paths.numpy(), moments, strict=True):
-                counted[path.decode()].append([value.numpy().astype("float64") for value in values])
-    for path, layer in layers.items():
-        if counted[path]:
-            _assign_moments(layer, counted[path])
-    return len(layers)
+    def _run(self, batch):
+        self._found.clear()
+        self.model(batch, training=False)
+        return [moments for _, *moments in self._found], tf.constant([p for p, *_ in self._found])
 
 
 def _normalise(layer, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from espace_tf.files import atomic_write, output_folder
 
-VERSION = 1
+VERSION = 2
 # What NumPy and JSON raise of a file that is cut, changed, or another one.
 _DAMAGED = (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
@@ -41,7 +41,7 @@ class Checkpoint:
         """Writes the state; a crash at any moment leaves the former file or this one."""
         body = {"version": VERSION, "run": self.run, "progress": progress, "count": len(arrays)}
         named = {f"array{index}": array for index, array in enumerate(arrays)}
-        text = json.dumps(body, default=float)
+        text = json.dumps(body, default=lambda value: np.asarray(value).tolist())
         named["body"] = np.frombuffer(text.encode(), np.uint8)
         with atomic_write(self.path, "checkpoint_dir") as temporary, open(temporary, "wb") as file:
             np.savez(file, **named)

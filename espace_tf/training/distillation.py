@@ -1,12 +1,13 @@
-"""The loss of fine-tuning: the teacher's outputs and stage ends, beside the loss of the task."""
+"""The loss of fine-tuning: the teacher's outputs and last maps, beside the loss of the task."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import tensorflow as tf
 
 from espace_tf.data.losses import TINY, OutputLoss, divergence
-from espace_tf.network import graph, recording
+from espace_tf.network import cloning, graph, recording
 from espace_tf.network.layer_rules import rule
 
 
@@ -39,15 +40,15 @@ def output_distillation(
 def relative_error(student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
     """sum (student - teacher)^2 / sum teacher^2 over the whole batch, float32 (a scalar).
 
-    Relative, so that stages whose features differ in size count alike.
+    Relative, so that features that differ in size count alike.
     """
     student, teacher = tf.cast(student, tf.float32), tf.cast(teacher, tf.float32)
     size = tf.reduce_sum(tf.square(teacher))
     return tf.reduce_sum(tf.math.squared_difference(student, teacher)) / tf.maximum(size, TINY)
 
 
-def stage_ends(model, inputs: Any) -> list[str]:
-    """Paths of the layers whose output is what the network knows at the end of a resolution.
+def last_maps(model, inputs: Any) -> list[str]:
+    """Paths of the layers whose output is the last map of each resolution.
 
     These are the last outputs before each spatial downsampling (a strided convolution, a pooling)
     and before global pooling or flattening, except outputs that no weights have touched yet.
@@ -59,22 +60,21 @@ def stage_ends(model, inputs: Any) -> list[str]:
     Returns:
         Layer paths in the order of execution; empty for a model without spatial maps.
     """
-    with recording.record(model, list(graph.layers(model))) as calls:
-        model(inputs, training=False)
     layers = graph.layers(model)
+    _, calls = _call(model, list(layers), inputs)
     producers: dict[int, str] = {}
-    ends, learned = [], False
+    found, learned = [], False
     for call in calls:
         given = [producers.get(id(value)) for value in tf.nest.flatten(call.inputs)]
         for path, value in zip(given, tf.nest.flatten(call.inputs), strict=True):
-            if path and path not in ends and _shrinks(value, call.outputs):
-                ends.append(path)
+            if path and path not in found and _shrinks(value, call.outputs):
+                found.append(path)
         learned = learned or bool(layers[call.path].weights)
         if learned:
             noise = rule(layers[call.path]).kind == "identity"  # the source is what matters
             for value in tf.nest.flatten(call.outputs):
                 producers.setdefault(id(value), given[0] if noise else call.path)
-    return ends
+    return found
 
 
 def _shrinks(value: Any, outputs: Any) -> bool:
@@ -91,18 +91,19 @@ def _shrinks(value: Any, outputs: Any) -> bool:
 
 
 class Teacher:
-    """The uncompressed network, as the loss terms see it: outputs and stage ends to imitate.
+    """The uncompressed network, as the loss terms see it: outputs and last maps to imitate.
 
-    Outputs are compared by `output_distillation`; the terms of several are added. Stage ends are
+    Outputs are compared by `output_distillation`; the terms of several are added. Last maps are
     compared by `relative_error`, averaged.
 
     Args:
-        model: the teacher; only ever called with training=False.
+        model: the teacher. A copy of it is made and called, with training=False; a model with a
+            call of its own, which cannot be copied, is called itself.
         student: the model that is trained.
-        inputs: one small batch, to compare the two models' outputs and find the stage ends.
+        inputs: one small batch, to compare the two models' outputs and find the last maps.
         outputs: what is known of each output.
         temperature: T of outputs that are probabilities, > 0.
-        features: "auto" for the stage ends that are maps in both models, None for none, or paths of
+        features: "auto" for the last maps that both models have alike, None for none, or paths of
             layers of both models.
 
     Raises:
@@ -119,6 +120,7 @@ class Teacher:
         temperature: float,
         features: str | list[str] | None,
     ):
+        model = cloning.private_copy(model) if graph.is_container(model) else model
         self.model, self.student, self.temperature = model, student, temperature
         wanted, given = model(inputs, training=False), student(inputs, training=False)
         _check_outputs(wanted, given)
@@ -128,9 +130,9 @@ class Teacher:
     def _find_features(self, features, inputs) -> list[str]:
         theirs, ours = graph.layers(self.model), graph.layers(self.student)
         if isinstance(features, str) and features == "auto":
-            ends = [path for path in stage_ends(self.model, inputs) if path in ours]
-            alike = self._alike(ends, inputs)
-            return [path for path in ends if alike[path]]
+            last = [path for path in last_maps(self.model, inputs) if path in ours]
+            alike = self._alike(last, inputs)
+            return [path for path in last if alike[path]]
         asked = [features] if isinstance(features, str) else list(features or ())
         missing = [path for path in asked if path not in ours or path not in theirs]
         if missing:
@@ -150,8 +152,7 @@ class Teacher:
         """Whether a layer has outputs of the same shapes in both models, by path."""
         shapes = []
         for model in (self.model, self.student):
-            with recording.record(model, paths) as calls:
-                model(inputs, training=False)
+            _, calls = _call(model, paths, inputs)
             shapes.append(
                 {path: [tuple(v.shape) for v in _by_path(calls, [path])] for path in paths}
             )
@@ -159,8 +160,7 @@ class Teacher:
 
     def targets(self, inputs: Any) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """The teacher's outputs and features, flat lists."""
-        with recording.record(self.model, self.features) as calls:
-            outputs = self.model(inputs, training=False)
+        outputs, calls = _call(self.model, self.features, inputs)
         return tf.nest.flatten(outputs), _by_path(calls, self.features)
 
     def record(self):
@@ -187,6 +187,12 @@ class Teacher:
             errors = [relative_error(*pair) for pair in zip(features, wanted_features, strict=True)]
             result["feature_loss"] = tf.add_n(errors) / len(errors)
         return result
+
+
+def _call(model, paths: Sequence[str], inputs: Any) -> tuple[Any, list[recording.Call]]:
+    """The outputs of a model at inference and the calls of some of its layers."""
+    with recording.record(model, paths) if paths else nullcontext([]) as calls:
+        return model(inputs, training=False), calls
 
 
 def _by_path(calls, paths: list[str]) -> list[tf.Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from espace_tf.data.losses import TINY
 from espace_tf.network import graph
 from espace_tf.network.tracing import traced
 from espace_tf.training.distillation import Teacher
@@ -77,7 +78,8 @@ class Trainer:
         if not self.trained:
             raise ValueError(
                 f"model must have trainable weights. Received: {model.name}, with every layer's "
-                "trainable False: set trainable=True on the layers to train"
+                "trainable False: set trainable=True on the layers to train, or give "
+                "train_frozen=True"
             )
         optimizer.build(self.trained)
         half = any(
@@ -103,11 +105,35 @@ class Trainer:
             outputs = self.model(x, training=training)
         task = self.task.loss(x, y, outputs, weight)
         terms = {} if self.teacher is None else self.teacher.terms(targets, outputs, calls)
-        total = task + sum(self.weights[name] * term for name, term in terms.items())
+        total = task + self._weighted(task, terms)
         for name, value in {"loss": total, "task_loss": task, **terms}.items():
             if name in self.means:
                 self.means[name].update_state(value)
         return outputs, total
+
+    def _weighted(self, task: tf.Tensor, terms: dict[str, tf.Tensor]) -> tf.Tensor | float:
+        """The teacher's part of the loss; features count at most as much as what the outputs do."""
+        parts = {name: self.weights[name] * term for name, term in terms.items()}
+        if "feature_loss" in parts and self._judges_outputs:
+            outputs = parts.get("distillation_loss", 0.0)
+            outputs = tf.stop_gradient(outputs + (task if "task_loss" in self.means else 0.0))
+            size = tf.maximum(tf.stop_gradient(parts["feature_loss"]), TINY)
+            parts["feature_loss"] *= tf.minimum(1.0, outputs / size)
+        return sum(parts.values())
+
+    @property
+    def _judges_outputs(self) -> bool:
+        return "task_loss" in self.means or self.weights["distillation_loss"] > 0
+
+    def without_features(self, results: dict[str, Any]) -> float:
+        """The loss of the outputs alone, of `results`: what tells a better model from a worse one.
+
+        With nothing but features to imitate it is their loss.
+        """
+        if not self._judges_outputs:
+            return results["loss"]
+        distillation = results.get("distillation_loss", 0.0)
+        return results.get("task_loss", 0.0) + self.weights["distillation_loss"] * distillation
 
     def _step(self, x, y, weight) -> tf.Tensor:
         targets = None if self.teacher is None else self.teacher.targets(x)
@@ -138,7 +164,7 @@ class Trainer:
         for mean in self.means.values():
             mean.reset_state()
 
-    def results(self) -> dict[str, float]:
+    def results(self) -> dict[str, Any]:
         """The means and metrics since `reset`."""
         means = {name: float(mean.result()) for name, mean in self.means.items()}
         return {**means, **self.task.results()}
@@ -148,10 +174,13 @@ class Trainer:
         """Everything a step changes: weights, seeds, optimizer, loss scale, means, metrics."""
         scale = [] if self.scale is None else self.scale.variables
         means = [variable for mean in self.means.values() for variable in mean.variables]
+        rate = self.optimizer.learning_rate  # no schedule: tf_keras leaves it out of the variables
+        alone = isinstance(rate, tf.Variable)
         return [
             *self.model.weights,
             *self._seeds,
             *self.optimizer.variables,
+            *[rate] * alone,
             *scale,
             *means,
             *self.task.variables,
@@ -163,10 +192,15 @@ class Trainer:
 
     def restore(self, arrays: Sequence[np.ndarray]) -> None:
         """Assigns the values that `state` gave, also after a way through a file."""
-        for variable, array in zip(self.variables, arrays, strict=True):
-            if array.dtype.kind == "V":  # bfloat16 comes back from a file as plain bytes
-                array = array.view(tf.as_dtype(variable.dtype).as_numpy_dtype)
-            variable.assign(array)
+        assign(self.variables, arrays)
+
+
+def assign(variables: Sequence[Any], arrays: Sequence[np.ndarray]) -> None:
+    """Assigns values to variables, also values that come from a file."""
+    for variable, array in zip(variables, arrays, strict=True):
+        if array.dtype.kind == "V":  # bfloat16 comes back from a file as plain bytes
+            array = array.view(tf.as_dtype(variable.dtype).as_numpy_dtype)
+        variable.assign(array)
 
 
 def _seed_states(model) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from espace_tf.data import labels, losses
@@ -95,10 +96,14 @@ class Task:
         if self.judge is not None:
             self.judge.compute_metrics(x, y, outputs, weight)
 
-    def results(self) -> dict[str, float]:
-        """The metrics' values since `reset`."""
+    def results(self) -> dict[str, Any]:
+        """The metrics' values since `reset`: numbers, and arrays where a metric has several."""
         found = {} if self.judge is None else self.judge.get_metrics_result()
-        return {name: float(value) for name, value in found.items() if name != "loss"}
+        flat = {}
+        for name, value in found.items():
+            flat.update(value if isinstance(value, dict) else {name: value})
+        arrays = {name: np.asarray(value) for name, value in flat.items() if name != "loss"}
+        return {name: array if array.ndim else float(array) for name, array in arrays.items()}
 
     def reset(self) -> None:
         """Forgets the batches of the metrics."""

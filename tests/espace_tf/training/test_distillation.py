@@ -1,4 +1,4 @@
-"""The loss terms against NumPy, and where the stage ends are found."""
+"""The loss terms against NumPy, and where the last maps are found."""
 
 import keras
 import numpy as np
@@ -92,16 +92,16 @@ def network(library, head="logits"):
 
 
 @LIBRARIES
-def test_stage_ends_stand_before_each_downsampling(library):
+def test_last_maps_stand_before_each_downsampling(library):
     model = network(library)
-    ends = distillation.stage_ends(model, np.ones((2, 17, 16, 3), "float32"))
+    ends = distillation.last_maps(model, np.ones((2, 17, 16, 3), "float32"))
     assert ends == ["add", "narrow", "inner/conv"]
 
 
 @LIBRARIES
-def test_stage_ends_of_a_network_without_maps(library):
+def test_last_maps_of_a_network_without_maps(library):
     model = library.Sequential([library.layers.Dense(3), library.layers.Dense(2)])
-    assert distillation.stage_ends(model, np.ones((2, 4), "float32")) == []
+    assert distillation.last_maps(model, np.ones((2, 4), "float32")) == []
 
 
 def teacher_of(model, student, loss=None, **options):

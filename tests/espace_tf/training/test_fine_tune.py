@@ -16,8 +16,9 @@ from finetuning_networks import (
 )
 
 from espace_tf import callbacks
+from espace_tf.config import EspaceWarning
 from espace_tf.network import cloning
-from espace_tf.training import loop
+from espace_tf.training import learning_rate, loop
 from espace_tf.training.fine_tune import fine_tune
 from espace_tf.training.step import LossScale
 
@@ -44,10 +45,9 @@ def test_a_compressed_network_recovers(library, dtype):
     assert isinstance(history, library.callbacks.History)
     assert goal > 0.9 and after > before and after > goal - 0.05, f"{before} {after} {goal}"
     assert losses["val_feature_loss"][1] < losses["val_feature_loss"][0]
-    assert losses["loss"][1] == pytest.approx(
-        losses["task_loss"][1] + 0.5 * losses["distillation_loss"][1] + losses["feature_loss"][1],
-        rel=1e-3,
-    )
+    outputs = losses["task_loss"][1] + 0.5 * losses["distillation_loss"][1]
+    assert outputs < losses["loss"][1] <= (outputs + losses["feature_loss"][1]) * 1.001
+    assert history.best_epoch in (1, 2) and history.learning_rate in learning_rate.RATES
     for one, other in zip(frozen, teacher.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -71,7 +71,8 @@ def test_nan_stops_with_the_last_good_weights(library):
     x[100:] = np.inf
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(10)
     with pytest.raises(FloatingPointError, match="epoch 1, batch 1[13]: .*smaller"):
-        fine_tune(student, data, checkpoint_every=5, verbose=0)
+        adam = library.optimizers.Adam(1e-3)
+        fine_tune(student, data, checkpoint_every=5, optimizer=adam, keep_best=False, verbose=0)
     assert all(np.isfinite(weight).all() for weight in student.get_weights())
     x, y = task(128)
     expected = trained(library)
@@ -91,7 +92,8 @@ def test_several_outputs_weights_and_a_compiled_loss(library):
     student.compile("sgd", loss=losses, metrics=[["accuracy"], ["mae"]], loss_weights=[1.0, 3.0])
     optimizer = student.optimizer
     data = tf.data.Dataset.from_tensor_slices((x, (y, size))).batch(32)
-    history = fine_tune(student, data, teacher=teacher, verbose=0, validation_data=data).history
+    options = {"validation_data": data, "keep_best": False, "verbose": 0}
+    history = fine_tune(student, data, teacher=teacher, **options).history
     assert student.optimizer is optimizer and student.loss is not None
     names = {"loss", "task_loss", "distillation_loss", "feature_loss", "class_accuracy", "size_mae"}
     assert names <= set(history), set(history)
@@ -112,6 +114,7 @@ def test_regression_with_sample_weights_and_regularisation(library):
     weight = rng.random(64).astype("float32")
     data = (x, y.astype("float32"), weight)
     options = {"loss": "mse", "metrics": ["mae"], "verbose": 0, "batch_norm_batches": 0}
+    options["keep_best"] = False
     history = fine_tune(model, data, validation_data=data, batch_size=64, **options).history
     kernel = model.get_layer("conv").get_weights()[0]
     errors = ((model.predict(x, verbose=0) - y)[:, 0] ** 2 * weight).mean()
@@ -129,7 +132,8 @@ def test_frozen_layers_and_given_optimizers(library):
     moved = student.get_layer("conv3").get_weights()[0]
     optimizer = library.optimizers.SGD(1e-3, momentum=0.9, weight_decay=5e-4)
     options = {"temperature": 5.0, "distillation_weight": 0.003, "feature_weight": 0.0005}
-    fine_tune(student, task(128), teacher=teacher, optimizer=optimizer, verbose=0, **options)
+    with pytest.warns(EspaceWarning, match="9 of 12 weights train.*train_frozen=True"):
+        fine_tune(student, task(128), teacher=teacher, optimizer=optimizer, verbose=0, **options)
     after = student.get_layer("conv1").get_weights() + student.get_layer("norm1").get_weights()
     for one, other in zip(kept, after, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -175,6 +179,7 @@ def test_masks_fade_in_by_default_and_are_hard_at_the_end(library, monkeypatch):
     student = student_of(trained(library), library)
     x, y = task(80)
     options = {"batch_size": 10, "epochs": 2, "verbose": 0, "callbacks": [Watch()]}
+    options.update(optimizer=library.optimizers.Adam(1e-3), keep_best=False)
     history = fine_tune(student, (x, y), **options).history
     assert len(fades) == 16 and fades[0] == 0.0 and fades[8:] == [1.0] * 8
     assert all(0 < one < other for one, other in zip(fades[1:], fades[2:8], strict=False)), fades
@@ -205,6 +210,7 @@ def test_a_faded_step_trains_the_dense_layer_at_first(library):
             rebuilt = type(layer).from_config(config)
             student = replaced(student, library, rebuilt)
         options = {"optimizer": library.optimizers.SGD(0.1), "batch_norm_batches": 0}
+        options["keep_best"] = False
         fine_tune(student, (x, y), batch_size=8, schedule=schedule, verbose=0, **options)
         found.append(student.get_weights())
     for one, other in zip(*found, strict=True):
@@ -224,12 +230,12 @@ def test_training_that_breaks_batch_norms_is_taken_back(library, monkeypatch):
     student = trained(library)
     before = student.get_weights()
 
-    def broken(model, inputs):
-        norm = model.get_layer("norm2")
+    def broken(batch_norms, inputs):
+        norm = batch_norms.model.get_layer("norm2")
         norm.moving_variance.assign(np.full(norm.moving_variance.shape, np.inf, "float32"))
         return 1
 
-    monkeypatch.setattr(loop, "reestimate_from", broken)
+    monkeypatch.setattr(loop.BatchNorms, "reestimate", broken)
     with pytest.raises(FloatingPointError, match="batch-norm statistics are not finite.* smaller"):
         fine_tune(student, task(64), checkpoint_every=1, verbose=0)
     assert all(np.isfinite(weight).all() for weight in student.get_weights())
@@ -243,6 +249,7 @@ def test_weights_that_break_in_the_last_step_are_taken_back(library):
     student = trained(library)
     before = student.get_weights()
     options = {"optimizer": library.optimizers.SGD(3e38), "batch_norm_batches": 0, "verbose": 0}
+    options["keep_best"] = False
 
     def steep(y, outputs):
         return 1e6 * tf.reduce_mean(tf.square(outputs))

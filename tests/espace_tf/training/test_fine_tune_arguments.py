@@ -49,6 +49,12 @@ class NoData:
         ({"schedule": 0.5}, "schedule must be"),
         ({"callbacks": "tensorboard"}, "callbacks must be a list of Keras callbacks"),
         ({"callbacks": [3]}, "callbacks must be a list of Keras callbacks"),
+        (
+            {"callbacks": [keras.callbacks.BackupAndRestore("kept")]},
+            "callbacks must not hold BackupAndRestore.* give checkpoint_dir='kept'",
+        ),
+        ({"keep_best": 1}, "keep_best must be True or False. Received: 1"),
+        ({"train_frozen": None}, "train_frozen must be True or False. Received: None"),
         ({"verbose": "loud"}, "verbose must be one of 0, 1, 2. Received: 'loud'"),
         ({"optimizer": "zzz"}, "optimizer must be one of keras.optimizers.* Received: 'zzz'"),
         ({"optimizer": 0.1}, "optimizer must be one of keras.optimizers.* Received: 0.1"),
@@ -90,7 +96,7 @@ def test_arguments_that_make_no_sense(options, words, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("training began")
 
-    monkeypatch.setattr(finetuning.Session, "run", refuse)
+    monkeypatch.setattr(finetuning.Loop, "run", refuse)
     model = network(keras)
     options = {"data": task(8), "verbose": 0, **options}
     teachers = {"itself": model, "other": network(keras, outputs=2), "dense": network(keras)}
@@ -156,7 +162,8 @@ def test_a_bad_label_deep_in_the_data():
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
     model = network(keras)
     with pytest.raises(ValueError, match="epoch 1, batch 6: data's labels .* to 9"):
-        fine_tune(model, data, checkpoint_every=1, verbose=0)
+        options = {"optimizer": "adam", "keep_best": False, "verbose": 0}
+        fine_tune(model, data, checkpoint_every=1, **options)
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
