@@ -55,5 +55,5 @@ class Best:
         self.epoch, self.loss = numbers["epoch"], numbers["loss"]
 
     def __str__(self) -> str:
-        when = f"epoch {self.epoch}" if self.epoch else "before training"
-        return f"The weights of {when} are kept: their loss on held-out images is {self.loss:.4g}"
+        when = f"of epoch {self.epoch}" if self.epoch else "from before training"
+        return f"The weights {when} are kept: their loss on held-out images is {self.loss:.4g}"

@@ -102,6 +102,7 @@ class Loop:
         )
         model.stop_training = False
         callbacks.on_train_begin()
+        self.trainer.begin()
         history = model.history
         if not self._resume(history):
             self._begin()

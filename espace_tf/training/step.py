@@ -82,6 +82,7 @@ class Trainer:
                 "train_frozen=True"
             )
         optimizer.build(self.trained)
+        self._moving = self.trained
         half = any(
             _dtype_name(getattr(layer, "compute_dtype", None)) == "float16"
             for layer in graph.layers(model).values()
@@ -140,7 +141,7 @@ class Trainer:
         with tf.GradientTape() as tape:
             outputs, total = self._losses(x, y, weight, targets, True)
             scaled = total if self.scale is None else total * self.scale.scale
-        watched = [v if isinstance(v, tf.Variable) else v.value for v in self.trained]
+        watched = [v if isinstance(v, tf.Variable) else v.value for v in self._moving]
         gradients = tape.gradient(scaled, watched)
         if self.scale is None:
             self._apply(gradients)
@@ -150,13 +151,18 @@ class Trainer:
         return total
 
     def _apply(self, gradients: Sequence[tf.Tensor | None]) -> None:
-        pairs = zip(gradients, self.trained, strict=True)
+        pairs = zip(gradients, self._moving, strict=True)
         self.optimizer.apply_gradients([pair for pair in pairs if pair[0] is not None])
 
     def _evaluate(self, x, y, weight) -> None:
         targets = None if self.teacher is None else self.teacher.targets(x)
         outputs, _ = self._losses(x, y, weight, targets, False)
         self.task.update(x, y, outputs, weight)
+
+    def begin(self) -> None:
+        """Leaves out what callbacks have frozen when training begins; later is too late, as in fit."""
+        left = {id(variable) for variable in self.model.trainable_variables}
+        self._moving = [variable for variable in self.trained if id(variable) in left]
 
     def reset(self) -> None:
         """Begins new means and metrics."""
