@@ -160,7 +160,7 @@ class Trainer:
         self.task.update(x, y, outputs, weight)
 
     def begin(self) -> None:
-        """Leaves out what callbacks have frozen when training begins; later is too late, as in fit."""
+        """Leaves out what callbacks have frozen when training begins; as in fit, no later."""
         left = {id(variable) for variable in self.model.trainable_variables}
         self._moving = [variable for variable in self.trained if id(variable) in left]
 

@@ -15,6 +15,7 @@ from finetuning_networks import SLOW_TF_KERAS, copy_weights, network, student_of
 from espace_tf.schedules import PolynomialDecay
 from espace_tf.training.checkpoints import Checkpoint
 from espace_tf.training.fine_tune import fine_tune
+from espace_tf.training.run_identity import described
 
 ROOT = Path(__file__).parents[3]
 
@@ -90,7 +91,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(library, tmp_path):
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     teacher, data = trained(keras), task(64)
-    run = {"teacher": teacher, "checkpoint_dir": tmp_path, "verbose": 0}
+    run = {"teacher": teacher, "checkpoint_dir": tmp_path, "verbose": 0, "keep_best": False}
     student = student_of(teacher, keras)
     start = student.get_weights()
     fine_tune(student, data, **run)
@@ -101,6 +102,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         fine_tune(student, data, temperature=2.0, **run)
     with pytest.raises(ValueError, match="another training: data was"):
         fine_tune(student, task(64, seed=1), **run)
+    with pytest.raises(ValueError, match="optimizer was .found., now is .*Adam"):
+        fine_tune(student, data, optimizer="adam", **run)
     with open(tmp_path / "fine_tune.npz", "wb") as file:
         np.save(file, np.zeros(3))  # an array, no archive of them
     with pytest.raises(ValueError, match="is damaged .*delete it"):
@@ -109,6 +112,59 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is damaged .*delete it"):
         fine_tune(student, data, **run)
     for one, other in zip(start, student.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+class Halve(keras.losses.Loss):
+    def call(self, y_true, y_pred):
+        return 0.5 * keras.losses.mean_squared_error(y_true, y_pred)
+
+
+def test_a_checkpoint_knows_the_settings_of_losses_and_metrics(tmp_path):
+    """Judged alike by name only, another run would go on with another loss."""
+    losses, metrics = keras.losses, keras.metrics
+    kinds = [
+        ({"loss": losses.MeanSquaredError()}, None),
+        ({"loss": losses.MeanSquaredError("sum")}, "loss was .*now is .*"),
+        ({"loss": Halve()}, "loss was"),
+        ({"loss": losses.Huber(2.0)}, "loss was"),
+        ({"loss": losses.MeanSquaredError(), "loss_weights": [2.0]}, "loss_weights was null, now"),
+        ({"loss": losses.MeanSquaredError(), "metrics": ["mae"]}, "metrics was null, now is"),
+    ]
+    x, y = np.ones((8, 3), "float32"), np.zeros((8, 2), "float32")
+    dense = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    start = dense.get_weights()
+    run = {"checkpoint_dir": tmp_path, "optimizer": "sgd", "verbose": 0}
+    for told, words in kinds:
+        dense.set_weights(start)
+        dense.compile("adam", **told)
+        if words is None:
+            fine_tune(dense, (x, y), **run)
+            continue
+        with pytest.raises(ValueError, match=f"another training: {words}"):
+            fine_tune(dense, (x, y), **run)
+    same = metrics.MeanSquaredError(), metrics.MeanSquaredError(name="other")
+    assert described(same[0]) == described(same[1]) != described(metrics.AUC())
+
+
+def test_a_run_that_a_callback_ended_is_not_taken_up_again(tmp_path):
+    x, y = np.ones((32, 3), "float32"), np.zeros((32, 2), "float32")
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 1
+
+    found, start = [], None
+    for callbacks in ([Stop()], []):
+        dense = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="dense")])
+        start = dense.get_weights() if start is None else start
+        dense.set_weights(start)
+        options = {"epochs": 5, "loss": "mse", "checkpoint_dir": tmp_path, "verbose": 0}
+        history = fine_tune(dense, (x, y), callbacks=callbacks, **options)
+        found.append([*dense.get_weights(), history.history["loss"]])
+        found[-1] += [history.best_epoch, history.best_loss, history.learning_rate]
+    assert len(found[0][2]) == 2
+    for one, other in zip(*found, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
