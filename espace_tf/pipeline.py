@@ -1,16 +1,21 @@
 """compress(): a faster model in one call; compress_in_stages(): with training in between."""
 
+import dataclasses
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from espace_tf.analysis.analyze import analyze
+from espace_tf.analysis.held_out import HeldOut
 from espace_tf.checks import check_count, check_speedup
 from espace_tf.config import EspaceConfig
 from espace_tf.data.batches import batches, named_inputs
 from espace_tf.network import graph
-from espace_tf.planning.request import checked, warn_if_off
-from espace_tf.planning.search import nearest
+from espace_tf.network.network import Network
+from espace_tf.planning.budget import Budget
+from espace_tf.planning.planner import UnreachableSpeedWarning
+from espace_tf.planning.request import checked, goal, warn_if_off
+from espace_tf.planning.search import Search, prepared
 from espace_tf.records.analysis import Analysis
 from espace_tf.records.plan import Plan
 from espace_tf.reports.tables import summary_table
@@ -24,35 +29,49 @@ def compress(
     data: Any = None,
     *,
     speedup: float | None = None,
+    max_loss_increase: float | None = None,
+    max_accuracy_drop: float | None = None,
     config: EspaceConfig | None = None,
     loss: Any = None,
     verbose: int = 1,
 ) -> Any:
-    """A copy of a trained model that runs `speedup` times faster at the least predicted loss.
+    """A faster copy of a trained model: as fast as asked for, or as fast as it can be without harm.
 
     Analyses the model, plans, applies the plan and measures both whole networks in turns, each as
     `strip` makes it for deployment: batch norms that are not folded take their time in both, and
     would hide what was gained; and a compressed Keras 3 model runs in fused graphs only once it is
-    stripped. If the speed is off, the predicted times are corrected by what was
-    measured and the plan is made anew, up to config.rounds times. The model nearest to the asked
-    speed is measured once more, longer, and returned; unchanged if that is no faster than the given
-    one. It is not trained: `fine_tune` brings most of the lost accuracy back.
+    stripped.
+
+    With `speedup` the plan of least predicted loss is made. If the speed is off, the predicted
+    times are corrected by what was measured and the plan is made anew, up to config.rounds times.
+    Without it the loss is the budget: the fastest network is looked for whose loss on images that
+    the statistics did not see grows by no more than max_loss_increase. Either way no layer gives
+    accuracy for time that is not worth it, and what is returned was measured once more, longer; it
+    is the model unchanged if nothing is faster. It is not trained: `fine_tune` brings most of the
+    lost accuracy back.
 
     Times of layers are kept for the next call on this machine: see `espace_tf.timing.layer_times`.
 
     Args:
         model: a trained Keras 3 or tf_keras model; it is not changed.
         data: a tf.data.Dataset of batches, (x, y) or x; or arrays; a few hundred training images
-            are enough. None: the weights alone decide, which is worse, and the summary says so.
-        speedup: time before over time after, stripped, on config.runtime, above 1. Must be given,
-            except in the faithful profile, where None means ranks by energy and no masks.
+            are enough, a thousand are better: up to 512 of them are held out to compare answers on.
+            None: the weights alone decide, which is worse, and the summary says so.
+        speedup: time before over time after, stripped, on config.runtime, above 1. None: the loss
+            decides, or without data 1.5 is taken, with a warning. In the faithful profile None
+            means ranks by energy and no masks.
+        max_loss_increase: how much the mean loss per image may grow on held-out images: in nats for
+            classes, where it also bounds the divergence from the given model's answers; relative
+            squared change for other outputs. None: .02, no visible loss, if nothing else is given.
+        max_accuracy_drop: how much the share of right answers may fall, with one standard error on
+            top; .01 is one point. Needs labels of classes. Small budgets need many images.
         config: every other knob; None: EspaceConfig().
         loss: what the model was trained with; None: the compiled loss, else inferred.
         verbose: 0 silent; 1, or 2 as in `fine_tune`, progress and a table of all layers.
 
     Returns:
-        The new model, of the same library, with `espace_plan` (the Plan, with what was measured)
-        and `espace_analysis` (the Analysis, for `report`; delete it to free its memory).
+        The new model, of the same library, with `espace_plan` (the Plan, with what was measured and
+        compared) and `espace_analysis` (the Analysis, for `report`; delete it to free its memory).
 
     Raises:
         TypeError: an argument of another type.
@@ -62,20 +81,45 @@ def compress(
 
     Warns:
         UnreachableSpeedWarning: the measured speed is further than config.tolerance from the asked
-            one; the message has both numbers. Or nothing makes the model faster, and a copy of it
-            as it is is returned; the message says why.
+            one, or it costs more than the budget allows, which wins; the message has both numbers.
+            Or nothing makes the model faster, and a copy of it as it is is returned; the message
+            says why.
+        EspaceWarning: many answers have changed; neither data nor a speed were given.
 
     Example:
         >>> small = compress(model, (images, labels), speedup=2)
         >>> history = fine_tune(small, (images, labels), teacher=model)
     """
-    config = checked(model, data, speedup, config, verbose)
-    analysis = analyze(model, data, config=config, loss=loss, verbose=verbose)
-    small = nearest(model, analysis, speedup)
-    small.espace_analysis = analysis
+    network, config = checked(model, data, config, verbose)
+    limits = max_loss_increase, max_accuracy_drop
+    speedup, budget = goal(data, speedup, *limits, config.profile)
+    search = prepared(network, data, config, loss, verbose)
+    small = _found(search, speedup, budget)
+    small.espace_analysis = search.analysis
     if verbose:
-        _print_summary(small.espace_plan, analysis)
+        _print_summary(small.espace_plan, search.analysis)
     warn_if_off(small.espace_plan, config)
+    return small
+
+
+def _found(search: Search, speedup: float | None, budget: Budget | None) -> Any:
+    """The network that was asked for; of a speed and a budget, the budget wins."""
+    if budget is None:
+        return search.at_speed(speedup)
+    if speedup is None:
+        return search.within(budget)
+    asked = search.at_speed(speedup)
+    made = asked.espace_plan
+    if made.comparison is None or budget.spent(made.comparison) <= 1:
+        return asked
+    small = search.within(budget)
+    warnings.warn(
+        f"speedup {speedup:.4g} was asked for; at {made.measured_speedup:.2f} the network loses "
+        f"more than {budget} ({made.comparison}). What is returned is "
+        f"{small.espace_plan.measured_speedup:.2f} times faster ({small.espace_plan.comparison})",
+        UnreachableSpeedWarning,
+        stacklevel=3,
+    )
     return small
 
 
@@ -117,23 +161,25 @@ def compress_in_stages(
     Example:
         >>> small, histories = compress_in_stages(model, (images, labels), speedup=4, stages=2)
     """
-    config = checked(model, data, speedup, config, verbose)
+    network, config = checked(model, data, config, verbose)
     check_speedup(speedup)
     check_count(stages, "stages")
     check_count(epochs, "epochs")
     _check_training(model, data, training)
-    current, small, histories = model, None, []
+    small, previous, histories = None, None, []
+    held_out = HeldOut(network, data, loss, config.calibration_images, config.seed)
     for stage in range(1, stages + 1):
         if small is not None:
-            current = densify(model, small)
-        analysis = analyze(current, data, config=config, loss=loss, verbose=verbose)
-        previous = None if small is None else small.espace_plan
-        small = nearest(current, analysis, speedup ** (stage / stages), previous)
-        small.espace_analysis = analysis
+            network, previous = Network.read(densify(model, small)), small.espace_plan
+        search = prepared(network, data, config, loss, verbose, held_out, previous)
+        small = search.at_speed(speedup ** (stage / stages))
+        small.espace_analysis = search.analysis
         if verbose:
-            _print_summary(small.espace_plan, analysis)
+            _print_summary(small.espace_plan, search.analysis)
         arguments = {"loss": loss, "seed": config.seed, "verbose": verbose, **training}
         histories.append(fine_tune(small, data, teacher=model, epochs=epochs, **arguments))
+        compared = held_out.compare(small)  # what is trained answers otherwise than what was found
+        small.espace_plan = dataclasses.replace(small.espace_plan, comparison=compared)
     warn_if_off(small.espace_plan, config)
     return small, histories
 

@@ -21,18 +21,18 @@ from espace_tf.config import EspaceConfig
 from espace_tf.data import batches as user_data
 from espace_tf.data import targets
 from espace_tf.data.arrays import count, describe
-from espace_tf.deploy.inference import inference_copy
+from espace_tf.data.sizes import fitted
 from espace_tf.kernels.fused import fused_operations
 from espace_tf.network import graph
 from espace_tf.network.layer_rules import rule
-from espace_tf.network.sites import read_sites
+from espace_tf.network.network import Network
 from espace_tf.records.analysis import Analysis, SiteAnalysis
 from espace_tf.records.option import Option
 from espace_tf.records.site import Site
 from espace_tf.rewriting.fuse import check_not_fused, fuse
-from espace_tf.rewriting.strip import strip
 from espace_tf.timing import measure, steps
 from espace_tf.timing.layer_times import Timings
+from espace_tf.timing.reference import Reference
 
 _BATCH = 16  # images per batch of statistics: bounds the memory of the backward pass
 # Seconds for building and calling all layers' options; what one layer leaves, the others get.
@@ -76,25 +76,38 @@ def analyze(
         >>> analysis = analyze(model, (images, labels))
         >>> analysis.save("analysis.json")
     """
+    check_not_fused(model)
     config = EspaceConfig() if config is None else config
     if not isinstance(config, EspaceConfig):
         raise TypeError(f"config must be an EspaceConfig or None. Received: {config!r}")
     check_choice(verbose, "verbose", (0, 1, 2))
     require_runtime(config.runtime)
-    fixed = user_data.fixed_batch(user_data.named_inputs(model))
-    config = dataclasses.replace(config, batch_size=fixed or config.batch_size)
-    return run(model, data, config, loss, verbose)
+    network, config = Network.read(model).copied(), fitted(model, data, config)
+    return run(network, data, config, loss, verbose, Reference(network.model, config))
 
 
-def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) -> Analysis:
-    """What `espace_tf.analyze` does."""
-    check_not_fused(model)
-    usable, skipped = _usable(model, config)
-    known = graph.layers(model)
-    for layer in known.values():
+def run(
+    network: Network,
+    data: Any,
+    config: EspaceConfig,
+    loss: Any,
+    verbose: int,
+    reference: Reference,
+    seen: int | None = None,
+) -> Analysis:
+    """What `espace_tf.analyze` does, to a private copy of the model, whose layers it watches.
+
+    Args:
+        seen: how many images it may read; None: config.calibration_images.
+    """
+    if seen is not None:
+        config = dataclasses.replace(config, calibration_images=seen)
+    model = network.model
+    usable, skipped = _usable(network, config)
+    for layer in network.layers.values():
         _check_finite(layer)
-    kernels = {site.path: _weights(known[site.path]) for site in usable}
-    key = None if config.cache_dir is None else _key(model, data, config, loss)
+    kernels = {site.path: _weights(network.layers[site.path]) for site in usable}
+    key = None if config.cache_dir is None else _key(network, data, config, loss)
     stages = ResultCache(key and config.cache_dir, key)
     progress = _progress(verbose)
     images, inputs = 0, user_data.named_inputs(model)
@@ -102,7 +115,6 @@ def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) ->
     def batches(limit: int) -> Iterator[tuple[Any, Any]]:
         return user_data.batches(data, limit, _BATCH, inputs=inputs)
 
-    config = _sized(model, config, None if data is None else lambda: next(batches(1))[0])
     found: Arrays = {}
     resolved = baseline = None
     if data is not None:
@@ -140,7 +152,7 @@ def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) ->
         )
         for site in usable
     }
-    times = _time(model, sites, stages, config, progress)
+    times = _time(reference, sites, stages, config, progress)
     if data is not None:
         tried = damages.changeable(sites)
         probes = [x for x, _ in batches(damages.probe_images(sites, config))]
@@ -151,7 +163,7 @@ def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) ->
     else:
         damages.guess(sites)
     return Analysis(
-        fingerprint=graph.fingerprint(model),
+        fingerprint=network.fingerprint,
         config=config,
         sites=sites,
         skipped=skipped,
@@ -165,10 +177,10 @@ def run(model: Any, data: Any, config: EspaceConfig, loss: Any, verbose: int) ->
 _STATISTICS = ("mean", "covariance", "gradient", "impact", "damage_table")
 
 
-def _usable(model: Any, config: EspaceConfig) -> tuple[list[Site], dict[str, str]]:
+def _usable(network: Network, config: EspaceConfig) -> tuple[list[Site], dict[str, str]]:
     """Sites that may be analysed, and why the others may not."""
     usable, skipped = [], {}
-    for site in read_sites(model):
+    for site in network.sites:
         sizes = (*site.input_sizes, *site.output_sizes)
         if site.skip or not config.selects(site.path):
             skipped[site.path] = site.skip or "excluded by the configuration"
@@ -181,31 +193,10 @@ def _usable(model: Any, config: EspaceConfig) -> tuple[list[Site], dict[str, str
             usable.append(site)
     if not usable:
         raise ValueError(
-            f"model {model.name!r} has no convolution that can be analysed: "
+            f"model {network.model.name!r} has no convolution that can be analysed: "
             + ("; ".join(f"{path}: {reason}" for path, reason in skipped.items()) or "it has none")
         )
     return usable, skipped
-
-
-def _sized(model: Any, config: EspaceConfig, first: Callable[[], Any] | None) -> EspaceConfig:
-    """The configuration, with the data's size if the model leaves that of inputs open."""
-    inputs = getattr(model, "inputs", None) or ()
-    places = [place for place, tensor in enumerate(inputs) if None in tensor.shape[1:]]
-    if not places or config.input_size is not None:
-        return config
-    if first is None:
-        raise ValueError(
-            f"config must have an input_size, (H, W), because model {model.name!r} leaves the size "
-            "of its inputs open and there is no data that has one. Received: None"
-        )
-    shapes = [array.shape for array in user_data.in_order(model, first())]
-    sizes = {shapes[place][1:-1] for place in places}
-    if len(sizes) > 1 or len(shapes[places[0]]) != 4:
-        raise ValueError(
-            f"inputs of open size must be maps of one size. Received: {sorted(sizes)}; give the "
-            "model inputs of fixed size"
-        )
-    return dataclasses.replace(config, input_size=sizes.pop())
 
 
 def _check_finite(layer: Any) -> None:
@@ -221,18 +212,19 @@ def _weights(layer: Any) -> tuple[np.ndarray, np.ndarray | None]:
     return kernel, bias[0] if layer.use_bias else None
 
 
-def _key(model: Any, data: Any, config: EspaceConfig, loss: Any) -> str | None:
+def _key(network: Network, data: Any, config: EspaceConfig, loss: Any) -> str | None:
     """What decides the result, but for the folder it is kept in and how a plan is made from it.
 
     None if that cannot be told, see `describe`.
     """
     digest = hashlib.sha256()
-    for weight in model.get_weights():
+    for weight in network.model.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
     settings = dataclasses.replace(config, cache_dir=None, rounds=1, tolerance=0.1)
-    loss = _described([loss, None] if loss is not None else graph.compiled_loss(model))
+    loss = [loss, None] if loss is not None else graph.compiled_loss(network.model)
+    loss = _described(loss)
     described = describe(data)
-    parts = (graph.fingerprint(model), digest.hexdigest(), described, settings, loss)
+    parts = (network.fingerprint, digest.hexdigest(), described, settings, loss)
     return None if described is None else repr(parts)
 
 
@@ -278,7 +270,7 @@ def _told(batches: Iterator, advance: Callable[[int], None]) -> Iterator:
 
 
 def _time(
-    model: Any,
+    reference: Reference,
     sites: dict[str, SiteAnalysis],
     stages: ResultCache,
     config: EspaceConfig,
@@ -286,7 +278,7 @@ def _time(
 ) -> dict[str, float]:
     """Fills dense_ms and options; returns the times of the whole stripped model, by field."""
     stages = stages.of_this_machine()
-    plain = inference_copy(model) if config.runtime == "litert" else strip(model, fuse=False)
+    plain = reference.stripped
     fused = _fused(plain, config)
     outside = set(graph.layers(plain if fused is None else fused))
     known, end = Timings.of_this_machine(), time.perf_counter() + _TIMING_SECONDS
@@ -304,17 +296,16 @@ def _time(
             site.release()
             advance(1)
 
-    def measured(name: str, function: Callable, *arguments: Any, **options: Any) -> list[float]:
-        options |= {"batch_size": config.batch_size, "threads": config.threads}
-        options |= {"size": config.input_size}
-        times = stages.get(name, lambda: {"ms": np.array(function(*arguments, **options))})
-        return times["ms"].tolist()
+    def measured(name: str, function: Callable[[], list[float]]) -> list[float]:
+        return stages.get(name, lambda: {"ms": np.array(function())})["ms"].tolist()
 
     if fused is None:
-        (model_ms,) = measured("model", measure.time_models, [plain], runtime=config.runtime)
+        (model_ms,) = measured("model", lambda: measure.alternate([reference.call]))
         return {"model_ms": model_ms}
-    given = plain, fused, set(sites) - outside
-    model_ms, fused_ms, other_ms = measured("fused-model", steps.network_times, *given)
+    inside = set(sites) - outside
+    model_ms, fused_ms, other_ms = measured(
+        "fused-model", lambda: steps.network_times(reference.call, fused, inside, config)
+    )
     # In which are still the convolutions that stay single operations.
     other_ms -= sum(sites[path].dense_ms for path in outside & set(sites))
     return {"model_ms": model_ms, "fused_ms": fused_ms, "other_ms": max(other_ms, 0.0)}

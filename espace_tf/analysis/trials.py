@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf.analysis.statistics import linear_response
-from espace_tf.data.losses import OutputLoss, divergence
+from espace_tf.data.distance import Distance
+from espace_tf.data.losses import OutputLoss
 from espace_tf.kernels.index_map import nearest_spread
 from espace_tf.network import cloning, graph, recording
 from espace_tf.records.site import Site
@@ -56,35 +57,28 @@ class WhatIf:
             if site.mask_skip is None
         }
         self._forward = tf.function(self._call)
-        self._reference = [self._forward(batch) for batch in self._images]
-        self._outputs = outputs
-        whole = [np.concatenate(batches) for batches in zip(*self._reference, strict=True)]
-        self._spreads = [_spread(*pair) for pair in zip(outputs, whole, strict=True)]
+        self._reference = self._answers()
+        self._distance = Distance(outputs, self._reference)
 
     def damage(self, *changes: Change) -> float:
-        """Mean increase of the loss per sample with these changes at once, in nats for classes.
-
-        The loss is the cross-entropy against the unchanged network's own distribution, the increase
-        therefore their Kullback-Leibler divergence: the same unit as a classifier's loss, never
-        negative, and far less noisy than a difference of label losses on few images. Labels that
-        are each a probability: the same, mean over the labels. Values: the squared change of each
-        unit over its variance, mean over the units. With several outputs those of classes and
-        labels are relative to their own spread too, so that all count alike; they are added.
-        """
+        """Increase of the loss per sample with these changes at once, see `Distance`."""
         own = {}
         try:
             for change in changes:
                 variable = self._layers[change.site.path].kernel
                 own[change.site.path] = variable.numpy()
                 self._assign(change)
-            changed = [self._forward(batch) for batch in self._images]
+            changed = self._answers()
         finally:
             for change in changes:
                 if change.site.path in own:
                     self._reset(change, own[change.site.path])
-        pairs = zip(self._reference, changed, strict=True)
-        weights = [len(tf.nest.flatten(batch)[0]) for batch in self._images]
-        return float(np.average([self._distance(*pair) for pair in pairs], weights=weights))
+        return self._distance(self._reference, changed)
+
+    def _answers(self) -> list[np.ndarray]:
+        """Each output of all the images."""
+        found = [self._forward(batch) for batch in self._images]
+        return [np.concatenate(batches) for batches in zip(*found, strict=True)]
 
     def _assign(self, change: Change) -> None:
         site = change.site
@@ -117,45 +111,3 @@ class WhatIf:
             rows = tf.gather(rows, self._shown[path], axis=1)
             response = tf.reshape(rows, [-1, height, width, channels])
         return activation(response)
-
-    def _distance(self, before: list[tf.Tensor], after: list[tf.Tensor]) -> float:
-        total, several = 0.0, sum(output.weight != 0 for output in self._outputs) > 1
-        for output, spread, a, b in zip(self._outputs, self._spreads, before, after, strict=True):
-            if not output.weight:
-                continue
-            if output.kind == "values":
-                change = np.square(_units(np.asarray(a)) - _units(np.asarray(b)))
-                total += float((change.mean(axis=(0, 1)) / spread).mean())
-                continue
-            change = float(divergence(output.log_probabilities(a), output.log_probabilities(b)))
-            total += change / spread if several else output.weight * change
-        return total
-
-
-# Nats: a head that says the same of every image is taken for one that says this much.
-_LEAST_SPREAD = 1e-2
-
-
-def _spread(output: OutputLoss, values: np.ndarray) -> np.ndarray | float:
-    """How far an output differs from image to image: the unit of its damage.
-
-    Of values the variance of each unit [C] over the images, mean over the positions of a map. A
-    unit that is constant but for rounding takes the mean of the others. Of classes and labels the
-    divergence of the images' distributions from the mean one (Lin 1991, "Divergence measures based
-    on the Shannon entropy", equation 5.1).
-    """
-    if output.kind == "values":
-        values = _units(values)
-        spread, power = values.var(axis=0).mean(axis=0), np.square(values).mean(axis=(0, 1))
-        varies = spread > 1e-10 * power
-        usual = spread[varies].mean() if varies.any() else power.mean() or 1.0
-        return np.where(varies, spread, usual)
-    logs = tf.cast(output.log_probabilities(values), tf.float64)
-    mean = tf.math.log(tf.reduce_mean(tf.exp(logs), axis=0))
-    return max(float(divergence(logs, mean)), _LEAST_SPREAD)
-
-
-def _units(values: np.ndarray) -> np.ndarray:
-    """[B, positions, C] float64 of any output [B, ..., C] or [B]."""
-    channels = values.shape[-1] if values.ndim > 1 else 1
-    return np.asarray(values, np.float64).reshape(len(values), -1, channels)

@@ -19,6 +19,7 @@ def batches(
     limit: int | None,
     batch: int,
     *,
+    start: int = 0,
     inputs: Mapping[str, Any] | None = None,
     name: str = "data",
 ) -> Iterator[Batch]:
@@ -34,6 +35,7 @@ def batches(
             tuple always means (x, y). Sample weights are not used.
         limit: how many samples to read at most; None reads all.
         batch: samples per yielded batch, unless the model fixes them.
+        start: how many of them to leave out at the beginning.
         inputs: from `named_inputs`, to check shapes against; None: not checked.
         name: the argument that the data was given by, for errors.
 
@@ -56,7 +58,7 @@ def batches(
     empty, fixed = True, fixed_batch(inputs)
     if fixed is not None:
         batch, limit = fixed, None if limit is None else -(-limit // fixed) * fixed
-    for x, y in _rebatch(_elements(data, inputs, name), limit, batch, name):
+    for x, y in _rebatch(_elements(data, inputs, name), start, limit, batch, name):
         if fixed is not None and len(tf.nest.flatten(x)[0]) < fixed:
             break
         _check_inputs(x, inputs, name)
@@ -141,12 +143,14 @@ def _check_batched(data: tf.data.Dataset, inputs: Mapping[str, Any] | None, name
 
 
 def _rebatch(
-    elements: Iterator[Batch], limit: int | None, batch: int, name: str
+    elements: Iterator[Batch], skipped: int, limit: int | None, batch: int, name: str
 ) -> Iterator[Batch]:
     """Cuts and joins elements of any size into batches of `batch` samples."""
-    waiting, held, left = [], 0, limit
+    waiting, held, left = [], 0, None if limit is None else limit - skipped
     for element in elements:
-        size, start = count(element, name), 0
+        size = count(element, name)
+        start = min(skipped, size)
+        skipped -= start
         while start < size and (left is None or left > 0):
             take = min(batch - held, size - start, size if left is None else left)
             waiting.append(_slice(element, start, start + take))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from espace_tf.checks import check_number, check_speedup
 from espace_tf.config import EspaceWarning
-from espace_tf.numerics.knapsack import allocate, cheapest
+from espace_tf.numerics.knapsack import allocate
 from espace_tf.numerics.low_rank import plain_factors
 from espace_tf.planning.choices import Choice, Clock, Found, inside_mask, inside_options
 from espace_tf.planning.faithful import choose_faithful
@@ -25,6 +25,9 @@ __all__ = ["LayerPlan", "Plan", "SummaryRow", "UnreachableSpeedWarning", "plan"]
 _WORTH = 0.95
 # Nats for making every layer infinitely fast: far below any damage that counts.
 _TIE = 1e-9
+# Units of loss that a network e times as fast may cost, at the margin: what is dearer spends the
+# answers for a few per cent of time. GoogLeNet at four times the speed pays about .4.
+DEAREST = 2.0
 
 
 class UnreachableSpeedWarning(EspaceWarning):
@@ -34,30 +37,39 @@ class UnreachableSpeedWarning(EspaceWarning):
 def plan(
     analysis: Analysis,
     *,
-    speedup: float | None,
+    speedup: float | None = None,
+    max_loss_increase: float | None = None,
     time_scale: Mapping[str, float] | None = None,
+    damage_scale: float = 1.0,
     previous: Plan | None = None,
 ) -> Plan:
-    """The plan that makes the model `speedup` times faster at the least predicted loss.
+    """The plan of a speed at the least predicted loss, or the fastest one within a loss.
 
     In the default profile each layer gets one of its measured options (orientation, rank, mask,
     keep) such that the total damage is least and the total time at most model_ms / speedup: a
     multiple-choice knapsack, solved exactly; of equal damages the one that changes least. What is
-    not in a touchable convolution takes the time it takes. In the faithful profile every layer gets
-    the rank of config.energy with plain factors (LRDKT 2018), vertical first, and all impact masks
-    the one keep, found by bisection, that reaches the speed (Figurnov et al. 2016).
+    not in a touchable convolution takes the time it takes. No option is taken whose time is dearer
+    than it is worth: the speed is missed then, and a warning says so. With max_loss_increase the
+    knapsack is the other way round: the least time at a total damage of at most that.
+
+    In the faithful profile every layer gets the rank of config.energy with plain factors (LRDKT
+    2018), vertical first, and all impact masks the one keep, found by bisection, that reaches the
+    speed (Figurnov et al. 2016).
 
     Args:
         analysis: what `analyze` returned or Analysis.load read.
-        speedup: time before over time after, above 1. The faithful profile takes None too: energy
-            ranks only, no masks.
+        speedup: time before over time after, above 1; None: max_loss_increase decides. The faithful
+            profile takes None alone too: energy ranks only, no masks.
+        max_loss_increase: what the predicted damages may add up to, above 0, in units of loss per
+            sample; needs an analysis with data, and the default profile.
         time_scale: path -> what to multiply the predicted times of this layer's options by, as
             learned from a measurement of the whole network; 1 for layers not named.
+        damage_scale: what to multiply all predicted damages by, as learned from measured losses.
         previous: the plan of an earlier stage; a layer masked there gets a mask inside that one.
 
     Returns:
-        The plan, with factors and positions. If no plan reaches the speed, the fastest one, with an
-        UnreachableSpeedWarning that names both numbers.
+        The plan, with factors and positions. If no plan reaches the speed, the fastest one that is
+        worth its damage, with an UnreachableSpeedWarning that names both numbers.
 
     Raises:
         TypeError: not an Analysis.
@@ -66,20 +78,27 @@ def plan(
     Example:
         >>> plan(Analysis.load("analysis.json"), speedup=2.0).save("plan.json")
     """
-    faithful = _check_arguments(analysis, speedup, time_scale)
+    faithful = _check_arguments(analysis, speedup, max_loss_increase, time_scale)
+    check_number(damage_scale, "damage_scale", 1e-6, 1e6)
     if not isinstance(previous, Plan | None):
         raise TypeError(f"previous must be a Plan or None. Received: {previous!r}")
     clock = Clock.of(analysis, time_scale or {})
     budget = math.inf if speedup is None else clock.model_ms / speedup - clock.other_ms
     earlier = previous.layers if previous is not None else {}
-    choose = choose_faithful if faithful else _choose_options
-    choices, reasons, reached = choose(analysis, clock, budget, earlier)
+    if faithful:
+        found = choose_faithful(analysis, clock, budget, earlier)
+    else:
+        loss = math.inf if max_loss_increase is None else max_loss_increase / damage_scale
+        dearest = math.inf if analysis.target == "no data" else DEAREST / damage_scale
+        found = _choose_options(analysis, clock, budget, loss, dearest, earlier)
+    choices, reasons, reached = found
     made = build(analysis, speedup, clock, choices, reasons)
     if not reached:
         warnings.warn(
-            f"speedup {speedup:g} was asked for, but the fastest plan is predicted to reach only "
-            f"{made.predicted_speedup:.2f}; {clock.other_ms / clock.model_ms:.0%} of the time is "
-            "spent outside the convolutions that may be touched",
+            f"speedup {speedup:g} was asked for, but the fastest plan that is worth its damage is "
+            f"predicted to reach only {made.predicted_speedup:.2f}; "
+            f"{clock.other_ms / clock.model_ms:.0%} of the time is spent outside the convolutions "
+            "that may be touched",
             UnreachableSpeedWarning,
             stacklevel=2,
         )
@@ -87,7 +106,10 @@ def plan(
 
 
 def _check_arguments(
-    analysis: Analysis, speedup: float | None, time_scale: Mapping[str, float] | None
+    analysis: Analysis,
+    speedup: float | None,
+    max_loss_increase: float | None,
+    time_scale: Mapping[str, float] | None,
 ) -> bool:
     """Whether the profile is the faithful one; raises for arguments that make no sense."""
     if not isinstance(analysis, Analysis):
@@ -96,7 +118,15 @@ def _check_arguments(
             f"{type(analysis).__name__}"
         )
     faithful = analysis.config.profile == "faithful"
-    if speedup is not None or not faithful:
+    if max_loss_increase is not None:
+        check_number(max_loss_increase, "max_loss_increase", 1e-9)
+        if faithful or analysis.target == "no data":
+            raise ValueError(
+                "max_loss_increase needs an analysis with data, of the default profile: only there "
+                f"damages are losses. Received: profile {analysis.config.profile!r}, gradients of "
+                f"{analysis.target}; give speedup instead"
+            )
+    elif speedup is not None or not faithful:
         check_speedup(speedup)
     if not isinstance(time_scale, Mapping | None):
         raise TypeError(f"time_scale must be a dictionary by path. Received: {time_scale!r}")
@@ -111,9 +141,20 @@ def _check_arguments(
 
 
 def _choose_options(
-    analysis: Analysis, clock: Clock, budget: float, earlier: Mapping[str, LayerPlan]
+    analysis: Analysis,
+    clock: Clock,
+    budget: float,
+    loss: float,
+    dearest: float,
+    earlier: Mapping[str, LayerPlan],
 ) -> Found:
-    """The default profile: the knapsack over all measured options."""
+    """The default profile: the knapsack over all measured options.
+
+    Args:
+        budget: milliseconds for the touchable convolutions.
+        loss: finite: the most that all damages may add up to, and the least time is looked for.
+        dearest: what an e-fold of speed may cost.
+    """
     offered, reasons = {}, {}
     for path, site in analysis.sites.items():
         usable = _usable_options(site, clock)
@@ -125,12 +166,15 @@ def _choose_options(
         [max(option.damage, 0.0) + _tie(clock, path, option) for option in options]
         for path, options in offered.items()
     ]
-    picked = allocate(costs, damages, budget)
-    reached = picked is not None
-    if reached and analysis.fused_ms:
+    if loss < math.inf:
+        picked, reached = allocate(damages, costs, loss), True
+    else:
+        worth = _worthwhile_ms(costs, damages, clock.other_ms, dearest)
+        picked, reached = allocate(costs, damages, max(budget, worth)), worth <= budget
+    if analysis.fused_ms:
         picked = _something(list(offered.values()), picked)
     choices = {}
-    for path, index in zip(offered, picked if reached else cheapest(costs, damages), strict=True):
+    for path, index in zip(offered, picked, strict=True):
         option, site = offered[path][index], analysis.sites[path]
         if option.is_dense:
             reasons.setdefault(path, "not needed for this speed")
@@ -142,6 +186,32 @@ def _choose_options(
             )
         choices[path] = Choice(option=option, ms=clock.of_option(path, option), positions=positions)
     return choices, reasons, reached
+
+
+def _worthwhile_ms(
+    costs: Sequence[Sequence[float]],
+    damages: Sequence[Sequence[float]],
+    rest: float,
+    dearest: float,
+) -> float:
+    """The least time that is worth its damage, in the layers together.
+
+    At time T of the whole network one millisecond may cost dearest / T. Each layer takes the option
+    of least damage + price * time; a faster network makes time dearer, until nothing changes.
+    """
+    if dearest == math.inf:
+        return sum(map(min, costs))
+    time = rest + sum(each[0] for each in costs)
+    while time > 0:
+        price = dearest / time
+        found = rest + sum(
+            min((damage + price * cost, cost) for cost, damage in zip(*pair, strict=True))[1]
+            for pair in zip(costs, damages, strict=True)
+        )
+        if found >= time * (1 - 1e-9):
+            break
+        time = found
+    return time - rest
 
 
 def _something(offered: Sequence[Sequence[Option]], picked: list[int]) -> list[int]:

@@ -1,42 +1,98 @@
 """What was asked for: refused before any work where it makes no sense, compared with what came."""
 
+import os
 import warnings
+from os import PathLike
 from typing import Any
 
 import numpy as np
 
-from espace_tf.checks import check_choice, check_speedup, require_runtime
-from espace_tf.config import EspaceConfig
-from espace_tf.data.batches import batches, named_inputs
+from espace_tf.checks import check_choice, check_number, check_speedup, require_runtime
+from espace_tf.config import EspaceConfig, EspaceWarning
+from espace_tf.data.sizes import fitted
 from espace_tf.network import graph
-from espace_tf.network.sites import read_sites
+from espace_tf.network.network import Network
+from espace_tf.planning.budget import DEFAULT_LOSS, Budget
 from espace_tf.planning.planner import UnreachableSpeedWarning
+from espace_tf.records.comparison import Comparison
 from espace_tf.records.plan import Plan
 from espace_tf.rewriting.fuse import check_not_fused
 
+# Without data and without a speed: what most networks reach from their weights alone.
+MODEST = 1.5
+# Below this agreement with the given network nobody should be left to find out by himself.
+_ALARMING = 0.8
+
 
 def checked(
-    model: Any, data: Any, speedup: float | None, config: EspaceConfig | None, verbose: int
-) -> EspaceConfig:
-    """The configuration, after everything that can be refused without work has been."""
+    model: Any, data: Any, config: EspaceConfig | None, verbose: int
+) -> tuple[Network, EspaceConfig]:
+    """The model, read and copied, and the configuration, after everything has been refused that can
+    be without work.
+    """
+    if isinstance(model, str | PathLike):
+        raise TypeError(
+            f"model must be a Keras model, not a path. Received: {os.fspath(model)!r}; write\n"
+            f"    model = keras.models.load_model({os.fspath(model)!r})\n"
+            "    small = espace_tf.compress(model, ...)\n"
+            "with tf_keras in the place of keras for a SavedModel folder or a file of Keras 2"
+        )
     graph.library(model)
     config = EspaceConfig() if config is None else config
     if not isinstance(config, EspaceConfig):
         raise TypeError(f"config must be an EspaceConfig or None. Received: {config!r}")
-    if speedup is not None or config.profile != "faithful":
-        check_speedup(speedup)
     check_choice(verbose, "verbose", (0, 1, 2))
     require_runtime(config.runtime)
     check_not_fused(model)
-    _check_sites(model, config)
-    _check_weights(model)
+    network = Network.read(model)
+    _check_sites(network, config)
+    _check_weights(network)
+    config = fitted(model, data, config)
+    return network.copied(), config
+
+
+def goal(
+    data: Any,
+    speedup: float | None,
+    max_loss_increase: float | None,
+    max_accuracy_drop: float | None,
+    profile: str,
+) -> tuple[float | None, Budget | None]:
+    """The speed and the budget that are meant.
+
+    Raises:
+        ValueError: a number out of its range, or a budget where nothing can be compared.
+    """
+    if speedup is not None:
+        check_speedup(speedup)
+    asked = {"max_loss_increase": max_loss_increase, "max_accuracy_drop": max_accuracy_drop}
+    given = [name for name, value in asked.items() if value is not None]
+    for name in given:
+        check_number(asked[name], name, 1e-9)
+    if given and (data is None or profile == "faithful"):
+        raise ValueError(
+            f"{given[0]} needs data, and the default profile. Received: "
+            + ("data=None" if data is None else f"profile={profile!r}")
+            + "; give data, or speedup instead"
+        )
+    if given:
+        return speedup, Budget(loss=max_loss_increase, accuracy=max_accuracy_drop)
+    if speedup is not None or profile == "faithful":
+        return speedup, None
     if data is not None:
-        next(batches(data, 1, 1, inputs=named_inputs(model)))
-    return config
+        return None, Budget(loss=DEFAULT_LOSS)
+    warnings.warn(
+        f"no data and no speedup were given: the weights alone make the model {MODEST:g} times "
+        "faster. A few hundred images, compress(model, images), find what the network can lose "
+        "without harm: more speed at the same accuracy",
+        EspaceWarning,
+        stacklevel=3,
+    )
+    return MODEST, None
 
 
-def _check_sites(model: Any, config: EspaceConfig) -> None:
-    sites = read_sites(model)
+def _check_sites(network: Network, config: EspaceConfig) -> None:
+    model, sites = network.model, network.sites
     if not sites:
         raise ValueError(f"model {model.name!r} has no convolution: there is nothing to compress")
     reasons = {
@@ -51,8 +107,8 @@ def _check_sites(model: Any, config: EspaceConfig) -> None:
         )
 
 
-def _check_weights(model: Any) -> None:
-    for path, layer in graph.layers(model).items():
+def _check_weights(network: Network) -> None:
+    for path, layer in network.layers.items():
         for weight in layer.weights:
             if not np.isfinite(np.asarray(weight, np.float32)).all():
                 raise ValueError(
@@ -62,7 +118,7 @@ def _check_weights(model: Any) -> None:
 
 
 def warn_if_off(made: Plan, config: EspaceConfig, stacklevel: int = 3) -> None:
-    """Warns if a plan changes nothing or was measured too far from the speed asked for."""
+    """Warns if a plan changes nothing, misses the speed asked for, or changes many answers."""
     if not made.layers:
         reasons = list(dict.fromkeys(made.skipped.values()))
         asked = "" if made.speedup is None else f"speedup {made.speedup:.4g} was asked for, but "
@@ -73,12 +129,24 @@ def warn_if_off(made: Plan, config: EspaceConfig, stacklevel: int = 3) -> None:
             stacklevel=stacklevel,
         )
         return
-    if made.speedup is None or abs(made.measured_speedup / made.speedup - 1) <= config.tolerance:
-        return
-    warnings.warn(
-        f"speedup {made.speedup:.4g} was asked for, {made.measured_speedup:.2f} was measured "
-        f"({config.runtime}, batches of {config.batch_size}); the plan predicted "
-        f"{made.predicted_speedup:.2f}",
-        UnreachableSpeedWarning,
-        stacklevel=stacklevel,
-    )
+    seen = "" if made.comparison is None else f"; {made.comparison}"
+    if made.speedup and abs(made.measured_speedup / made.speedup - 1) > config.tolerance:
+        warnings.warn(
+            f"speedup {made.speedup:.4g} was asked for, {made.measured_speedup:.2f} was measured "
+            f"({config.runtime}, batches of {config.batch_size}); the plan predicted "
+            f"{made.predicted_speedup:.2f}{seen}",
+            UnreachableSpeedWarning,
+            stacklevel=stacklevel,
+        )
+    elif made.comparison is not None and _is_alarming(made.comparison):
+        warnings.warn(
+            f"many answers have changed{seen}. Train it (fine_tune with teacher=model), or ask for "
+            "less: a lower speedup, or max_loss_increase",
+            EspaceWarning,
+            stacklevel=stacklevel,
+        )
+
+
+def _is_alarming(seen: Comparison) -> bool:
+    """Whether many answers have changed, and not for want of any difference between them."""
+    return seen.agreement < _ALARMING and seen.loss_increase > DEFAULT_LOSS

@@ -1,20 +1,24 @@
-"""The plan whose network is measured nearest to a speed: plans, measures, and plans anew."""
+"""The plan whose network is at a speed, or within a budget: plans, measures, and plans anew."""
 
 import dataclasses
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from espace_tf.analysis import analyze
+from espace_tf.analysis.held_out import HeldOut
 from espace_tf.config import EspaceConfig
-from espace_tf.deploy.inference import inference_copy
+from espace_tf.network.network import Network
+from espace_tf.planning.budget import Budget
 from espace_tf.planning.correction import Landing
-from espace_tf.planning.planner import UnreachableSpeedWarning, plan
+from espace_tf.planning.planner import DEAREST, UnreachableSpeedWarning, plan
 from espace_tf.records.analysis import Analysis
 from espace_tf.records.plan import Plan
-from espace_tf.rewriting.apply import apply
-from espace_tf.timing import measure
+from espace_tf.rewriting.apply import applied
+from espace_tf.timing.reference import Reference
 
 _SCALES = (0.25, 4.0)  # how much one measurement may correct the predicted times at most
 # How many rounds of calls, for how many seconds at most, decide about a correction, and how many
@@ -23,6 +27,14 @@ _QUICK = (300, 6.0)
 _FINAL = (1000, 15.0)
 # Plans made in search of one that was not measured yet, for one measurement.
 _REPLANS = 4
+# How often a plan is made whose network turns out to lose more than its speed is worth.
+_REJECTIONS = 3
+# Of a budget that is looked for, the share aimed at and the least one that is near enough; how many
+# more plans are compared than are timed, since that costs less; what a first plan may lose for each
+# unit of accuracy.
+_AIM, _NEAR = 0.92, 0.85
+_FURTHER_ROUNDS = 3
+_LOSS_PER_ACCURACY = 3.0
 
 
 @dataclass(frozen=True)
@@ -35,79 +47,167 @@ class _Tried:
     miss: float
 
 
-def nearest(
-    model: Any, analysis: Analysis, speedup: float | None, previous: Plan | None = None
-) -> Any:
-    """The applied plan whose measured speed is nearest to the asked one.
+class Search:
+    """Plans for one network, applied and measured.
 
-    The one that is chosen is measured once more: of several noisy numbers the one nearest to the
-    wish was picked, and repeating that number would report the wish.
+    Args:
+        network: the given one.
+        analysis: of it.
+        reference: the same, made ready to be timed against.
+        held_out: what compressed networks are compared on; None: they are not.
+        previous: the plan of an earlier stage, see `plan`.
     """
-    best = _best(model, analysis, speedup, previous)
-    speed = best.speed
-    if best.plan.layers:
-        speed = _measured_speedup(model, best.model, analysis.config, *_FINAL)
-    made = dataclasses.replace(best.plan, measured_speedup=speed)
-    if made.layers and speed <= 1:
-        return _unchanged(model, made)
-    best.model.espace_plan = made
-    return best.model
 
+    def __init__(
+        self,
+        network: Network,
+        analysis: Analysis,
+        reference: Reference,
+        held_out: HeldOut | None = None,
+        previous: Plan | None = None,
+    ):
+        self.analysis = analysis
+        self._network, self._reference = network, reference
+        self._held_out, self._previous = held_out, previous
 
-def _best(model: Any, analysis: Analysis, speedup: float | None, previous: Plan | None) -> _Tried:
-    """The nearest of the first plan and up to config.rounds corrected ones; the first near one.
+    def at_speed(self, speedup: float | None) -> Any:
+        """The applied plan whose measured speed is nearest to the asked one.
 
-    A network that takes less time than what the plan leaves as it is was predicted to take alone
-    refutes that prediction, which no scale of the changed layers could correct: it is replaced.
-    """
-    config, landing, seen = analysis.config, Landing(speedup or 1.0), {}
-    scale, made, best = 1.0, _planned(analysis, speedup, 1.0, previous), None
-    while True:
-        tried = _try(model, made, config)
-        if best is None or tried.miss < best.miss:
-            best = tried
-        # Half the tolerance: the last measurement differs by a few per cent.
-        near = tried.miss <= config.tolerance / 2
-        if near or not made.layers or len(seen) >= config.rounds:
-            return best
-        seen[_choices(made)] = tried.speed
-        for _ in range(_REPLANS):
-            speed = seen[_choices(made)]
-            if made.dense_ms / speed < _unchanged_ms(made):
-                # A machine that was busy for a moment, or masks that poolings gain from, too.
-                rest = max(made.dense_ms / speed - _changed_ms(made), 0.0)
-                analysis = dataclasses.replace(analysis, other_ms=rest)
-                scale, landing = 1.0, Landing(speedup)
-            else:
-                landing.add(scale, speed)
-                scale = landing.next(explained=scale * _correction(made, speed))
-            made = _planned(analysis, speedup, scale, previous)
-            if _choices(made) not in seen:
+        The one that is chosen is measured once more: of several noisy numbers the one nearest to
+        the wish was picked, and repeating that number would report the wish. Where its answers are
+        much further from the given network's than was predicted, the plan is made anew with damages
+        that explain it: no time is bought that is dearer than it is worth.
+        """
+        scale = 1.0
+        for _ in range(_REJECTIONS):
+            made = self._finished(self._nearest(speedup, scale))
+            predicted = sum(layer.damage or 0.0 for layer in made.espace_plan.layers.values())
+            if not _is_too_dear(made.espace_plan) or predicted <= 0:
                 break
-        else:
-            return best
+            scale = made.espace_plan.comparison.loss_increase / predicted
+        return made
+
+    def within(self, budget: Budget) -> Any:
+        """The fastest applied plan that loses no more on the held-out images than may be lost.
+
+        What the planner may lose by its own prediction is corrected by what the network then loses:
+        a search for the root of one over the other, which stops a little below the budget.
+        """
+        landing, scale, seen, best = Landing(_AIM), 1.0, set(), None
+        allowed = _LOSS_PER_ACCURACY * budget.accuracy if budget.loss is None else budget.loss
+        for _ in range(self.analysis.config.rounds + _FURTHER_ROUNDS):
+            made = self._planned(max_loss_increase=scale * allowed)
+            if _choices(made) in seen:
+                break
+            seen.add(_choices(made))
+            small = applied(self._network, made)
+            compared = self._held_out.compare(small)
+            spent = budget.spent(compared)
+            faster = best is None or made.predicted_ms < best.plan.predicted_ms
+            if spent <= 1 and faster:
+                best = _Tried(small, dataclasses.replace(made, comparison=compared), 1.0, 0.0)
+            if _NEAR <= spent <= 1:
+                break
+            landing.add(scale, max(spent, 1e-3))
+            scale = landing.next(explained=scale * _AIM / max(spent, 1e-3))
+        if best is None:
+            reason = f"every plan that was tried loses more on held-out images than {budget}"
+            return _unchanged(self._network, made, reason)
+        return self._finished(best)
+
+    def _finished(self, tried: _Tried) -> Any:
+        """The model with its plan, what was measured in it; unchanged where it is no faster."""
+        made, model = tried.plan, tried.model
+        speed = tried.speed
+        if made.layers:
+            speed = _measured_speedup(self._reference, model, *_FINAL)
+        if made.layers and speed <= 1:
+            reason = f"the compressed network was measured at {speed:.2f} times the speed of the "
+            return _unchanged(self._network, made, reason + "given one")
+        if made.comparison is None and made.layers and self._held_out is not None:
+            made = dataclasses.replace(made, comparison=self._held_out.compare(model))
+        model.espace_plan = dataclasses.replace(made, measured_speedup=speed)
+        return model
+
+    def _nearest(self, speedup: float | None, damage_scale: float) -> _Tried:
+        """The nearest of the first plan and up to config.rounds corrected ones; the first near one.
+
+        A network that takes less time than what the plan leaves as it is was predicted to take
+        alone refutes that prediction, which no scale of the changed layers could correct: it is
+        replaced.
+        """
+        analysis, config = self.analysis, self.analysis.config
+        landing, seen, scale, best = Landing(speedup or 1.0), {}, 1.0, None
+        options = {"speedup": speedup, "damage_scale": damage_scale}
+        made = self._planned(**options)
+        while True:
+            tried = self._try(made)
+            if best is None or tried.miss < best.miss:
+                best = tried
+            # Half the tolerance: the last measurement differs by a few per cent.
+            near = tried.miss <= config.tolerance / 2
+            if near or not made.layers or len(seen) >= config.rounds:
+                return best
+            seen[_choices(made)] = tried.speed
+            for _ in range(_REPLANS):
+                speed = seen[_choices(made)]
+                if made.dense_ms / speed < _unchanged_ms(made):
+                    # A machine that was busy for a moment, or masks that poolings gain from, too.
+                    rest = max(made.dense_ms / speed - _changed_ms(made), 0.0)
+                    analysis = dataclasses.replace(analysis, other_ms=rest)
+                    scale, landing = 1.0, Landing(speedup)
+                else:
+                    landing.add(scale, speed)
+                    scale = landing.next(explained=scale * _correction(made, speed))
+                times = dict.fromkeys(analysis.sites, scale)
+                made = self._planned(analysis, time_scale=times, **options)
+                if _choices(made) not in seen:
+                    break
+            else:
+                return best
+
+    def _try(self, made: Plan) -> _Tried:
+        """Applies a plan and measures the model shortly."""
+        small = applied(self._network, made)
+        speed = _measured_speedup(self._reference, small, *_QUICK) if made.layers else 1.0
+        miss = 0.0 if made.speedup is None else abs(speed / made.speedup - 1)
+        return _Tried(small, made, speed, miss)
+
+    def _planned(self, analysis: Analysis | None = None, **options: Any) -> Plan:
+        with warnings.catch_warnings():
+            # What counts is what is measured; that is warned of at the end.
+            warnings.simplefilter("ignore", UnreachableSpeedWarning)
+            return plan(analysis or self.analysis, previous=self._previous, **options)
 
 
-def _try(model: Any, made: Plan, config: EspaceConfig) -> _Tried:
-    """Applies a plan and measures the model shortly."""
-    small = apply(model, made)
-    speed = _measured_speedup(model, small, config, *_QUICK) if made.layers else 1.0
-    miss = 0.0 if made.speedup is None else abs(speed / made.speedup - 1)
-    return _Tried(small, made, speed, miss)
+def prepared(
+    network: Network,
+    data: Any,
+    config: EspaceConfig,
+    loss: Any,
+    verbose: int,
+    held_out: HeldOut | None = None,
+    previous: Plan | None = None,
+) -> Search:
+    """A network analysed, and ready to be planned for.
+
+    Args:
+        network, data, config, loss, verbose: as for `compress`.
+        held_out, previous: as for `Search`; without held_out a part of the data is held out.
+    """
+    reference = Reference(network.model, config)
+    if held_out is None and data is not None:
+        held_out = HeldOut(network, data, loss, config.calibration_images, config.seed)
+    seen = None if held_out is None else held_out.seen
+    analysis = analyze.run(network, data, config, loss, verbose, reference, seen)
+    return Search(network, analysis, reference, held_out, previous)
 
 
-def _planned(
-    analysis: Analysis, speedup: float | None, scale: float, previous: Plan | None
-) -> Plan:
-    with warnings.catch_warnings():
-        # What counts is what is measured; that is warned of at the end.
-        warnings.simplefilter("ignore", UnreachableSpeedWarning)
-        return plan(
-            analysis,
-            speedup=speedup,
-            time_scale=dict.fromkeys(analysis.sites, scale),
-            previous=previous,
-        )
+def _is_too_dear(made: Plan) -> bool:
+    """Whether a plan loses more than its speed is worth, as far as that was measured."""
+    if made.comparison is None or not made.measured_speedup:
+        return False
+    return made.comparison.loss_increase > DEAREST * math.log(made.measured_speedup)
 
 
 def _choices(made: Plan) -> frozenset:
@@ -118,36 +218,23 @@ def _choices(made: Plan) -> frozenset:
     )
 
 
-def _unchanged(model: Any, slower: Plan) -> Any:
-    """A copy of the model as it is, for a plan that turned out no faster than that."""
-    reason = (
-        f"the compressed network was measured at {slower.measured_speedup:.2f} times the speed of "
-        "the given one"
-    )
+def _unchanged(network: Network, rejected: Plan, reason: str) -> Any:
+    """A copy of the model as it is, for a plan that turned out worse than that."""
     made = dataclasses.replace(
-        slower,
+        rejected,
         layers={},
-        skipped={**slower.skipped, **dict.fromkeys(slower.layers, reason)},
-        predicted_ms=slower.dense_ms,
-        times={path: (before, before) for path, (before, _) in slower.times.items()},
+        skipped={**rejected.skipped, **dict.fromkeys(rejected.layers, reason)},
+        predicted_ms=rejected.dense_ms,
+        times={path: (before, before) for path, (before, _) in rejected.times.items()},
         measured_speedup=1.0,
+        comparison=None,
     )
-    return apply(model, made)
+    return applied(network, made)
 
 
-def _measured_speedup(
-    model: Any, small: Any, config: EspaceConfig, repeats: int, seconds: float
-) -> float:
-    """Time of a model over that of its compressed form, both stripped and called in turns."""
-    return measure.speed_ratio(
-        [inference_copy(each, config.runtime) for each in (model, small)],
-        batch_size=config.batch_size,
-        runtime=config.runtime,
-        threads=config.threads,
-        size=config.input_size,
-        repeats=repeats,
-        seconds=seconds,
-    )
+def _measured_speedup(reference: Reference, small: Any, repeats: int, seconds: float) -> float:
+    """Time of the given model over that of its compressed form, called in turns."""
+    return reference.speedup(small, repeats=repeats, seconds=seconds)
 
 
 def _correction(made: Plan, measured: float) -> float:

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from espace_tf.analysis.analyze import analyze
 from espace_tf.checks import check_speedup
 from espace_tf.config import EspaceConfig
 from espace_tf.data.judge import Judge
-from espace_tf.planning import request, search
-from espace_tf.records.analysis import Analysis
+from espace_tf.planning import request
+from espace_tf.planning.search import prepared
 from espace_tf.records.plan import Plan
 
 
@@ -78,14 +77,16 @@ def sweep(
         PosixPath('report.html')
     """
     speedups = _checked_speedups(speedups)
-    config = request.checked(model, data, speedups[0], config, verbose)
+    network, config = request.checked(model, data, config, verbose)
     judge = None
     if validation_data is not None:
         judge = Judge(model, validation_data, loss, name="validation_data")
-    analysis = analyze(model, data, config=config, loss=loss, verbose=verbose)
+    search = prepared(network, data, config, loss, verbose)
     rows = [given(model, **_judged(judge, model))]
     for speedup in speedups:
-        small = _compressed(model, analysis, speedup)
+        small = search.at_speed(speedup)
+        small.espace_analysis = search.analysis
+        request.warn_if_off(small.espace_plan, config)
         rows.append(row(small, **_judged(judge, small)))
     if verbose:
         from rich.console import Console
@@ -154,10 +155,3 @@ def _checked_speedups(speedups: Any) -> list[float]:
 def _judged(judge: Judge | None, model: Any) -> dict[str, float | None]:
     found = {} if judge is None else judge(model)
     return {name: found.get(name) for name in ("accuracy", "loss")}
-
-
-def _compressed(model: Any, analysis: Analysis, speedup: float) -> Any:
-    small = search.nearest(model, analysis, speedup)
-    small.espace_analysis = analysis
-    request.warn_if_off(small.espace_plan, analysis.config, stacklevel=4)
-    return small

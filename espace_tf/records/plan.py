@@ -8,6 +8,7 @@ from typing import Any
 from espace_tf.checks import check_choice, check_number, check_text
 from espace_tf.files import checked_path, output_path
 from espace_tf.records import saving
+from espace_tf.records.comparison import Comparison
 from espace_tf.records.layer_plan import LayerPlan
 from espace_tf.records.uniform import DATA_FREE, uniform_layer
 
@@ -51,6 +52,7 @@ class Plan:
         speedup: what was asked for, if anything.
         dense_ms, predicted_ms: milliseconds of one call of the whole model before and after.
         measured_speedup: time of the whole model before over after, as `compress` measured it.
+        comparison: what its network answers on held-out images, as `compress` compared it.
         times: path -> (before, after), predicted milliseconds of the layer, all calls together.
 
     Example:
@@ -67,6 +69,7 @@ class Plan:
     dense_ms: float | None = None
     predicted_ms: float | None = None
     measured_speedup: float | None = None
+    comparison: Comparison | None = None
     times: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -85,6 +88,8 @@ class Plan:
         both = sorted(set(self.layers) & set(self.skipped))
         if both:
             raise ValueError(f"a layer is either planned or skipped. Received both for: {both}")
+        if not isinstance(self.comparison, Comparison | None):
+            raise TypeError(f"comparison must be a Comparison. Received: {self.comparison!r}")
         check_text(self.profile, "profile")
         if self.fingerprint is not None:
             check_text(self.fingerprint, "fingerprint")
@@ -112,7 +117,10 @@ class Plan:
             parts.append(f"{self.predicted_ms:.4g} ms predicted{before}")
         parts.append(f"{sum(layer.rank is not None for layer in layers)} decomposed")
         parts.append(f"{sum(layer.positions is not None for layer in layers)} masked")
-        return ", ".join([*parts, f"{len(self.skipped)} left"])
+        parts.append(f"{len(self.skipped)} left")
+        if self.comparison is not None:
+            parts.append(str(self.comparison))
+        return ", ".join(parts)
 
     @property
     def predicted_speedup(self) -> float | None:
@@ -201,6 +209,7 @@ class Plan:
             layers[name], stored = layer.to_json(index)
             arrays.update(stored)
         body = {key: getattr(self, key) for key in _FIELDS}
+        body["comparison"] = self.comparison and self.comparison.to_json()
         saving.write(path, saving.PLAN, {**body, "layers": layers}, arrays)
 
     @classmethod
@@ -218,6 +227,8 @@ class Plan:
             body = saving.fields(document, ("layers", *_FIELDS))
             entries = saving.entries(body.pop("layers"), "layers")
             layers = {name: _layer(name, entry, arrays) for name, entry in entries.items()}
+            compared = document.get("comparison")  # older plans have none
+            body["comparison"] = compared and Comparison(**saving.entries(compared, "comparison"))
             return cls(layers=layers, **body)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path} is corrupt, or was edited wrongly: {error}") from error

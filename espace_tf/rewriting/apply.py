@@ -12,7 +12,7 @@ from espace_tf.keras_layers import for_library
 from espace_tf.network import cloning, graph
 from espace_tf.network.layer_rules import COMPRESSED, rule
 from espace_tf.network.likeness import like
-from espace_tf.network.sites import read_sites
+from espace_tf.network.network import Network
 from espace_tf.numerics.factors import Factors, plain_factors, reconstruct
 from espace_tf.records.plan import LayerPlan, Plan
 from espace_tf.records.site import Site
@@ -41,11 +41,17 @@ def apply(model: Any, plan: Plan) -> Any:
     """
     if not isinstance(plan, Plan):
         raise TypeError(f"plan must be a Plan. Received: {type(plan).__name__}")
-    sites = {site.path: site for site in read_sites(model)}
-    _check_model(model, plan)
+    return applied(Network.read(model), plan)
+
+
+def applied(network: Network, plan: Plan) -> Any:
+    """`apply` to a model that has been read."""
+    model, known = network.model, network.layers
+    sites = {site.path: site for site in network.sites}
+    _check_network(network, plan)
     for path, layer_plan in plan.layers.items():
         _check_layer(path, layer_plan, sites)
-    known, classes = graph.layers(model), for_library(graph.library(model))
+    classes = for_library(graph.library(model))
     parts = {
         path: _parts(known[path], layer_plan, sites[path])
         for path, layer_plan in plan.layers.items()
@@ -106,12 +112,12 @@ def densify(model: Any, compressed: Any) -> Any:
     return cloning.clone_with(model, replace, weights)
 
 
-def _check_model(model: Any, plan: Plan) -> None:
-    own = graph.fingerprint(model)
+def _check_network(network: Network, plan: Plan) -> None:
+    own = network.fingerprint
     if plan.fingerprint is not None and plan.fingerprint != own:
         raise ValueError(
             f"plan is for another model: it was made for fingerprint {plan.fingerprint}, the model "
-            f"{model.name!r} has {own}. Make a plan for this model"
+            f"{network.model.name!r} has {own}. Make a plan for this model"
         )
 
 

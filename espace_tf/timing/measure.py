@@ -147,44 +147,6 @@ def set_threads(threads: int | None) -> None:
         ) from error
 
 
-def time_models(
-    models: Sequence[Any],
-    *,
-    batch_size: int = 1,
-    runtime: str = "tf",
-    threads: int | None = None,
-    size: tuple[int, int] | None = None,
-    repeats: int = 30,
-    seconds: float | None = None,
-) -> list[float]:
-    """Median milliseconds of whole models on a batch of noise, call by call in turns.
-
-    `size` is (H, W) of inputs whose size the models leave open.
-    """
-    arrays = noise(models[0], batch_size, size)
-    calls = [runner(model, arrays, runtime, threads)[0] for model in models]
-    return alternate(calls, repeats=repeats, seconds=seconds)
-
-
-def speed_ratio(
-    models: Sequence[Any],
-    *,
-    batch_size: int = 1,
-    runtime: str = "tf",
-    threads: int | None = None,
-    size: tuple[int, int] | None = None,
-    repeats: int,
-    seconds: float,
-) -> float:
-    """Time of the first model over that of the second on a batch of noise, as `ratio` finds it.
-
-    `size` is (H, W) of inputs whose size the models leave open.
-    """
-    arrays = noise(models[0], batch_size, size)
-    slow, fast = (runner(model, arrays, runtime, threads)[0] for model in models)
-    return ratio(slow, fast, repeats=repeats, seconds=seconds)
-
-
 def single_layer(
     site: Site,
     *,

@@ -5,11 +5,13 @@ operation of its own it would pay for threads and memory that it never waits for
 """
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from espace_tf.config import EspaceConfig
 from espace_tf.keras_layers import FusedGraph
 from espace_tf.kernels.fused import fused_operations
 from espace_tf.kernels.program import CONVOLVE, MAX, SUM, ProgramBuilder
@@ -52,33 +54,26 @@ def step_times(
 
 
 def network_times(
-    plain: keras.Model,
-    fused: keras.Model,
-    paths: Collection[str],
-    *,
-    batch_size: int,
-    threads: int | None = None,
-    size: tuple[int, int] | None = None,
+    plain: Callable[[], Any], fused: keras.Model, paths: Collection[str], config: EspaceConfig
 ) -> tuple[float, float, float]:
     """Milliseconds of a network, of the same in fused graphs, and of all but some layers there.
 
     All three in turns: the difference of two times of other minutes would be noise.
 
     Args:
-        plain: the stripped model.
-        fused: what `rewriting.fuse` made of it.
-        paths: of convolutions of `plain` that are in fused graphs; the third time is without them.
-        batch_size, threads: as in EspaceConfig.
-        size: (H, W) of inputs whose size the network leaves open.
+        plain: a call of the stripped model.
+        fused: what `rewriting.fuse` made of that model.
+        paths: of convolutions that are in fused graphs; the third time is without them.
+        config: batch size, threads, and the size of inputs that the network leaves open.
     """
-    arrays = measure.noise(plain, batch_size, size)
+    arrays = measure.noise(fused, config.batch_size, config.input_size)
     inside: list[float] = []
     profiles = [
-        _profile(layer, path.removesuffix(layer.name), paths, batch_size)
+        _profile(layer, path.removesuffix(layer.name), paths, config.batch_size)
         for path, layer in graph.layers(fused).items()
         if isinstance(layer, FusedGraph)
     ]
-    calls = [measure.runner(each, arrays, "tf", threads)[0] for each in (plain, fused)]
+    calls = [plain, measure.runner(fused, arrays, "tf", config.threads)[0]]
     calls.append(lambda: inside.append(sum(profile() for profile in profiles)))
     plain_ms, fused_ms, _ = measure.alternate(calls, repeats=_ROUNDS, seconds=_SECONDS)
     return plain_ms, fused_ms, max(fused_ms - float(np.median(inside[2:])), 0.0)

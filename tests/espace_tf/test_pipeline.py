@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import pytest
 
-from espace_tf import pipeline
-from espace_tf.config import EspaceConfig
+from espace_tf.analysis import analyze
+from espace_tf.config import EspaceConfig, EspaceWarning
 from espace_tf.network import graph
+from espace_tf.network.network import Network
 from espace_tf.network.sites import read_sites
 from espace_tf.pipeline import compress, compress_in_stages
 from espace_tf.planning import search
@@ -35,11 +36,11 @@ def labelled(count: int = 48):
     return rng.random((count, 16, 16, 4), np.float32), rng.integers(0, 5, count)
 
 
-def synthetic(model: keras.Model, data=None, *, config: EspaceConfig, **_) -> Analysis:
+def synthetic(network: Network, data, config: EspaceConfig, *_) -> Analysis:
     """An analysis of this very model whose times are what the operations suggest."""
-    known = graph.layers(model)
+    known = network.layers
     sites = {}
-    for site in read_sites(model):
+    for site in network.sites:
         options = [Option(ms=1.0, macs=site.macs())]
         for rank in (2, 4, 8) if site.kernel_size == (3, 3) else ():
             macs = site.macs(rank)
@@ -50,17 +51,17 @@ def synthetic(model: keras.Model, data=None, *, config: EspaceConfig, **_) -> An
             site=site, kernel=kernel, bias=bias, dense_ms=1.0, options=tuple(options), config=config
         )
     return Analysis(
-        fingerprint=graph.fingerprint(model), config=config, sites=sites, model_ms=len(sites) + 1.0
+        fingerprint=network.fingerprint, config=config, sites=sites, model_ms=len(sites) + 1.0
     )
 
 
 def clock(factor: float, asked: list):
     """A machine on which changed layers take `factor` times what the operations suggest."""
 
-    def measured(model, small, config, *_):
+    def measured(reference, small, *_):
         made = small.espace_plan
         asked.append(made)
-        macs = {site.path: (site.macs(), site) for site in read_sites(model)}
+        macs = {site.path: (site.macs(), site) for site in read_sites(reference.stripped)}
         total = 1.0 + len(macs)
         for path, layer in made.layers.items():
             dense, site = macs[path]
@@ -73,7 +74,7 @@ def clock(factor: float, asked: list):
 @pytest.mark.parametrize("factor", [0.7, 1.0, 1.5])
 def test_plans_again_until_the_measured_speed_is_right(monkeypatch, factor):
     asked = []
-    monkeypatch.setattr(pipeline, "analyze", synthetic)
+    monkeypatch.setattr(analyze, "run", synthetic)
     monkeypatch.setattr(search, "_measured_speedup", clock(factor, asked))
     model = network()
     small = compress(model, speedup=1.5, verbose=0)
@@ -90,7 +91,7 @@ def test_plans_again_until_the_measured_speed_is_right(monkeypatch, factor):
 
 
 def test_the_model_given_stays_as_it_was(monkeypatch):
-    monkeypatch.setattr(pipeline, "analyze", synthetic)
+    monkeypatch.setattr(analyze, "run", synthetic)
     monkeypatch.setattr(search, "_measured_speedup", clock(1.0, []))
     model = network()
     before, names = model.get_weights(), [layer.name for layer in model.layers]
@@ -103,7 +104,7 @@ def test_the_model_given_stays_as_it_was(monkeypatch):
 
 
 def test_a_speed_out_of_reach_gives_the_nearest_model_and_both_numbers(monkeypatch):
-    monkeypatch.setattr(pipeline, "analyze", synthetic)
+    monkeypatch.setattr(analyze, "run", synthetic)
     monkeypatch.setattr(search, "_measured_speedup", clock(1.0, []))
     with pytest.warns(UnreachableSpeedWarning, match=r"speedup 9 was asked for, 2\.\d\d was meas"):
         small = compress(network(), speedup=9, verbose=0)
@@ -113,7 +114,7 @@ def test_a_speed_out_of_reach_gives_the_nearest_model_and_both_numbers(monkeypat
 @pytest.mark.parametrize("measured", [0.8, 1.0])
 @pytest.mark.parametrize("config", [EspaceConfig(), EspaceConfig(profile="faithful", energy=0.5)])
 def test_what_is_no_faster_leaves_the_model_as_it_is(monkeypatch, measured, config):
-    monkeypatch.setattr(pipeline, "analyze", synthetic)
+    monkeypatch.setattr(analyze, "run", synthetic)
     monkeypatch.setattr(search, "_measured_speedup", lambda *_: measured)
     model, images = network(), labelled()[0]
     speedup = None if config.profile == "faithful" else 1.5
@@ -130,7 +131,7 @@ def test_what_is_no_faster_leaves_the_model_as_it_is(monkeypatch, measured, conf
 
 
 def test_summary_names_every_layer_unless_silent(monkeypatch, capsys):
-    monkeypatch.setattr(pipeline, "analyze", synthetic)
+    monkeypatch.setattr(analyze, "run", synthetic)
     monkeypatch.setattr(search, "_measured_speedup", clock(1.0, []))
     compress(network(), speedup=1.5, verbose=0)
     assert capsys.readouterr().out == ""
@@ -147,8 +148,18 @@ def refuse(*_, **__):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"speedup": None}, "speedup"),
         ({"speedup": 1}, "speedup"),
+        ({"speedup": None, "max_loss_increase": 0.1}, "needs data.*data=None"),
+        ({"data": labelled(), "max_loss_increase": 0}, "max_loss_increase must be at least"),
+        ({"data": labelled(), "max_accuracy_drop": "1%"}, "max_accuracy_drop must be a finite"),
+        (
+            {
+                "data": labelled(),
+                "max_loss_increase": 1,
+                "config": EspaceConfig(profile="faithful"),
+            },
+            "default profile. Received: profile='faithful'",
+        ),
         ({"speedup": float("nan")}, "speedup"),
         ({"speedup": "2"}, "speedup"),
         ({"config": {"profile": "faithful"}}, "EspaceConfig"),
@@ -158,12 +169,12 @@ def refuse(*_, **__):
         ({"data": np.full((5, 16, 16, 4), np.nan, np.float32)}, "NaN"),
         ({"data": "images.npz"}, "tf.data.Dataset"),
         ({"config": EspaceConfig(include="nothing")}, "excluded"),
-        ({"model": "net.keras"}, "keras.Model"),
+        ({"model": "net.keras"}, r"model = keras.models.load_model\('net.keras'\)"),
         ({"model": keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])}, "no convolution"),
     ],
 )
 def test_arguments_are_refused_before_any_work(monkeypatch, arguments, message):
-    monkeypatch.setattr(pipeline, "analyze", refuse)
+    monkeypatch.setattr(analyze, "run", refuse)
     arguments = {"speedup": 2.0, **arguments}
     model = arguments.pop("model", None) or network()
     with pytest.raises((TypeError, ValueError), match=message):
@@ -171,7 +182,7 @@ def test_arguments_are_refused_before_any_work(monkeypatch, arguments, message):
 
 
 def test_weights_that_are_not_finite_are_refused_by_layer(monkeypatch):
-    monkeypatch.setattr(pipeline, "analyze", refuse)
+    monkeypatch.setattr(analyze, "run", refuse)
     model = network()
     kernel, bias = model.get_layer("conv1").get_weights()
     bias[3] = np.nan
@@ -200,13 +211,13 @@ def test_weights_that_are_not_finite_are_refused_by_layer(monkeypatch):
     ],
 )
 def test_stages_refuse_before_any_work(monkeypatch, arguments, message):
-    monkeypatch.setattr(pipeline, "analyze", refuse)
+    monkeypatch.setattr(analyze, "run", refuse)
     with pytest.raises((TypeError, ValueError), match=message):
         compress_in_stages(network(), **{"data": labelled(), "speedup": 2.0, **arguments})
 
 
 def test_faithful_needs_no_speed(monkeypatch):
-    monkeypatch.setattr(pipeline, "analyze", synthetic)
+    monkeypatch.setattr(analyze, "run", synthetic)
     monkeypatch.setattr(search, "_measured_speedup", clock(1.0, []))
     config = EspaceConfig(profile="faithful", energy=0.5)
     small = compress(network(), config=config, verbose=0)
@@ -217,7 +228,7 @@ def test_faithful_needs_no_speed(monkeypatch):
 
 def test_stages_train_and_speed_up_geometrically(monkeypatch):
     asked = []
-    monkeypatch.setattr(pipeline, "analyze", synthetic)
+    monkeypatch.setattr(analyze, "run", synthetic)
     monkeypatch.setattr(search, "_measured_speedup", clock(1.0, asked))
     config = EspaceConfig(rounds=1, tolerance=0.5)
     small, histories = compress_in_stages(
@@ -242,9 +253,54 @@ def test_from_end_to_end(profile, data):
     given = {"labels": (images, labels), "images": images, "none": None}[data]
     model = network()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnreachableSpeedWarning)  # time is never asserted
+        warnings.simplefilter("ignore", EspaceWarning)  # neither time nor random weights
         small = compress(model, given, speedup=1.5, config=config, verbose=0)
     made = small.espace_plan
     assert made.measured_speedup > 0
     assert {row.path for row in made.summary()} == {"conv0", "conv1", "conv2", "point"}
     assert np.isfinite(small.predict(images, verbose=0)).all()
+
+
+def quick() -> EspaceConfig:
+    return EspaceConfig(batch_size=8, calibration_images=32, damage_images=16, rounds=1)
+
+
+def trained() -> tuple[keras.Model, tuple[np.ndarray, np.ndarray]]:
+    """A network that tells brightness apart, and images."""
+    rng = np.random.default_rng(SEED)
+    classes = rng.integers(0, 5, 96)
+    images = rng.random((96, 16, 16, 4), np.float32) * 0.2 + classes[:, None, None, None] / 5
+    model = network()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(images, classes, epochs=30, verbose=0)
+    return model, (images, classes)
+
+
+@pytest.mark.slow
+def test_one_word_keeps_to_the_default_loss(monkeypatch):
+    monkeypatch.setattr(
+        search, "_measured_speedup", lambda _, small, *__: small.espace_plan.predicted_speedup
+    )
+    model, data = trained()
+    small = compress(model, data, config=quick(), verbose=0)
+    made = small.espace_plan
+    assert made.speedup is None and made.layers and made.measured_speedup > 1
+    assert made.comparison.images == 64 and made.comparison.loss_increase <= 0.02
+    looser = compress(model, data, max_loss_increase=0.5, config=quick(), verbose=0).espace_plan
+    assert looser.predicted_ms <= made.predicted_ms
+    assert looser.comparison.loss_increase <= 0.5
+    kept = compress(model, data, max_accuracy_drop=0.2, config=quick(), verbose=0).espace_plan
+    assert kept.comparison.accuracy_drop <= 0.2
+    with pytest.warns(UnreachableSpeedWarning, match=r"speedup 50 was asked for; at .*loses more"):
+        both = compress(
+            model, data, speedup=50, max_loss_increase=0.02, config=quick(), verbose=0
+        ).espace_plan
+    assert both.comparison.loss_increase <= 0.02
+
+
+def test_a_model_alone_is_enough(monkeypatch):
+    monkeypatch.setattr(analyze, "run", synthetic)
+    monkeypatch.setattr(search, "_measured_speedup", clock(1.0, []))
+    with pytest.warns(EspaceWarning, match="no data and no speedup were given: .* 1.5 times"):
+        small = compress(network(), verbose=0)
+    assert small.espace_plan.speedup == 1.5

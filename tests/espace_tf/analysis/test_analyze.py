@@ -37,21 +37,20 @@ def timed(monkeypatch, model, times=(5.0, 4.0, 3.0), config=None):
         found = [Option(ms=1.0, macs=2), Option(rank=2, ms=0.5, macs=1)]
         return {"options": np.array(analyzing.json.dumps([vars(each) for each in found]))}
 
-    def networks(plain, fused, inside, **settings):
-        asked.append((sorted(inside), settings))
+    def networks(plain, fused, inside, config):
+        asked.append((sorted(inside), config))
         return times
 
     monkeypatch.setattr(analyzing, "_timed", options)
     monkeypatch.setattr(step_times, "network_times", networks)
-    monkeypatch.setattr(analyzing.timing, "time_models", lambda *_, **settings: [7.0])
+    monkeypatch.setattr(measure, "alternate", lambda *_, **settings: [7.0])
     return analyze(model, None, config=config or EspaceConfig(), verbose=0), asked
 
 
 @NATIVE
 def test_convolutions_in_fused_graphs_are_timed_as_steps(monkeypatch):
     found, asked = timed(monkeypatch, network())
-    settings = {"batch_size": 1, "threads": None}
-    assert asked == [("a", True), ("b", True), ("c", True), (["a", "b", "c"], settings)]
+    assert asked == [("a", True), ("b", True), ("c", True), (["a", "b", "c"], EspaceConfig())]
     assert (found.model_ms, found.fused_ms, found.other_ms) == (5.0, 4.0, 3.0)
 
 

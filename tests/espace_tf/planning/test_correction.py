@@ -57,7 +57,7 @@ class Machine:
             time += before * self.factors[path] * share**self.bend - after
         return self.dense_ms / time
 
-    def measured(self, model, small, config, *effort) -> float:
+    def measured(self, reference, small, *effort) -> float:
         return self.speed(small.espace_plan) * math.exp(NOISE[effort] * self.rng.normal())
 
 
@@ -66,14 +66,14 @@ def landed(seed: int, monkeypatch) -> tuple[float, float, float]:
     rng = np.random.default_rng(seed)
     analysis = network(rng)
     machine = Machine(analysis, rng)
-    monkeypatch.setattr(search, "apply", lambda model, made: SimpleNamespace(espace_plan=made))
+    monkeypatch.setattr(search, "applied", lambda network, made: SimpleNamespace(espace_plan=made))
     monkeypatch.setattr(search, "_measured_speedup", machine.measured)
     monkeypatch.setattr(SiteAnalysis, "factors", lambda *_: None)  # No weights are needed.
     with pytest.warns(UnreachableSpeedWarning):
         fastest = machine.speed(plan(analysis, speedup=1e3))
     assert fastest > 1.4, seed
     asked = rng.uniform(1.2, 0.9 * fastest)
-    made = search.nearest(None, analysis, asked).espace_plan
+    made = search.Search(None, analysis, None).at_speed(asked).espace_plan
     return asked, machine.speed(made), made.measured_speedup
 
 
@@ -93,11 +93,11 @@ def test_a_rest_that_was_predicted_far_too_slow_does_not_hide_slower_plans(monke
     rng = np.random.default_rng(3)
     analysis = network(rng)
     total = sum(site.dense_ms for site in analysis.sites.values())
-    monkeypatch.setattr(search, "apply", lambda model, made: SimpleNamespace(espace_plan=made))
+    monkeypatch.setattr(search, "applied", lambda network, made: SimpleNamespace(espace_plan=made))
     monkeypatch.setattr(SiteAnalysis, "factors", lambda *_: None)
     analysis.model_ms, rest, asked = total + 0.1 * total, 0.1 * total, 3.0
 
-    def measured(model, small, config, *effort) -> float:
+    def measured(reference, small, *effort) -> float:
         made = small.espace_plan
         shares = {path: 0.1 + 0.8 * layer.rank / RANKS for path, layer in made.layers.items()}
         layers = sum(s.dense_ms * shares.get(path, 1.0) for path, s in analysis.sites.items())
@@ -106,7 +106,7 @@ def test_a_rest_that_was_predicted_far_too_slow_does_not_hide_slower_plans(monke
     # Predicted: no plan at all is three times faster, for what no plan changes takes half the time.
     analysis.fused_ms, analysis.other_ms = (analysis.model_ms if fused else None), 0.55 * total
     monkeypatch.setattr(search, "_measured_speedup", measured)
-    made = search.nearest(None, analysis, asked).espace_plan
+    made = search.Search(None, analysis, None).at_speed(asked).espace_plan
     assert made.measured_speedup == pytest.approx(asked, rel=0.05)
 
 

@@ -14,6 +14,7 @@ import pytest
 from espace_tf.config import EspaceConfig
 from espace_tf.numerics import masks
 from espace_tf.numerics.low_rank import energy_rank, plain_factors
+from espace_tf.planning import planner
 from espace_tf.planning.planner import Plan, UnreachableSpeedWarning, plan
 from espace_tf.records.analysis import Analysis, SiteAnalysis
 from espace_tf.records.option import Option
@@ -342,3 +343,55 @@ def test_planning_needs_neither_tensorflow_nor_keras(tmp_path):
     assert done.stdout.strip() == "[]"
     made, here = Plan.load(tmp_path / "plan.json"), plan(analysis(11), speedup=1.5)
     assert made.summary() == here.summary()
+
+
+def every_plan(of: Analysis):
+    """(milliseconds of the whole model, damage) of all combinations that the planner may take."""
+    other = of.model_ms - sum(each.dense_ms for each in of.sites.values())
+    offered = [
+        [o for o in each.options if o.is_dense or o.ms < 0.95 * each.dense_ms]
+        for each in of.sites.values()
+    ]
+    for picked in itertools.product(*offered):
+        yield other + sum(o.ms for o in picked), sum(o.damage for o in picked)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_loss_gets_the_least_time_that_it_allows(seed):
+    of = dataclasses.replace(analysis(seed), target="labels")
+    allowed = float(np.random.default_rng(seed).uniform(0.05, 1.0))
+    least = min(ms for ms, damage in every_plan(of) if damage <= allowed)
+    found = plan(of, max_loss_increase=allowed)
+    assert found.predicted_ms == pytest.approx(least, rel=1e-6), f"{seed=}"
+    assert sum(layer.damage for layer in found.layers.values()) <= allowed * (1 + 1e-6)
+    halved = plan(of, max_loss_increase=2 * allowed, damage_scale=2.0)
+    assert halved.predicted_ms == pytest.approx(least, rel=1e-6), f"{seed=}"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_time_is_bought_that_is_dearer_than_the_bound(seed, monkeypatch):
+    of = dataclasses.replace(analysis(seed), target="labels")
+    monkeypatch.setattr(planner, "DEAREST", 0.5)
+    with pytest.warns(UnreachableSpeedWarning, match="worth its damage"):
+        found = plan(of, speedup=50.0)
+    total = sum(layer.damage for layer in found.layers.values())
+    assert total <= 0.5 * math.log(of.model_ms / found.predicted_ms) * (1 + 1e-9)
+    # Nothing in reach of it is worth more: a step to any faster plan pays more than the bound.
+    for ms, damage in every_plan(of):
+        if ms < found.predicted_ms * (1 - 1e-9):
+            gained = (found.predicted_ms - ms) / found.predicted_ms
+            assert damage - total > 0.5 * gained * (1 - 1e-6), f"{seed=}"
+    with pytest.warns(UnreachableSpeedWarning):
+        fastest = plan(dataclasses.replace(of, target="no data"), speedup=50.0)
+    assert fastest.predicted_ms == pytest.approx(min(ms for ms, _ in every_plan(of)))
+
+
+def test_a_loss_needs_damages_that_are_losses():
+    of = analysis(1)
+    with pytest.raises(ValueError, match="analysis with data.*no data; give speedup"):
+        plan(of, max_loss_increase=0.1)
+    faithful = dataclasses.replace(analysis(1, profile="faithful"), target="labels")
+    with pytest.raises(ValueError, match="profile 'faithful'"):
+        plan(faithful, max_loss_increase=0.1)
+    with pytest.raises(ValueError, match="max_loss_increase must be at least"):
+        plan(dataclasses.replace(of, target="labels"), max_loss_increase=0.0)

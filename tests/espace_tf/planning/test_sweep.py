@@ -45,7 +45,9 @@ def counted(monkeypatch):
 
     monkeypatch.setattr(analyzing, "run", analysed)
     monkeypatch.setattr(
-        search, "_measured_speedup", lambda model, small, *_: small.espace_plan.predicted_speedup
+        search,
+        "_measured_speedup",
+        lambda _, small, *__: small.espace_plan.predicted_speedup,
     )
     return found
 
@@ -129,7 +131,7 @@ def refuse(*_, **__):
     ],
 )
 def test_arguments_are_refused_before_any_work(monkeypatch, arguments, message):
-    monkeypatch.setattr(sweeping, "analyze", refuse)
+    monkeypatch.setattr(analyzing, "run", refuse)
     with pytest.raises((TypeError, ValueError), match=message):
         sweep(network(), samples(), **{"speedups": (2, 3), **arguments})
 

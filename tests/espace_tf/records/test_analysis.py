@@ -19,6 +19,7 @@ from espace_tf.analysis import damages, offers, result_cache, statistics
 from espace_tf.analysis.analyze import analyze
 from espace_tf.config import EspaceConfig
 from espace_tf.network import graph
+from espace_tf.network.network import Network
 from espace_tf.numerics.factors import reconstruct, response_error
 from espace_tf.numerics.masks import damage
 from espace_tf.records.analysis import Analysis
@@ -53,7 +54,7 @@ def hurry(patch):
         "_measure",
         lambda analysis, options, *_: {option: 1e-6 * option.macs for option in options},
     )
-    patch.setattr(measure, "time_models", lambda models, **options: [1.5] * len(models))
+    patch.setattr(measure, "alternate", lambda calls, **options: [1.5] * len(calls))
     patch.setattr(analyzing, "_fused", lambda *_: None)  # as without a native binary
 
 
@@ -252,7 +253,7 @@ STAGES = [
     (statistics, "input_moments", 1),
     (statistics, "output_statistics", 1),
     (analyzing, "_timed", 2),
-    (measure, "time_models", 1),
+    (measure, "alternate", 1),
     (damages, "_probe", 2),
     (damages, "_together", 1),
 ]
@@ -288,6 +289,10 @@ def test_what_was_finished_before_an_error_is_not_done_again(
     assert counts == {"_timed": 2, "time_models": 1, "_together": 1}
 
 
+def key(model, *question) -> str:
+    return analyzing._key(Network.read(model), *question)
+
+
 def test_other_questions_are_not_answered_from_the_cache(tmp_path):
     model, (x, y) = network(), samples()
     entropy = keras.losses.SparseCategoricalCrossentropy
@@ -303,17 +308,17 @@ def test_other_questions_are_not_answered_from_the_cache(tmp_path):
         (network(seed=SEED + 1), (x, y), CONFIG, None),
     ]
     asked_once = [(model, (x, y), CONFIG, loss) for loss in (lambda y, p: p - y, lambda y, p: p)]
-    assert len({analyzing._key(*question) for question in asked_once}) == 2
-    keys = [analyzing._key(*question) for question in asked]
+    assert len({key(*question) for question in asked_once}) == 2
+    keys = [key(*question) for question in asked]
     assert len(set(keys)) == len(keys) and not any(" at 0x" in key for key in keys)
     elsewhere = dataclasses.replace(CONFIG, cache_dir=tmp_path, rounds=7, tolerance=0.3)
-    assert analyzing._key(network(), (x, y), elsewhere, None) == keys[0]
+    assert key(network(), (x, y), elsewhere, None) == keys[0]
     model.compile(loss=entropy())
-    assert analyzing._key(*asked[0]) == keys[5]
+    assert key(*asked[0]) == keys[5]
     model.compile(loss=entropy(), loss_weights=[2.0])
-    assert analyzing._key(*asked[0]) not in keys
+    assert key(*asked[0]) not in keys
     shuffled = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(24).batch(8)
-    assert analyzing._key(model, shuffled, CONFIG, None) is None
+    assert key(model, shuffled, CONFIG, None) is None
 
 
 def test_a_killed_process_is_resumed(tmp_path, quick, labelled, monkeypatch):

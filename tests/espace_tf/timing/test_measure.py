@@ -73,12 +73,6 @@ def test_a_runner_computes_what_the_model_does(runtime):
     np.testing.assert_allclose(outputs()[0], model(arrays[0]), atol=1e-5)
 
 
-def test_whole_models_get_one_time_each():
-    model = network()
-    found = measure.time_models([model, model], batch_size=2, repeats=3)
-    assert len(found) == 2 and min(found) > 0
-
-
 def test_noise_needs_a_known_size_and_is_the_same_every_time():
     model = network()
     np.testing.assert_array_equal(measure.noise(model, 3)[0], measure.noise(model, 3)[0])

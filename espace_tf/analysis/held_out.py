@@ -1,0 +1,122 @@
+"""Images that the statistics do not see, and what compressed networks answer on them."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from espace_tf.data import targets
+from espace_tf.data.batches import batches, count, named_inputs
+from espace_tf.data.distance import Distance
+from espace_tf.data.judge import hits
+from espace_tf.data.losses import OutputLoss
+from espace_tf.network.network import Network
+from espace_tf.records.comparison import Comparison
+
+_BATCH = 32
+# As many images as the statistics have by default, but no more multiply-accumulates than this for
+# the given network (about a minute on two cores), and _LEAST at least.
+_MOST = 512
+_LEAST = 32
+_MACS = 3e12
+# Of data that are too few for both, the share that is held out.
+_SHARE = 0.2
+
+
+class HeldOut:
+    """Compares compressed networks with the given one on images of their own.
+
+    Args:
+        network: the given one; it runs on all the images once.
+        data: as for `compress`.
+        loss: as in `compile`, or None.
+        calibration_images: how many the statistics want.
+        seed: of what is drawn.
+
+    Attributes:
+        seen: how many images from the beginning of the data the statistics may read.
+
+    Raises:
+        ValueError: data or labels that do not go with the model.
+    """
+
+    def __init__(self, network: Network, data: Any, loss: Any, calibration_images: int, seed: int):
+        model = network.model
+        macs = sum(site.macs() for site in network.sites if _is_known(site))
+        wanted = int(min(_MOST, max(_LEAST, _MACS // max(macs, 1))))
+        options = {"inputs": named_inputs(model)}
+        total = count(data)
+        if total is None:
+            read = batches(data, calibration_images + wanted, _BATCH, **options)
+            total = sum(len(tf.nest.flatten(x)[0]) for x, _ in read)
+        held = min(wanted, max(int(_SHARE * total), total - calibration_images))
+        self.seen = min(calibration_images, total - held) if held else total
+        # A handful of images is not divided: they are all there is to see and to judge by.
+        start = self.seen if held else 0
+        found = list(batches(data, start + (held or total), _BATCH, start=start, **options))
+        self._inputs = [tf.nest.map_structure(tf.convert_to_tensor, x) for x, _ in found]
+        self._labels = [y for _, y in found]
+        resolved = targets.resolve(model, loss, found[0], seed)
+        self._outputs = resolved.outputs
+        self._loss = resolved.target if resolved.name == "labels" else None
+        self._before = self._answers(model)
+        self._distance = Distance(self._outputs, self._before)
+
+    def compare(self, small: Any) -> Comparison:
+        """How far this network's answers are from the given one's."""
+        after = self._answers(small)
+        pairs = list(zip(self._outputs, self._before, after, strict=True))
+        increase = self._distance(self._before, after)
+        known: dict[str, float] = {}
+        if self._loss is not None:
+            increase = max(increase, self._mean_loss(after) - self._mean_loss(self._before))
+            known = self._accuracies(after)
+        return Comparison(
+            images=len(self._before[0]),
+            loss_increase=float(increase),
+            agreement=min(_agreement(*pair) for pair in pairs),
+            **known,
+        )
+
+    def _answers(self, model: Any) -> list[tf.Tensor]:
+        """Each output of all the images, in the order of tf.nest.flatten."""
+        found = [tf.nest.flatten(model(x, training=False)) for x in self._inputs]
+        return [tf.concat(parts, 0) for parts in zip(*found, strict=True)]
+
+    def _mean_loss(self, answers: list[tf.Tensor]) -> float:
+        total, start = 0.0, 0
+        for x, y in zip(self._inputs, self._labels, strict=True):
+            size = len(tf.nest.flatten(x)[0])
+            total += float(self._loss([each[start : start + size] for each in answers], y, 0))
+            start += size
+        return total / start
+
+    def _accuracies(self, after: list[tf.Tensor]) -> dict[str, float]:
+        """Of a single output of classes or labels."""
+        if len(self._outputs) != 1 or self._outputs[0].kind == "values":
+            return {}
+        label = np.concatenate([np.asarray(tf.nest.flatten(y)[0]) for y in self._labels])
+        right = [hits(self._outputs[0], np.asarray(s[0]), label) for s in (self._before, after)]
+        return dict(zip(("accuracy_before", "accuracy_after"), map(_mean, right), strict=True))
+
+
+def _is_known(site: Any) -> bool:
+    return bool(site.output_sizes) and all(
+        None not in size for size in (*site.input_sizes, *site.output_sizes)
+    )
+
+
+def _mean(hits: np.ndarray) -> float:
+    return float(hits.mean())
+
+
+def _agreement(output: OutputLoss, before: tf.Tensor, after: tf.Tensor) -> float:
+    before, after = (np.asarray(tf.cast(each, tf.float32)) for each in (before, after))
+    if output.kind == "classes":
+        return _mean(before.argmax(-1) == after.argmax(-1))
+    if output.kind == "multi-label":
+        side = 0.5 if output.probabilities else 0.0
+        return _mean((before > side) == (after > side))
+    before, after = (each.reshape(len(each), -1) for each in (before, after))
+    sizes = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
+    return float(((before * after).sum(1) / np.maximum(sizes, np.finfo(np.float32).tiny)).mean())

@@ -1,0 +1,55 @@
+"""A model read once: what analysis, planning and rewriting know of it."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from espace_tf.network import cloning, graph
+from espace_tf.network.sites import read_sites
+from espace_tf.records.site import Site
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A Keras model with its layers and convolutions; made at the door and handed through.
+
+    Attributes:
+        model: a Keras 3 or tf_keras model; nothing here changes it.
+        layers: by path, as `graph.layers` gives them.
+        sites: every convolution in order of execution.
+        fingerprint: of the architecture.
+
+    Example:
+        >>> network = Network.read(keras.applications.VGG16(weights=None))
+        >>> network.sites[0].path
+        'block1_conv1'
+    """
+
+    model: Any
+    layers: Mapping[str, Any]
+    sites: tuple[Site, ...]
+    fingerprint: str
+
+    @classmethod
+    def read(cls, model: Any) -> "Network":
+        """The description of a model.
+
+        Raises:
+            TypeError: not a Keras model.
+            ValueError: the model has not been built.
+        """
+        layers = graph.layers(model)
+        return cls(model, layers, tuple(read_sites(model)), graph.fingerprint(model))
+
+    def copied(self) -> "Network":
+        """The same of a private copy of the model, weights included.
+
+        Nobody else calls the copy, so that its layers may be watched and replaced while it runs: a
+        prediction of the given model in another thread never sees that.
+
+        Raises:
+            ValueError: a layer that cannot be copied.
+        """
+        model = cloning.clone(self.model, lambda path, layer: None)
+        return dataclasses.replace(self, model=model, layers=graph.layers(model))

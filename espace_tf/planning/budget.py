@@ -1,0 +1,48 @@
+"""Budget: what a compressed network may lose, and how much of that one has lost."""
+
+from dataclasses import dataclass
+
+from espace_tf.records.comparison import Comparison
+
+# No visible loss: a perplexity of 1.02 times the former one, or a cosine of .99 with the former
+# output.
+DEFAULT_LOSS = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """The most that may be lost on held-out images; both hold if both are given.
+
+    Args:
+        loss: increase of the mean loss per image, see `Comparison`.
+        accuracy: drop of the share of right answers, with one standard error on top.
+    """
+
+    loss: float | None = None
+    accuracy: float | None = None
+
+    def spent(self, seen: Comparison) -> float:
+        """What was lost over what may be: 1 is all of it.
+
+        Raises:
+            ValueError: an accuracy may be lost, but the labels do not tell any.
+
+        Example:
+            >>> Budget(loss=0.02).spent(Comparison(images=9, loss_increase=0.01, agreement=1.0))
+            0.5
+        """
+        shares = []
+        if self.loss is not None:
+            shares.append(seen.loss_increase / self.loss)
+        if self.accuracy is not None:
+            if seen.accuracy_drop is None:
+                raise ValueError(
+                    "max_accuracy_drop needs data with labels, (x, y), of a model with one output "
+                    "of classes. Received: others; give max_loss_increase instead"
+                )
+            shares.append(seen.accuracy_drop / self.accuracy)
+        return max(shares)
+
+    def __str__(self) -> str:
+        known = {"max_loss_increase": self.loss, "max_accuracy_drop": self.accuracy}
+        return ", ".join(f"{name}={value:g}" for name, value in known.items() if value is not None)

@@ -1,0 +1,40 @@
+"""The network that speeds are measured against, made ready once."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from espace_tf.config import EspaceConfig
+from espace_tf.deploy.inference import inference_copy
+from espace_tf.timing import measure
+
+
+class Reference:
+    """The given network as it would be deployed: stripped, and traced once for all measurements.
+
+    Args:
+        model: a Keras model with inputs of known size.
+        config: runtime, batch size and threads.
+    """
+
+    def __init__(self, model: Any, config: EspaceConfig):
+        self._model, self._config = model, config
+
+    @functools.cached_property
+    def stripped(self) -> Any:
+        """The model as `strip` makes it, without fused graphs: it has no compressed layer."""
+        return inference_copy(self._model, self._config.runtime)
+
+    @functools.cached_property
+    def call(self) -> Callable[[], Any]:
+        """A call of it on a batch of noise, to be timed."""
+        return self._runner(self.stripped)
+
+    def speedup(self, small: Any, *, repeats: int, seconds: float) -> float:
+        """Its time over that of a compressed model, stripped as well; called in turns."""
+        other = self._runner(inference_copy(small, self._config.runtime))
+        return measure.ratio(self.call, other, repeats=repeats, seconds=seconds)
+
+    def _runner(self, stripped: Any) -> Callable[[], Any]:
+        arrays = measure.noise(stripped, self._config.batch_size, self._config.input_size)
+        return measure.runner(stripped, arrays, self._config.runtime, self._config.threads)[0]
