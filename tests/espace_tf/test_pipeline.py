@@ -288,7 +288,6 @@ def test_one_word_keeps_to_the_default_loss(monkeypatch):
     assert made.speedup is None and made.layers and made.measured_speedup > 1
     assert made.comparison.images == 64 and made.comparison.loss_increase <= 0.02
     looser = compress(model, data, max_loss_increase=0.5, config=quick(), verbose=0).espace_plan
-    assert looser.predicted_ms <= made.predicted_ms
     assert looser.comparison.loss_increase <= 0.5
     kept = compress(model, data, max_accuracy_drop=0.2, config=quick(), verbose=0).espace_plan
     assert kept.comparison.accuracy_drop <= 0.2

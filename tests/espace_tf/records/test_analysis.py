@@ -286,7 +286,7 @@ def test_what_was_finished_before_an_error_is_not_done_again(
         # As after `make native`: times, and what depends on them, are found anew.
         patch.setattr(result_cache, "environment", lambda: {"operator": "another"})
         run(model, data, config)
-    assert counts == {"_timed": 2, "time_models": 1, "_together": 1}
+    assert counts == {"_timed": 2, "alternate": 1, "_together": 1}
 
 
 def key(model, *question) -> str:
