@@ -3,6 +3,7 @@
 # core-test-threads: with ThreadSanitizer; core-test-aarch64: for another processor, emulated.
 # make fuzz: a million random and hostile calls, and programs of fused graphs; fuzz-short: fewer.
 # SEED= begins elsewhere.
+# make fuzz-graphs: COUNT random Keras graphs through apply, strip, fuse, files; from SEED on.
 # make bazel: the operator and the C++ tests with Bazel 4 as Debian packages it.
 # make cuda: libespace_cuda.so, the operators on GPUs without TensorFlow; needs nvcc, no GPU.
 # make cuda-test: the GPU kernels on the CPU; cuda-test-races: a few calls, with ThreadSanitizer.
@@ -16,11 +17,12 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 SANITIZED := BUILD=../../build/core_sanitized \
   EXTRA="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
 SEED ?= 0
+COUNT ?= 2000
 AARCH64 := aarch64-linux-gnu
 BAZEL := bazel --bazelrc=bazel/debian.bazelrc
 
 .PHONY: setup native core-test core-test-sanitized core-test-threads core-test-aarch64 \
-  fuzz fuzz-short bazel cuda cuda-test cuda-test-races demo test lint clean
+  fuzz fuzz-short fuzz-graphs bazel cuda cuda-test cuda-test-races demo test lint clean
 
 setup: $(VENV)/.installed
 
@@ -59,6 +61,9 @@ fuzz:
 
 fuzz-short:
 	$(MAKE) -C kernels/core $(SANITIZED) fuzz CALLS=60000 PROGRAMS=400 SEED=$(SEED)
+
+fuzz-graphs: setup native
+	PYTHONPATH=. $(PY) tests/fuzz_graphs.py --count=$(COUNT) --seed=$(SEED)
 
 bazel: setup
 	PYTHON_BIN_PATH=$(abspath $(PY)) $(BAZEL) test :channels_test :core_test :fused_graph_test \
