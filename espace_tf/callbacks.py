@@ -37,8 +37,8 @@ class _Callback(keras.callbacks.Callback):
 class GradualMasks(_Callback):
     """Fades the masked layers of a model from dense to masked while `fit` trains.
 
-    Before every batch the fade of all masked layers becomes `schedule(optimizer.iterations)`;
-    nothing is traced again. Inference (evaluate, predict, validation) always uses the masks. The
+    In every step the fade of all masked layers is `schedule(optimizer.iterations)`; nothing is
+    traced again. Inference (evaluate, predict, validation) always uses the masks. The
     layers are themselves again as soon as a training step ends, also when `fit` breaks off.
 
     Args:
@@ -66,13 +66,16 @@ class GradualMasks(_Callback):
 
     def on_train_begin(self, logs=None):
         """Puts a train function in place that opens the fade around every step."""
-        self._fade = Fade(self.model)
+        self._steps = _steps_per_execution(self.model)
+        self._fade = Fade(self.model, self._steps, self.model.optimizer.iterations)
         self.model.make_train_function(force=True)
         self.model.train_function = self._opened(self.model.train_function)
 
     def on_train_batch_begin(self, batch, logs=None):
-        """Assigns the fade of this step."""
-        self._fade.assign(checked_fade(self.schedule(self.model.optimizer.iterations)))
+        """Assigns the fade of this step, and of those that are run together with it."""
+        first = int(self.model.optimizer.iterations.numpy())
+        steps = range(first, first + self._steps)
+        self._fade.assign(*(checked_fade(self.schedule(step)) for step in steps), first=first)
         self._due = True
 
     def on_epoch_end(self, epoch, logs=None):
@@ -98,6 +101,12 @@ class GradualMasks(_Callback):
                 raise
 
         return step
+
+
+def _steps_per_execution(model) -> int:
+    """How many steps `fit` runs in one call, which no callback interrupts."""
+    own = getattr(model, "_steps_per_execution", None)  # a variable in tf_keras
+    return int(getattr(model, "steps_per_execution", 1) if own is None else own.numpy())
 
 
 class ReestimateBatchNorm(_Callback):

@@ -1,5 +1,7 @@
 """One number that all masks of a model fade in with while it trains."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from espace_tf.network import graph
@@ -10,6 +12,8 @@ class Fade:
 
     Args:
         model: a Keras 3 or tf_keras model with masked layers.
+        steps: how many training steps run between two calls of `assign`.
+        counter: where there are several, the optimizer's variable that counts them.
 
     Raises:
         ValueError: no layer of the model has a mask.
@@ -21,7 +25,7 @@ class Fade:
         ...     loss = train_step(batch)
     """
 
-    def __init__(self, model):
+    def __init__(self, model, steps: int = 1, counter: Any = None):
         layers = graph.layers(model).values()
         self.layers = [layer for layer in layers if getattr(layer, "positions", None) is not None]
         if not self.layers:
@@ -32,10 +36,20 @@ class Fade:
             )
         with model.distribute_strategy.scope():
             self.variable = tf.Variable(0.0, trainable=False, name="fade")
+            self._coming = tf.Variable([0.0] * steps, trainable=False, name="coming_fades")
+            self._first = tf.Variable(0, dtype=tf.int64, trainable=False, name="first_step")
+        self._counter = counter if steps > 1 else None
 
-    def assign(self, value: float) -> None:
-        """Sets the fade; functions that are already traced see it."""
-        self.variable.assign(value)
+    def assign(self, *values: float, first: int = 0) -> None:
+        """Sets the fade of each of the coming steps; functions that are already traced see it.
+
+        Args:
+            *values: one per step.
+            first: the step of the first of them, as the counter has it.
+        """
+        self.variable.assign(values[-1])
+        self._coming.assign(values)
+        self._first.assign(first)
 
     def __enter__(self) -> "Fade":
         for layer in self.layers:
@@ -47,4 +61,7 @@ class Fade:
             layer.fade = None
 
     def _read(self) -> tf.Tensor:
-        return tf.convert_to_tensor(self.variable)
+        if self._counter is None:
+            return tf.convert_to_tensor(self.variable)
+        step = tf.cast(tf.convert_to_tensor(self._counter), tf.int64) - self._first
+        return tf.gather(self._coming, tf.clip_by_value(step, 0, self._coming.shape[0] - 1))

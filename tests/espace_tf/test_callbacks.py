@@ -84,6 +84,23 @@ def test_the_fade_follows_the_schedule_without_tracing_again(library, jit_compil
 
 
 @LIBRARIES
+@pytest.mark.parametrize(
+    "options", [{"steps_per_execution": 3}, {"run_eagerly": True}, {"jit_compile": True}], ids=str
+)
+def test_the_fade_is_right_under_every_setting_of_compile(library, options):
+    (x, y), ends = samples(56), []
+    for more in ({}, options):
+        library.utils.set_random_seed(1)
+        model = masked_network(library)
+        model.compile(library.optimizers.SGD(0.05), "mse", **{"jit_compile": False, **more})
+        masks = GradualMasks(PolynomialDecay(end_step=6, power=1.0))
+        model.fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=[masks])
+        ends.append(model.get_weights())
+    for one, other in zip(*ends, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+@LIBRARIES
 def test_training_uses_the_fade_and_inference_the_mask(library):
     """A fade of 0 takes the step of the same network without masks; a fade of 1 the masked one."""
     (x, y), steps = samples(8), {}
