@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 _MODEL = flags.DEFINE_string("model", "demo/network.keras", "A trained network, a .keras file.")
-_DATA = flags.DEFINE_string("data", "demo/fashion_mnist_subset.npz", "x_train, x_test, y_test; uint8.")
+_DATA = flags.DEFINE_string(
+    "data", "demo/fashion_mnist_subset.npz", "x_train, x_test, y_test; uint8."
+)
 _SPEEDUPS = flags.DEFINE_list("speedups", ["1.5", "2"], "Predicted speeds to plan for.")
 _IMAGES = flags.DEFINE_integer("images", 128, "How many inputs each source gives.", 16)
 

@@ -56,7 +56,8 @@ def compress(
         model: a trained Keras 3 or tf_keras model; it is not changed.
         data: a tf.data.Dataset of batches, (x, y) or x; or arrays; a few hundred training images
             are enough, a thousand are better: up to 512 of them are held out to compare answers on.
-            None: the weights alone decide, which is worse, and the summary says so.
+            None: inputs made up from the batch norms, or else the weights alone, decide, which is
+            worse, and the summary says so.
         speedup: time before over time after, stripped, on config.runtime, above 1. None: the loss
             decides, or without data 1.5 is taken, with a warning. In the faithful profile None
             means ranks by energy and no masks.

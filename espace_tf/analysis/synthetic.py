@@ -11,7 +11,8 @@ from espace_tf.network.network import Network
 from espace_tf.network.tracing import traced
 
 _STEPS = 120
-_SECONDS = 45.0
+_SECONDS = 45.0  # for all the inputs
+_BATCH = 16  # inputs that are made together: bounds the memory of the backward pass
 _RATE = 0.1  # of Adam, times the spread of the inputs
 _COARSE = 8  # positions of the coarsest noise that inputs begin with, per side
 # (low, high) of inputs as people prepare them.
@@ -46,9 +47,14 @@ def synthetic_inputs(network: Network, images: int, seed: int) -> np.ndarray | N
         return None
     distance = _distance(model, norms)
     noise = _smooth_noise((images, *shapes[0]), np.random.default_rng(seed))
-    begun = [low + (high - low) * noise for low, high in _RANGES]
-    start = min(begun, key=lambda each: float(distance(tf.constant(each))))
-    return _descended(distance, start)
+    first = noise[:_BATCH]
+    low, high = min(
+        _RANGES, key=lambda pair: float(distance(tf.constant(pair[0] + np.ptp(pair) * first)))
+    )
+    slope = _slope(distance)
+    parts = [noise[i : i + _BATCH] for i in range(0, images, _BATCH)]
+    seconds = _SECONDS / len(parts)
+    return np.concatenate([_descended(slope, low + (high - low) * part, seconds) for part in parts])
 
 
 def _distance(model: Any, norms: dict[str, Any]) -> Any:
@@ -73,8 +79,8 @@ def _distance(model: Any, norms: dict[str, Any]) -> Any:
     return distance
 
 
-def _descended(distance: Any, start: np.ndarray) -> np.ndarray:
-    """The inputs of least distance on the way of Adam from here (Kingma and Ba, 2015)."""
+def _slope(distance: Any) -> Any:
+    """A traced function of inputs: the distance, and its gradient."""
 
     @traced
     def slope(inputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -83,10 +89,15 @@ def _descended(distance: Any, start: np.ndarray) -> np.ndarray:
             value = distance(inputs)
         return value, tape.gradient(value, inputs)
 
+    return slope
+
+
+def _descended(slope: Any, start: np.ndarray, seconds: float) -> np.ndarray:
+    """The inputs of least distance on the way of Adam from here (Kingma and Ba, 2015)."""
     inputs = tf.constant(start, tf.float32)
     first, second = tf.zeros_like(inputs), tf.zeros_like(inputs)
     best, least, rate = start, np.inf, _RATE * float(start.std())
-    end = time.perf_counter() + _SECONDS
+    end = time.perf_counter() + seconds
     for step in range(1, _STEPS + 1):
         value, gradient = slope(inputs)
         if float(value) < least:

@@ -10,6 +10,7 @@ import numpy as np
 
 from espace_tf.analysis import analyze
 from espace_tf.analysis.held_out import HeldOut
+from espace_tf.analysis.synthetic import synthetic_inputs
 from espace_tf.config import EspaceConfig
 from espace_tf.network.network import Network
 from espace_tf.planning.budget import Budget
@@ -35,6 +36,8 @@ _REJECTIONS = 3
 _AIM, _NEAR = 0.92, 0.85
 _FURTHER_ROUNDS = 3
 _LOSS_PER_ACCURACY = 3.0
+# Inputs that are made up where there are no data.
+_SYNTHETIC = 64
 
 
 @dataclass(frozen=True)
@@ -191,15 +194,24 @@ def prepared(
 ) -> Search:
     """A network analysed, and ready to be planned for.
 
+    Without data it is analysed on inputs made up from its batch norms, if it has any: they are far
+    better than the weights alone (`python -m benchmarks.without_data`).
+
     Args:
         network, data, config, loss, verbose: as for `compress`.
         held_out, previous: as for `Search`; without held_out a part of the data is held out.
     """
-    reference = Reference(network.model, config)
-    if held_out is None and data is not None:
+    reference, made_up = Reference(network.model, config), None
+    if data is None and config.profile == "default":
+        made_up = synthetic_inputs(network, _SYNTHETIC, config.seed)
+    elif held_out is None and data is not None:
         held_out = HeldOut(network, data, loss, config.calibration_images, config.seed)
     seen = None if held_out is None else held_out.seen
+    data = made_up if data is None else data
     analysis = analyze.run(network, data, config, loss, verbose, reference, seen)
+    if made_up is not None:
+        target = f"{analysis.target}; no data: images made up from the batch norms"
+        analysis = dataclasses.replace(analysis, target=target)
     return Search(network, analysis, reference, held_out, previous)
 
 
