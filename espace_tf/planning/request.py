@@ -83,8 +83,8 @@ def goal(
         return None, Budget(loss=DEFAULT_LOSS)
     warnings.warn(
         f"no data and no speedup were given: the model is made {MODEST:g} times faster by what its "
-        "weights tell. A few hundred images, compress(model, images), find what the network can lose "
-        "without harm: more speed at the same accuracy",
+        "weights tell. A few hundred images, compress(model, images), find what the network can "
+        "lose without harm: more speed at the same accuracy",
         EspaceWarning,
         stacklevel=3,
     )
