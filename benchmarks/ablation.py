@@ -51,7 +51,7 @@ from espace_tf.config import EspaceConfig
 from espace_tf.deploy.inference import inference_copy
 from espace_tf.files import atomic_write, output_path
 from espace_tf.network import costs
-from espace_tf.planning.correction import Landing
+from espace_tf.planning.correction import Correction
 from espace_tf.timing import measure
 
 _NETWORK = Path(__file__).parents[1] / "demo" / "network.keras"
@@ -190,7 +190,7 @@ class Ablation:
 
     def _plan(self, combination: Combination, speedup: float, work: Path) -> dict[str, Any]:
         """Writes the plan measured nearest to the speed; what it reached."""
-        target, best, landing = speedup, None, Landing(speedup)
+        target, best, correction = speedup, None, Correction(speedup)
         for _ in range(_ROUNDS.value):
             made, reached = combinations.plan_at(self.analysis, combination, target)
             small = espace_tf.apply(self.model, made)
@@ -206,8 +206,8 @@ class Ablation:
             too_slow = not reached and time["ratio"] < speedup  # and there is nothing faster
             if miss <= _TOLERANCE.value or too_slow:
                 break
-            landing.add(target / speedup, time["ratio"])
-            target = max(speedup * landing.next(explained=target / time["ratio"]), 1.01)
+            correction.add(target / speedup, time["ratio"])
+            target = max(speedup * correction.next(explained=target / time["ratio"]), 1.01)
         return best
 
     def _time(self, small: keras.Model) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The stages of analyze(): statistics, options and their times, one-at-a-time losses."""
+"""The parts of analyze(): statistics, options and their times, one-at-a-time losses."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ from espace_tf.records.option import Option
 from espace_tf.records.site import Site
 from espace_tf.rewriting.fuse import check_not_fused, fuse
 from espace_tf.timing import measure, steps
-from espace_tf.timing.layer_times import Timings
+from espace_tf.timing.layer_times import LayerTimes
 from espace_tf.timing.reference import Reference
 
 _BATCH = 16  # images per batch of statistics: bounds the memory of the backward pass
@@ -108,7 +108,7 @@ def run(
         _check_finite(layer)
     kernels = {site.path: _weights(network.layers[site.path]) for site in usable}
     key = None if config.cache_dir is None else _key(network, data, config, loss)
-    stages = ResultCache(key and config.cache_dir, key)
+    cache = ResultCache(key and config.cache_dir, key)
     progress = _progress(verbose)
     images, inputs = 0, user_data.named_inputs(model)
 
@@ -121,7 +121,7 @@ def run(
         resolved = targets.resolve(model, loss, next(batches(_BATCH)), config.seed)
         images = _count(data, config.calibration_images)
         with progress("input statistics", images) as advance:
-            found |= stages.get(
+            found |= cache.get(
                 "moments",
                 lambda: _flat(
                     moments.input_moments(
@@ -130,7 +130,7 @@ def run(
                 ),
             )
         with progress("loss gradients", images) as advance:
-            found |= stages.get(
+            found |= cache.get(
                 "outputs",
                 lambda: _flat(
                     moments.output_statistics(
@@ -152,13 +152,13 @@ def run(
         )
         for site in usable
     }
-    times = _time(reference, sites, stages, config, progress)
+    times = _time(reference, sites, cache, config, progress)
     if data is not None:
         tried = damages.changeable(sites)
         probes = [x for x, _ in batches(damages.probe_images(sites, config))]
         what_if = functools.cache(lambda: WhatIf(model, tried, probes, outputs=resolved.outputs))
         with progress("one-at-a-time losses", len(tried)) as advance:
-            damages.calibrate(sites, what_if, stages, advance)
+            damages.calibrate(sites, what_if, cache, advance)
         baseline = _baseline(model, resolved, batches(config.damage_images))
     else:
         damages.guess(sites)
@@ -272,21 +272,21 @@ def _told(batches: Iterator, advance: Callable[[int], None]) -> Iterator:
 def _time(
     reference: Reference,
     sites: dict[str, SiteAnalysis],
-    stages: ResultCache,
+    cache: ResultCache,
     config: EspaceConfig,
     progress: Progress,
 ) -> dict[str, float]:
     """Fills dense_ms and options; returns the times of the whole stripped model, by field."""
-    stages = stages.of_this_machine()
+    cache = cache.of_this_machine()
     plain = reference.stripped
     fused = _fused(plain, config)
     outside = set(graph.layers(plain if fused is None else fused))
-    known, end = Timings.of_this_machine(), time.perf_counter() + _TIMING_SECONDS
+    known, end = LayerTimes.of_this_machine(), time.perf_counter() + _TIMING_SECONDS
     with progress("times of layers", len(sites)) as advance:
         for index, (path, site) in enumerate(sites.items()):
             seconds = max(end - time.perf_counter(), 0.0) / (len(sites) - index)
             inside = path not in outside
-            stored = stages.get(
+            stored = cache.get(
                 f"{'fused-' if inside else ''}times-{path}",
                 lambda site=site, left=seconds, inside=inside: _timed(site, known, left, inside),
             )
@@ -297,7 +297,7 @@ def _time(
             advance(1)
 
     def measured(name: str, function: Callable[[], list[float]]) -> list[float]:
-        return stages.get(name, lambda: {"ms": np.array(function())})["ms"].tolist()
+        return cache.get(name, lambda: {"ms": np.array(function())})["ms"].tolist()
 
     if fused is None:
         (model_ms,) = measured("model", lambda: measure.alternate([reference.call]))
@@ -321,7 +321,7 @@ def _fused(plain: Any, config: EspaceConfig) -> Any | None:
     return fused if "fused" in kinds else None
 
 
-def _timed(site: SiteAnalysis, known: Timings, seconds: float, fused: bool) -> Arrays:
+def _timed(site: SiteAnalysis, known: LayerTimes, seconds: float, fused: bool) -> Arrays:
     _, options = offers.timed(site, offers.offered(site), known, seconds, fused=fused)
     return {"options": np.array(json.dumps([dataclasses.asdict(option) for option in options]))}
 

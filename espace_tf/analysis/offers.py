@@ -14,7 +14,7 @@ from espace_tf.records.analysis import SiteAnalysis
 from espace_tf.records.option import Option, candidate_ranks, interpolate_ms
 from espace_tf.records.site import Site
 from espace_tf.timing import measure as timing
-from espace_tf.timing.layer_times import Timings
+from espace_tf.timing.layer_times import LayerTimes
 from espace_tf.timing.steps import step_times
 
 # Shares of the break-even rank that are offered, and of them those that are timed.
@@ -80,7 +80,7 @@ def _ranks(analysis: SiteAnalysis) -> tuple[str, list[int]]:
 def timed(
     analysis: SiteAnalysis,
     options: list[Option],
-    known: Timings,
+    known: LayerTimes,
     seconds: float,
     *,
     fused: bool = False,
@@ -129,7 +129,7 @@ def _sampled(options: list[Option]) -> list[Option]:
 
 
 def _measure(
-    analysis: SiteAnalysis, options: list[Option], known: Timings, seconds: float, fused: bool
+    analysis: SiteAnalysis, options: list[Option], known: LayerTimes, seconds: float, fused: bool
 ) -> dict[Option, float]:
     """Milliseconds of these options, the first one being the layer as it is, calling aside."""
     site, config = analysis.site, analysis.config

@@ -67,23 +67,6 @@ def kernel_matrix(kernel: np.ndarray, order: str = "vertical", groups: int = 1) 
     return grouped.transpose(3, 0, 2, 1, 4).reshape(groups, along * channels, -1)
 
 
-def matrix_kernel(
-    matrix: np.ndarray, kernel_size: tuple[int, int], order: str = "vertical"
-) -> np.ndarray:
-    """The kernel [kh, kw, Cin / g, Cout] of such matrices: the inverse of `kernel_matrix`.
-
-    Example:
-        >>> matrix_kernel(np.ones((1, 24, 80)), (3, 5)).shape
-        (3, 5, 8, 16)
-    """
-    along, across = kernel_size if order == "vertical" else kernel_size[::-1]
-    groups, rows, columns = matrix.shape
-    shape = (groups, along, rows // along, across, columns // across)
-    kernel = matrix.reshape(shape).transpose(1, 3, 2, 0, 4)
-    kernel = kernel.reshape(along, across, rows // along, -1)
-    return kernel if order == "vertical" else kernel.swapaxes(0, 1)
-
-
 def reconstruct(factors: Factors, order: str = "vertical", groups: int = 1) -> np.ndarray:
     """The one kernel [kh, kw, Cin / g, Cout] that does what the pair does, float32.
 

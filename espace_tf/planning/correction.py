@@ -8,7 +8,7 @@ _FURTHEST = math.log(8.0)
 _MARGIN = 0.15
 
 
-class Landing:
+class Correction:
     """Finds the root of y(x): x is the logarithm of the scale of the predicted times of changed
     layers, y that of the measured speed over the asked one.
 
@@ -24,12 +24,12 @@ class Landing:
         asked: the speed asked for.
 
     Example:
-        >>> landing = Landing(2.0)
-        >>> landing.add(1.0, 1.6)  # with the times as predicted it is 1.6 times faster
-        >>> round(landing.next(explained=1.4), 3)
+        >>> correction = Correction(2.0)
+        >>> correction.add(1.0, 1.6)  # with the times as predicted it is 1.6 times faster
+        >>> round(correction.next(explained=1.4), 3)
         1.4
-        >>> landing.add(1.4, 2.4)  # too much: between the two by their distances
-        >>> round(landing.next(explained=1.1), 3)
+        >>> correction.add(1.4, 2.4)  # too much: between the two by their distances
+        >>> round(correction.next(explained=1.1), 3)
         1.203
     """
 

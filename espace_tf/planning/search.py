@@ -14,7 +14,7 @@ from espace_tf.analysis.synthetic import synthetic_inputs
 from espace_tf.config import EspaceConfig
 from espace_tf.network.network import Network
 from espace_tf.planning.budget import Budget
-from espace_tf.planning.correction import Landing
+from espace_tf.planning.correction import Correction
 from espace_tf.planning.planner import DEAREST, UnreachableSpeedWarning, plan
 from espace_tf.records.analysis import Analysis
 from espace_tf.records.plan import Plan
@@ -96,7 +96,7 @@ class Search:
         What the planner may lose by its own prediction is corrected by what the network then loses:
         a search for the root of one over the other, which stops a little below the budget.
         """
-        landing, scale, seen, best = Landing(_AIM), 1.0, set(), None
+        correction, scale, seen, best = Correction(_AIM), 1.0, set(), None
         allowed = _LOSS_PER_ACCURACY * budget.accuracy if budget.loss is None else budget.loss
         for _ in range(self.analysis.config.rounds + _FURTHER_ROUNDS):
             made = self._planned(max_loss_increase=scale * allowed)
@@ -111,8 +111,8 @@ class Search:
                 best = _Tried(small, dataclasses.replace(made, comparison=compared), 1.0, 0.0)
             if _NEAR <= spent <= 1:
                 break
-            landing.add(scale, max(spent, 1e-3))
-            scale = landing.next(explained=scale * _AIM / max(spent, 1e-3))
+            correction.add(scale, max(spent, 1e-3))
+            scale = correction.next(explained=scale * _AIM / max(spent, 1e-3))
         if best is None:
             reason = f"every plan that was tried loses more on held-out images than {budget}"
             return _unchanged(self._network, made, reason)
@@ -140,7 +140,7 @@ class Search:
         replaced.
         """
         analysis, config = self.analysis, self.analysis.config
-        landing, seen, scale, best = Landing(speedup or 1.0), {}, 1.0, None
+        correction, seen, scale, best = Correction(speedup or 1.0), {}, 1.0, None
         options = {"speedup": speedup, "damage_scale": damage_scale}
         made = self._planned(**options)
         while True:
@@ -158,10 +158,10 @@ class Search:
                     # A machine that was busy for a moment, or masks that poolings gain from, too.
                     rest = max(made.dense_ms / speed - _changed_ms(made), 0.0)
                     analysis = dataclasses.replace(analysis, other_ms=rest)
-                    scale, landing = 1.0, Landing(speedup)
+                    scale, correction = 1.0, Correction(speedup)
                 else:
-                    landing.add(scale, speed)
-                    scale = landing.next(explained=scale * _correction(made, speed))
+                    correction.add(scale, speed)
+                    scale = correction.next(explained=scale * _explained(made, speed))
                 times = dict.fromkeys(analysis.sites, scale)
                 made = self._planned(analysis, time_scale=times, **options)
                 if _choices(made) not in seen:
@@ -249,7 +249,7 @@ def _measured_speedup(reference: Reference, small: Any, repeats: int, seconds: f
     return reference.speedup(small, repeats=repeats, seconds=seconds)
 
 
-def _correction(made: Plan, measured: float) -> float:
+def _explained(made: Plan, measured: float) -> float:
     """What the predicted times of the changed layers must be multiplied by to explain the time."""
     changed = _changed_ms(made)
     if changed <= 0:

@@ -29,7 +29,7 @@ OPERATORS = tuple(Path(package.__file__).parent for package in (kernels, keras_l
 _SETTINGS = ("TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
 
 
-class Timings:
+class LayerTimes:
     """Milliseconds of layers as they are, and of their options as shares of that.
 
     Layer and options were called in turns, so that the share is sound where the times of two runs
@@ -39,7 +39,7 @@ class Timings:
         path: of the file; None: what is measured lasts as long as this object.
 
     Example:
-        >>> known = Timings()
+        >>> known = LayerTimes()
         >>> known.add("3x3, 16 to 32", 2.0, {"rank 4": 0.25})
         >>> known.get("3x3, 16 to 32"), known.get("3x3, 16 to 32", "rank 4")
         (2.0, 0.5)
@@ -52,7 +52,7 @@ class Timings:
             self._layers = _read(path, warn=True)
 
     @classmethod
-    def of_this_machine(cls) -> "Timings":
+    def of_this_machine(cls) -> "LayerTimes":
         """What was measured before on a machine like this, with this software."""
         folder = cache_folder()
         if folder is None:

@@ -46,12 +46,16 @@ def forward(model, x):
     inputs, responses = [], []
 
     def convolve(x, path, padding, strides=1, dilations=1, groups=1):
-        weights = [tf.constant(w) for w in known[path].get_weights()]
+        weights = known[path].get_weights()
         inputs.append((path, x))
+        # Zeros between the taps: some processors have no gradient of a dilated convolution.
+        height, width, *channels = weights[0].shape
+        size = dilations * (height - 1) + 1, dilations * (width - 1) + 1
+        spaced = np.zeros((*size, *channels), np.float32)
+        spaced[::dilations, ::dilations] = weights[0]
+        weights[0] = spaced
         parts = zip(tf.split(x, groups, -1), tf.split(weights[0], groups, -1), strict=True)
-        y = tf.concat(
-            [tf.nn.conv2d(a, k, strides, padding, dilations=dilations) for a, k in parts], -1
-        )
+        y = tf.concat([tf.nn.conv2d(a, k, strides, padding) for a, k in parts], -1)
         y = y + weights[1] if len(weights) > 1 else y
         responses.append((path, y))
         return y

@@ -59,7 +59,6 @@ def test_the_matrix_has_the_entries_of_the_definition(size, channels, filters, g
         along, across = (a, b) if order == "vertical" else (b, a)
         g, m = divmod(n, share)
         assert matrix[g, along * channels + c, across * share + m] == value
-    np.testing.assert_array_equal(factors.matrix_kernel(matrix, size, order), kernel)
 
 
 @ORDERS

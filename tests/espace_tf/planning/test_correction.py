@@ -8,7 +8,7 @@ import pytest
 
 from espace_tf.config import EspaceConfig
 from espace_tf.planning import search
-from espace_tf.planning.correction import Landing
+from espace_tf.planning.correction import Correction
 from espace_tf.planning.planner import UnreachableSpeedWarning, plan
 from espace_tf.records.analysis import Analysis, SiteAnalysis
 from espace_tf.records.option import Option
@@ -119,13 +119,13 @@ def test_a_response_steeper_than_explained_is_landed_on_where_one_rule_jumps(ste
             return 0.02 * round(y / 0.02)
         return y if shape == "line" else y + 0.1 * y * abs(y)
 
-    asked, landing, scale, alone, found = 3.0, Landing(3.0), 1.0, 0.0, []
+    asked, correction, scale, alone, found = 3.0, Correction(3.0), 1.0, 0.0, []
     for _ in range(4):
         y = response(math.log(scale))
         found.append(abs(y))
-        landing.add(scale, asked * math.exp(y))
+        correction.add(scale, asked * math.exp(y))
         # What would explain it if the response had steepness 1.
-        scale = landing.next(explained=scale * math.exp(-y))
+        scale = correction.next(explained=scale * math.exp(-y))
     for _ in range(3):
         alone -= response(alone)
     assert min(found) < 0.03, found
@@ -134,10 +134,10 @@ def test_a_response_steeper_than_explained_is_landed_on_where_one_rule_jumps(ste
 
 
 def test_a_measurement_that_contradicts_another_still_gives_a_scale_between():
-    landing = Landing(2.0)
-    landing.add(1.0, 2.1)
-    landing.add(1.5, 1.9)  # a larger scale and slower: noise
-    assert 1.0 < landing.next(explained=1.6) < 1.5
-    far = Landing(2.0)
+    correction = Correction(2.0)
+    correction.add(1.0, 2.1)
+    correction.add(1.5, 1.9)  # a larger scale and slower: noise
+    assert 1.0 < correction.next(explained=1.6) < 1.5
+    far = Correction(2.0)
     far.add(1.0, 1.0)
     assert far.next(explained=100.0) == pytest.approx(8.0)

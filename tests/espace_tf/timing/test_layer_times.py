@@ -16,7 +16,7 @@ from espace_tf.analysis import offers
 from espace_tf.analysis.analyze import analyze
 from espace_tf.config import EspaceConfig, EspaceWarning
 from espace_tf.timing import layer_times, measure
-from espace_tf.timing.layer_times import VARIABLE, Timings
+from espace_tf.timing.layer_times import VARIABLE, LayerTimes
 
 
 @pytest.fixture
@@ -31,20 +31,20 @@ def only_file(folder: Path) -> Path:
 
 
 def test_what_was_measured_is_known_to_the_next(folder):
-    first = Timings.of_this_machine()
+    first = LayerTimes.of_this_machine()
     assert first.get("layer") is None and first.get("layer", "rank 4") is None
     first.add("layer", 2.0, {"rank 4": 0.25})
-    again = Timings.of_this_machine()
+    again = LayerTimes.of_this_machine()
     assert again.get("layer") == 2.0 and again.get("layer", "rank 4") == 0.5
     assert again.get("layer", "rank 8") is None
     content = json.loads(only_file(folder).read_text())
     assert content["where"]["cores"] == layer_times.environment()["cores"] >= 1
     only_file(folder).unlink()
-    assert Timings.of_this_machine().get("layer") is None
+    assert LayerTimes.of_this_machine().get("layer") is None
 
 
 def test_a_share_belongs_to_the_first_time_of_its_layer(folder):
-    known = Timings.of_this_machine()
+    known = LayerTimes.of_this_machine()
     known.add("layer", 2.0, {"a": 0.5})
     # The machine is twice as slow now: the option still takes a quarter of the layer.
     known.add("layer", 4.0, {"a": 0.9, "b": 0.25})
@@ -53,11 +53,11 @@ def test_a_share_belongs_to_the_first_time_of_its_layer(folder):
 
 
 def test_two_at_once_add_to_one_file(folder):
-    one, other = Timings.of_this_machine(), Timings.of_this_machine()
+    one, other = LayerTimes.of_this_machine(), LayerTimes.of_this_machine()
     one.add("layer", 2.0, {"a": 0.5})
     other.add("layer", 3.0, {"b": 0.5})
     other.add("another", 1.0, {})
-    found = Timings.of_this_machine()
+    found = LayerTimes.of_this_machine()
     assert found.get("another") == 1.0
     # Whichever time of the layer is kept, both shares are.
     assert found.get("layer", "a") == found.get("layer", "b") == found.get("layer") / 2
@@ -69,7 +69,7 @@ def test_processes_at_once_leave_a_whole_file(folder):
         "import sys; from pathlib import Path; from espace_tf.timing import layer_times\n"
         "layer_times.environment = lambda: {}\n"
         "for i in range(40):\n"
-        "    layer_times.Timings(Path(sys.argv[1])).add(f'{sys.argv[2]} {i}', 1.0, {'a': 0.5})\n"
+        "    layer_times.LayerTimes(Path(sys.argv[1])).add(f'{sys.argv[2]} {i}', 1.0, {'a': 0.5})\n"
     )
     folder.mkdir()
     path = folder / "times.json"
@@ -81,12 +81,12 @@ def test_processes_at_once_leave_a_whole_file(folder):
     )
     index = 0
     while process.poll() is None:  # Until the other one is done: warnings are errors here.
-        Timings(path).add(f"ours {index}", 1.0, {"a": 0.5})
+        LayerTimes(path).add(f"ours {index}", 1.0, {"a": 0.5})
         index += 1
         time.sleep(0.02)
     _, error = process.communicate()
     assert process.returncode == 0 and "Warning" not in error, error
-    known = Timings(path)
+    known = LayerTimes(path)
     assert known.get("theirs 39", "a") == 0.5 or known.get(f"ours {index - 1}", "a") == 0.5
     assert only_file(folder) == path
 
@@ -111,10 +111,10 @@ def test_what_holds_no_times_is_ignored_and_written_anew(content, tmp_path):
     path = tmp_path / "times.json"
     path.write_bytes(content)
     with pytest.warns(EspaceWarning, match="does not hold measured times") as caught:
-        known = Timings(path)
+        known = LayerTimes(path)
         known.add("layer", 2.0, {})
     assert len(caught) == 1
-    assert Timings(path).get("layer") == 2.0 and Timings(path).get("a") is None
+    assert LayerTimes(path).get("layer") == 2.0 and LayerTimes(path).get("a") is None
 
 
 def test_where_the_files_are(monkeypatch, tmp_path):
@@ -123,7 +123,7 @@ def test_where_the_files_are(monkeypatch, tmp_path):
     for value in ("", "off", "OFF "):
         monkeypatch.setenv(VARIABLE, value)
         assert layer_times.cache_folder() is None
-        Timings.of_this_machine().add("layer", 1.0, {})
+        LayerTimes.of_this_machine().add("layer", 1.0, {})
     monkeypatch.setenv(VARIABLE, "here")
     assert layer_times.cache_folder() == Path("here")
     monkeypatch.setenv(VARIABLE, "~/times")
@@ -141,15 +141,15 @@ def test_where_the_files_are(monkeypatch, tmp_path):
 def test_a_place_that_cannot_be_written_keeps_nothing(place, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(VARIABLE, str(tmp_path / place))
-    known = Timings.of_this_machine()
+    known = LayerTimes.of_this_machine()
     known.add("layer", 2.0, {"a": 0.5})
     assert known.get("layer", "a") == 1.0
-    assert Timings.of_this_machine().get("layer") is None
+    assert LayerTimes.of_this_machine().get("layer") is None
 
 
 def test_a_folder_in_the_place_of_the_file_keeps_nothing(tmp_path):
     (tmp_path / "times.json" / "inside").mkdir(parents=True)
-    known = Timings(tmp_path / "times.json")
+    known = LayerTimes(tmp_path / "times.json")
     known.add("layer", 2.0, {"a": 0.5})
     assert known.get("layer", "a") == 1.0
     assert [path.name for path in tmp_path.rglob("*")] == ["times.json", "inside"]
@@ -170,9 +170,9 @@ def test_an_analysis_needs_no_place_to_keep_times(value, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["_cpu", "_cores", "code_digest"])
 def test_other_machines_and_binaries_have_files_of_their_own(name, folder, monkeypatch):
-    Timings.of_this_machine().add("layer", 2.0, {})
+    LayerTimes.of_this_machine().add("layer", 2.0, {})
     monkeypatch.setattr(layer_times, name, lambda *_: "another")
-    assert Timings.of_this_machine().get("layer") is None
+    assert LayerTimes.of_this_machine().get("layer") is None
 
 
 def network() -> keras.Model:
@@ -183,13 +183,13 @@ def network() -> keras.Model:
 
 def test_a_second_analysis_measures_no_layer(folder, monkeypatch):
     asked = []
-    add = Timings.add
+    add = LayerTimes.add
 
     def counted(self, *arguments):
         asked.append(arguments)
         add(self, *arguments)
 
-    monkeypatch.setattr(Timings, "add", counted)
+    monkeypatch.setattr(LayerTimes, "add", counted)
     monkeypatch.setattr(offers, "_SECONDS", 0.0)
     config = EspaceConfig(keeps=(0.5,), mask_families=("rows",))
     first = analyze(network(), None, config=config, verbose=0)
