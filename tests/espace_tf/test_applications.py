@@ -5,18 +5,21 @@ import numpy as np
 import pytest
 
 import espace_tf.keras_layers  # noqa: F401  (registers the layers)
-from espace_tf.network import graph
+from espace_tf.network import costs, graph
+from espace_tf.network.layer_rules import rule
 from espace_tf.records.plan import Plan
 from espace_tf.rewriting.apply import apply
 from espace_tf.rewriting.strip import strip
 
 SIDES = {
+    "MobileNet": 32,
     "MobileNetV2": 32,
     "MobileNetV3Small": 32,
     "ResNet50": 32,
     "ResNet50V2": 32,
     "VGG16": 32,
     "EfficientNetB0": 32,
+    "EfficientNetV2B0": 32,
     "ConvNeXtTiny": 32,
     "DenseNet121": 32,
     "Xception": 71,
@@ -33,7 +36,7 @@ def build(name: str) -> tuple[keras.Model, np.ndarray]:
     model = network(weights=None, include_top=False, pooling="avg", input_shape=(side, side, 3))
     random = np.random.default_rng(0)
     for layer in graph.layers(model).values():
-        if type(layer).__name__ == "BatchNormalization":
+        if rule(layer).kind == "batch_norm":
             layer.set_weights([random.uniform(0.8, 1.2, w.shape) for w in layer.get_weights()])
     return model, random.normal(size=(2, side, side, 3)).astype(np.float32)
 
@@ -54,6 +57,10 @@ def test_network(name, tmp_path):
     assert np.array_equal(model(x), wanted)
 
     half = apply(model, Plan.uniform(model, rank_ratio=0.5, keep=0.5))
+    fused = strip(half)
+    assert any(rule(layer).kind == "fused" for layer in graph.layers(fused).values())
+    assert distance(fused(x).numpy(), half(x).numpy()) < 1e-4
+    assert costs.macs(fused) == costs.macs(half)
     # Random networks have enormous gradients: without clipping one step leads to NaN.
     half.compile(keras.optimizers.SGD(1e-3, global_clipnorm=1.0), "mse")
     history = half.fit(x, np.zeros_like(wanted), verbose=0)
