@@ -83,8 +83,9 @@ cuda-test-races:
 demo: setup native
 	$(PY) demo/demo.py $(DEMO_FLAGS)
 
+# In two processes, which takes 8 GB of memory: a test that computes seldom keeps two cores busy.
 test: setup native
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses=2 --dist=loadfile
 
 lint: setup
 	$(PY) -m ruff check .

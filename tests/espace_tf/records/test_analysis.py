@@ -393,7 +393,7 @@ X, Y = samples(8)
     "model, data, words",
     [
         (network, (X[:0], Y[:0]), "empty"),
-        (network, (X[:, :9], Y), r"takes shape \(None, 10, 10, 3\).*\(8, 9, 10, 3\)"),
+        (network, (X[:, :9], Y), r"takes shape \(None, 10, 10, 3\).*\(1, 9, 10, 3\)"),
         (network, (X, Y[:5]), "equally many"),
         (network, np.where(X > 0.9, np.nan, X), "NaN"),
         (network, (X, np.zeros((8, 3))), "loss must be given"),
@@ -408,7 +408,7 @@ X, Y = samples(8)
         (
             lambda: keras.Sequential([keras.Input((None, None, 2)), keras.layers.Conv2D(2, 3)]),
             None,
-            "input size is not known",
+            "config must have an input_size",
         ),
     ],
 )
