@@ -1,4 +1,9 @@
-"""Faster trained Keras CNNs: low-rank convolutions and spatial impact masks (ESPACE)."""
+"""Faster trained Keras CNNs: low-rank convolutions and spatial impact masks (ESPACE).
+
+The public names, and nothing else. `pipeline` holds `compress`, `config` every knob, `callbacks`
+and `schedules` what users put into their own `fit`; `checks` words errors, `files` writes whole
+files.
+"""
 
 from importlib.util import find_spec as _find_spec
 from pathlib import Path as _Path

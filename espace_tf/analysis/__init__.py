@@ -1,4 +1,5 @@
-"""Everything before a plan: statistics of a network, options with their times and damages.
+"""Everything before a plan: statistics, the options on offer with their times, their damages.
 
-It reads a model and data and ends in an `Analysis`; it makes no plan and rewrites no model.
+`trials` tries changes out, `damages` makes units of loss of that. It ends in an `Analysis`: it
+makes no plan and rewrites no model.
 """

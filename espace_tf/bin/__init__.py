@@ -1,1 +1,4 @@
-"""Command lines: the only place where flags are defined."""
+"""Command lines: flags, and the files and folders that they name, are read here and nowhere else.
+
+What a command does with them is in the other packages.
+"""

@@ -1,4 +1,5 @@
-"""What users bring beside a model: batches of anything, labels, and the loss that goes with them.
+"""What users bring beside a model: batches of anything, labels, losses; answers judged by them.
 
-Whatever reads or checks data, labels or losses is here, once; nothing here runs an optimizer.
+Whatever reads, checks or compares data given as objects is here, once (files that a command names
+are read in `bin`); nothing here runs an optimizer.
 """

@@ -1,4 +1,5 @@
-"""From an analysis to a plan, and to the plan whose network is measured at the speed asked for.
+"""From an analysis to a plan (`planner`), and to a network at a speed or in a budget (`search`).
 
-Nothing here reads data or trains.
+Which options are chosen is decided here and nowhere else; nothing here computes statistics, or
+trains.
 """

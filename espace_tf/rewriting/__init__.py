@@ -1,4 +1,5 @@
-"""New models out of given ones: a plan applied, batch norms folded, stretches fused.
+"""New models out of given ones: a plan applied, batch norms folded (`strip`), stretches fused.
 
-Each function takes a model and returns another one; what to do was decided before, as data.
+`fuse` finds the stretches, `lower` writes their programs, `pieces` says what each kind of layer
+becomes there. What to do was decided before, as data.
 """

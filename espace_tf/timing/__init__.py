@@ -1,4 +1,4 @@
-"""Milliseconds: how they are measured, of layers and of networks, and where they are kept.
+"""Milliseconds of layers, of steps and of networks; `measure` knows the runtimes.
 
 Nothing here chooses anything by what it measured.
 """

@@ -17,9 +17,9 @@ from espace_tf.training import learning_rate
 from espace_tf.training.arguments import GRADUAL, check_options, checked_optimizer
 from espace_tf.training.checkpoints import Checkpoint
 from espace_tf.training.distillation import Teacher
-from espace_tf.training.held_out import set_aside
 from espace_tf.training.loop import Loop
 from espace_tf.training.run_identity import described, judgement, weights_hash
+from espace_tf.training.set_aside import set_aside
 from espace_tf.training.step import Trainer
 from espace_tf.training.task import Task
 

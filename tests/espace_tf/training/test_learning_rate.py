@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from espace_tf.training import learning_rate
-from espace_tf.training.held_out import set_aside, share
+from espace_tf.training.set_aside import set_aside, share
 
 
 def test_the_largest_rate_that_raises_nothing_is_found():
