@@ -65,7 +65,7 @@ def trainable(model: Any, train_frozen: bool) -> Iterator[None]:
     try:
         if not train_frozen:
             _put_back(flags)
-            if own < every:
+            if 0 < own < every:
                 warnings.warn(
                     f"{own} of {every} weights train: the others belong to layers with "
                     "trainable=False and stay as they are. train_frozen=True trains all of them, "
