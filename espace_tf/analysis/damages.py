@@ -173,7 +173,9 @@ def _together(
         losses = [parts[site.site.path] @ scales for site in sites]
         picked = allocate(times, losses, budget) or cheapest(times, losses)
         chosen = [(site, site.options[i]) for site, i in zip(sites, picked, strict=True)]
-        alone = sum(parts[site.site.path][i] for site, i in zip(sites, picked, strict=True))
+        alone = sum(
+            (parts[site.site.path][i] for site, i in zip(sites, picked, strict=True)), np.zeros(2)
+        )
         for kind, changes in enumerate(_changes(chosen)):
             if alone[kind] > 0:
                 scales[kind] = max(what_if.damage(*changes) / alone[kind], _LEAST_SCALE)

@@ -6,10 +6,12 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf.data import targets
-from espace_tf.data.batches import batches, count, named_inputs
+from espace_tf.data.arrays import count
+from espace_tf.data.batches import batches, fixed_batch, named_inputs
 from espace_tf.data.distance import Distance
 from espace_tf.data.judge import hits
 from espace_tf.data.losses import OutputLoss
+from espace_tf.data.sample import sample
 from espace_tf.network.network import Network
 from espace_tf.records.comparison import Comparison
 
@@ -21,6 +23,7 @@ _LEAST = 32
 _MACS = 3e12
 # Of data that are too few for both, the share that is held out.
 _SHARE = 0.2
+_WORST = 1e6  # the loss of a network whose answers are no numbers
 
 
 class HeldOut:
@@ -34,7 +37,8 @@ class HeldOut:
         seed: of what is drawn.
 
     Attributes:
-        seen: how many images from the beginning of the data the statistics may read.
+        data: what was drawn of the data, in memory, in an order of its own.
+        seen: how many images from the beginning of `data` the statistics may read.
 
     Raises:
         ValueError: data or labels that do not go with the model.
@@ -44,16 +48,16 @@ class HeldOut:
         model = network.model
         macs = sum(site.macs() for site in network.sites if _is_known(site))
         wanted = int(min(_MOST, max(_LEAST, _MACS // max(macs, 1))))
-        options = {"inputs": named_inputs(model)}
-        total = count(data)
-        if total is None:
-            read = batches(data, calibration_images + wanted, _BATCH, **options)
-            total = sum(len(tf.nest.flatten(x)[0]) for x, _ in read)
+        inputs = named_inputs(model)
+        self.data = sample(data, calibration_images + wanted, inputs, seed)
+        total, size = count(self.data), fixed_batch(inputs) or 1
         held = min(wanted, max(int(_SHARE * total), total - calibration_images))
-        self.seen = min(calibration_images, total - held) if held else total
+        held = -(-held // size) * size
         # A handful of images is not divided: they are all there is to see and to judge by.
-        start = self.seen if held else 0
-        found = list(batches(data, start + (held or total), _BATCH, start=start, **options))
+        held = held if total - held >= size else 0
+        self.seen = min(calibration_images, total - held) // size * size or total
+        start, end = (self.seen, self.seen + held) if held else (0, total)
+        found = list(batches(self.data, end, _BATCH, start=start, inputs=inputs))
         self._inputs = [tf.nest.map_structure(tf.convert_to_tensor, x) for x, _ in found]
         self._labels = [y for _, y in found]
         resolved = targets.resolve(model, loss, found[0], seed)
@@ -69,14 +73,25 @@ class HeldOut:
         increase = self._distance(self._before, after)
         known: dict[str, float] = {}
         if self._loss is not None:
-            increase = max(increase, self._mean_loss(after) - self._mean_loss(self._before))
             known = self._accuracies(after)
+            # A loss of values has the labels' unit: what was relative cannot be compared with it.
+            if all(each.kind != "values" for each in self._outputs if each.weight):
+                increase = max(increase, self._mean_loss(after) - self._mean_loss(self._before))
+        agreements = [_agreement(*pair) for pair in pairs if pair[0].weight]
+        if not np.isfinite([increase, *agreements]).all():  # half precision can overflow
+            increase, agreements = _WORST, [0.0]
         return Comparison(
             images=len(self._before[0]),
             loss_increase=float(increase),
-            agreement=min(_agreement(*pair) for pair in pairs),
+            agreement=min(agreements, default=1.0),
             **known,
         )
+
+    @property
+    def tells_accuracy(self) -> bool:
+        """Whether labels and outputs are such that answers are right or wrong."""
+        single = len(self._outputs) == 1 and self._outputs[0].kind != "values"
+        return single and self._loss is not None
 
     def _answers(self, model: Any) -> list[tf.Tensor]:
         """Each output of all the images, in the order of tf.nest.flatten."""
@@ -93,7 +108,7 @@ class HeldOut:
 
     def _accuracies(self, after: list[tf.Tensor]) -> dict[str, float]:
         """Of a single output of classes or labels."""
-        if len(self._outputs) != 1 or self._outputs[0].kind == "values":
+        if not self.tells_accuracy:
             return {}
         label = np.concatenate([np.asarray(tf.nest.flatten(y)[0]) for y in self._labels])
         right = [hits(self._outputs[0], np.asarray(s[0]), label) for s in (self._before, after)]

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from espace_tf.data.targets import Target
 from espace_tf.kernels.index_map import conv_table
-from espace_tf.network import recording
+from espace_tf.network import graph, recording
 from espace_tf.network.tracing import traced
 from espace_tf.numerics.masks import OFFSETS
 from espace_tf.records.site import Site
@@ -23,6 +23,7 @@ _PATCHES = 10
 # fifth of a microsecond a value.
 _TABLE_VALUES = 5e8
 _TABLE_IMAGES = 64
+_HALF_SCALE = 1024.0
 
 
 def input_moments(
@@ -138,6 +139,9 @@ def output_statistics(
     totals: dict[str, dict[str, np.ndarray]] = {}
     samples, in_tables = 0, 0
     table_images = _table_images([site for site in sites if masked(site)])
+    # As in mixed precision training: small gradients are not lost in float16.
+    half = any(layer.compute_dtype == "float16" for layer in graph.layers(model).values())
+    scale = _HALF_SCALE if half else 1.0
 
     @traced
     def batch_sums(x, labels, step, with_tables):
@@ -153,11 +157,11 @@ def output_statistics(
 
             with recording.record(model, by_path, watched):
                 outputs = model(x, training=False)
-            loss = target(outputs, labels, step)
+            loss = scale * target(outputs, labels, step)
         gradients = tape.gradient(loss, [y for _, y in responses], unconnected_gradients="zero")
         found: dict[str, dict[str, tf.Tensor]] = {}
         for (path, y), g in zip(responses, gradients, strict=True):
-            y, g = tf.cast(y, tf.float32), tf.cast(g, tf.float32)
+            y, g = tf.cast(y, tf.float32), tf.cast(g, tf.float32) / scale
             partial = _output_sums(g)
             if masked(by_path[path]):
                 partial |= _map_sums(y, g, with_tables)

@@ -29,7 +29,7 @@ def synthetic_inputs(network: Network, images: int, seed: int) -> np.ndarray | N
 
     Args:
         network: a private copy, with one input of known size; its layers are watched.
-        images: how many.
+        images: how many, rounded up to whole batches.
         seed: of the noise.
 
     Returns:
@@ -43,16 +43,19 @@ def synthetic_inputs(network: Network, images: int, seed: int) -> np.ndarray | N
     model = network.model
     norms = {path: each for path, each in network.layers.items() if _is_norm(each)}
     shapes = [tuple(tensor.shape[1:]) for tensor in model.inputs]
-    if not norms or len(shapes) != 1 or len(shapes[0]) != 3 or None in shapes[0]:
+    known = len(shapes) == 1 and len(shapes[0]) == 3 and None not in shapes[0]
+    if not norms or not known or not tf.as_dtype(model.inputs[0].dtype).is_floating:
         return None
+    size = model.inputs[0].shape[0] or _BATCH
+    images = -(-images // size) * size
     distance = _distance(model, norms)
     noise = _smooth_noise((images, *shapes[0]), np.random.default_rng(seed))
-    first = noise[:_BATCH]
+    first = noise[:size]
     low, high = min(
         _RANGES, key=lambda pair: float(distance(tf.constant(pair[0] + np.ptp(pair) * first)))
     )
     slope = _slope(distance)
-    parts = [noise[i : i + _BATCH] for i in range(0, images, _BATCH)]
+    parts = [noise[i : i + size] for i in range(0, images, size)]
     seconds = _SECONDS / len(parts)
     return np.concatenate([_descended(slope, low + (high - low) * part, seconds) for part in parts])
 

@@ -47,6 +47,20 @@ def is_on_disk(array: Any) -> bool:
     return known and hasattr(array, "shape") and not hasattr(array, "iloc")
 
 
+def take(array: Any, rows: np.ndarray) -> np.ndarray:
+    """These rows of an array, also of one on disk, which is read in ascending runs."""
+    if not is_on_disk(array):
+        return np.asarray(tf.gather(array, rows) if tf.is_tensor(array) else array[rows])
+    ascending = np.sort(rows)
+    return runs(array, ascending)[np.searchsorted(ascending, rows)]
+
+
+def runs(array: Any, rows: np.ndarray) -> np.ndarray:
+    """Ascending rows of an array, each run of them in one slice: what every library takes."""
+    pieces = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+    return np.concatenate([np.asarray(array[piece[0] : piece[-1] + 1]) for piece in pieces])
+
+
 def split(element: Any, name: str = "data") -> tuple[Any, Any, Any]:
     """x, y and sample weights of one element or of the whole data, None where there are none.
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf.data import batches as user_data
-from espace_tf.data.arrays import as_arrays, count, is_on_disk, split
+from espace_tf.data.arrays import as_arrays, count, is_on_disk, runs, split
 
 Batch = tuple[Any, Any, Any]
 # A dataset of unknown length is counted for so long: it may be endless.
@@ -123,7 +123,7 @@ class Feed:
         """Batches of these rows, those on disk of them read at once, from one of them on."""
         inside = np.sort(rows)
         read = tf.nest.map_structure(
-            lambda array: _runs(array, inside) if is_on_disk(array) else array, self.data
+            lambda array: runs(array, inside) if is_on_disk(array) else array, self.data
         )
         for place in range(start, len(rows), self.batch_size):
             batch = rows[place : place + self.batch_size]
@@ -157,12 +157,6 @@ class Feed:
             return count(self.data) + self.batch_size
         row = sum(array.dtype.itemsize * math.prod(array.shape[1:]) for array in arrays)
         return max(_LEAST_HELD, _HELD_BYTES // (row * self.batch_size)) * self.batch_size
-
-
-def _runs(array: Any, rows: np.ndarray) -> np.ndarray:
-    """Ascending rows of an array, each run of them in one slice: what every library takes."""
-    pieces = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
-    return np.concatenate([np.asarray(array[piece[0] : piece[-1] + 1]) for piece in pieces])
 
 
 def _rows(array: Any, rows: np.ndarray) -> Any:

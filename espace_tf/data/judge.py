@@ -33,6 +33,12 @@ class Judge:
 
     def __init__(self, model: Any, data: Any, loss: Any = None, *, name: str = "data"):
         self._data, self._options = data, {"inputs": named_inputs(model), "name": name}
+        endless = tf.data.INFINITE_CARDINALITY
+        if isinstance(data, tf.data.Dataset) and data.cardinality() == endless:
+            raise ValueError(
+                f"{name} must end: all of it is judged. Received: an endless dataset; call "
+                ".take(batches) on it"
+            )
         example = next(batches(data, _BATCH, _BATCH, **self._options))
         if example[1] is None:
             raise ValueError(f"{name} must have labels: (x, y). Received: x alone")

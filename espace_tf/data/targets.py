@@ -98,7 +98,9 @@ def _own_loss(outputs: Sequence[OutputLoss], scores: Any, seed: list[Any]) -> tf
     for index, (each, value) in enumerate(zip(outputs, tf.nest.flatten(scores), strict=True)):
         if each.weight:
             function = _projected if each.kind == "values" else _drawn
-            total += function(each, tf.cast(value, tf.float32), [seed[0] + index, seed[1]])
+            total += function(
+                each, tf.cast(value, tf.float32), [(seed[0] + index) % 2**31, seed[1]]
+            )
     return total
 
 

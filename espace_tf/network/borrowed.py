@@ -43,6 +43,13 @@ def compiled_with(model: Any, optimizer: Any, judge: Any | None) -> Iterator[Non
         vars(model).update(before)
 
 
+def compiled_like(copy: Any, model: Any) -> Any:
+    """The copy, with the very losses, metrics and optimizer of the model; it is never trained."""
+    names = ("optimizer", *_COMPILED)
+    vars(copy).update({name: vars(model)[name] for name in names if name in vars(model)})
+    return copy
+
+
 @contextlib.contextmanager
 def trainable(model: Any, train_frozen: bool) -> Iterator[None]:
     """While open, all weights train if `train_frozen`; else a warning says how many do not.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from espace_tf.network import cloning, graph
+from espace_tf.network.borrowed import compiled_like
 from espace_tf.network.sites import read_sites
 from espace_tf.records.site import Site
 
@@ -51,5 +52,5 @@ class Network:
         Raises:
             ValueError: a layer that cannot be copied.
         """
-        model = cloning.clone(self.model, lambda path, layer: None)
+        model = compiled_like(cloning.private_copy(self.model), self.model)
         return dataclasses.replace(self, model=model, layers=graph.layers(model))

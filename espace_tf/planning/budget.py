@@ -24,9 +24,6 @@ class Budget:
     def spent(self, seen: Comparison) -> float:
         """What was lost over what may be: 1 is all of it.
 
-        Raises:
-            ValueError: an accuracy may be lost, but the labels do not tell any.
-
         Example:
             >>> Budget(loss=0.02).spent(Comparison(images=9, loss_increase=0.01, agreement=1.0))
             0.5
@@ -35,11 +32,6 @@ class Budget:
         if self.loss is not None:
             shares.append(seen.loss_increase / self.loss)
         if self.accuracy is not None:
-            if seen.accuracy_drop is None:
-                raise ValueError(
-                    "max_accuracy_drop needs data with labels, (x, y), of a model with one output "
-                    "of classes. Received: others; give max_loss_increase instead"
-                )
             shares.append(seen.accuracy_drop / self.accuracy)
         return max(shares)
 

@@ -2,8 +2,6 @@
 
 import math
 
-# How far all corrections together may change the predicted times.
-_FURTHEST = math.log(8.0)
 # The part of a bracket that a secant step must leave on either side.
 _MARGIN = 0.15
 
@@ -22,6 +20,7 @@ class Correction:
 
     Args:
         asked: the speed asked for.
+        furthest: how much the scale may be at most, and one over it at least.
 
     Example:
         >>> correction = Correction(2.0)
@@ -33,8 +32,8 @@ class Correction:
         1.203
     """
 
-    def __init__(self, asked: float):
-        self._asked = asked
+    def __init__(self, asked: float, furthest: float = 8.0):
+        self._asked, self._furthest = asked, math.log(furthest)
         self._points: list[tuple[float, float]] = []
 
     def add(self, scale: float, measured: float) -> None:
@@ -53,4 +52,4 @@ class Correction:
         if low is not None and high is not None:
             share = min(max(low[1] / (low[1] - high[1]), _MARGIN), 1 - _MARGIN)
             x = low[0] + share * (high[0] - low[0])
-        return math.exp(min(max(x, -_FURTHEST), _FURTHEST))
+        return math.exp(min(max(x, -self._furthest), self._furthest))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from espace_tf.checks import check_number, check_speedup
 from espace_tf.config import EspaceWarning
-from espace_tf.numerics.knapsack import allocate
+from espace_tf.numerics.knapsack import allocate, cheapest
 from espace_tf.numerics.low_rank import plain_factors
 from espace_tf.planning.choices import Choice, Clock, Found, inside_mask, inside_options
 from espace_tf.planning.faithful import choose_faithful
@@ -166,11 +166,17 @@ def _choose_options(
         [max(option.damage, 0.0) + _tie(clock, path, option) for option in options]
         for path, options in offered.items()
     ]
+    worth = _worthwhile_ms(costs, damages, clock.other_ms, dearest)
+    reached = worth <= budget or loss < math.inf
+    picked = None
     if loss < math.inf:
-        picked, reached = allocate(damages, costs, loss), True
-    else:
-        worth = _worthwhile_ms(costs, damages, clock.other_ms, dearest)
-        picked, reached = allocate(costs, damages, max(budget, worth)), worth <= budget
+        picked = allocate(damages, costs, loss)
+        taken = sum(each[index] for each, index in zip(costs, picked or (), strict=False))
+        picked = picked if picked is None or taken >= worth else None
+    if picked is None:
+        picked = allocate(costs, damages, max(budget if loss == math.inf else 0.0, worth))
+    if picked is None:  # a hair's breadth of rounding
+        picked = cheapest(costs, damages)
     if analysis.fused_ms:
         picked = _something(list(offered.values()), picked)
     choices = {}
@@ -211,7 +217,7 @@ def _worthwhile_ms(
         if found >= time * (1 - 1e-9):
             break
         time = found
-    return time - rest
+    return max(time - rest, sum(map(min, costs)))
 
 
 def _something(offered: Sequence[Sequence[Option]], picked: list[int]) -> list[int]:

@@ -16,6 +16,7 @@ from espace_tf.planning.budget import DEFAULT_LOSS, Budget
 from espace_tf.planning.planner import UnreachableSpeedWarning
 from espace_tf.records.comparison import Comparison
 from espace_tf.records.plan import Plan
+from espace_tf.rewriting.apply import warn_of_class
 from espace_tf.rewriting.fuse import check_not_fused
 
 # Without data and without a speed: what most networks reach from their weights alone.
@@ -47,8 +48,9 @@ def checked(
     network = Network.read(model)
     _check_sites(network, config)
     _check_weights(network)
-    config = fitted(model, data, config)
-    return network.copied(), config
+    config, copied = fitted(model, data, config), network.copied()
+    warn_of_class(model, copied.model, stacklevel=4)
+    return copied, config
 
 
 def goal(

@@ -85,9 +85,12 @@ class Search:
         for _ in range(_REJECTIONS):
             made = self._finished(self._nearest(speedup, scale))
             predicted = sum(layer.damage or 0.0 for layer in made.espace_plan.layers.values())
-            if not _is_too_dear(made.espace_plan) or predicted <= 0:
+            if predicted <= 0 or not _is_too_dear(made.espace_plan):
                 break
-            scale = made.espace_plan.comparison.loss_increase / predicted
+            dearer = made.espace_plan.comparison.loss_increase / predicted
+            if dearer <= scale:
+                break
+            scale = min(dearer, 1e6)
         return made
 
     def within(self, budget: Budget) -> Any:
@@ -96,7 +99,7 @@ class Search:
         What the planner may lose by its own prediction is corrected by what the network then loses:
         a search for the root of one over the other, which stops a little below the budget.
         """
-        correction, scale, seen, best = Correction(_AIM), 1.0, set(), None
+        correction, scale, seen, best = Correction(_AIM, furthest=1e3), 1.0, set(), None
         allowed = _LOSS_PER_ACCURACY * budget.accuracy if budget.loss is None else budget.loss
         for _ in range(self.analysis.config.rounds + _FURTHER_ROUNDS):
             made = self._planned(max_loss_increase=scale * allowed)
@@ -191,6 +194,7 @@ def prepared(
     verbose: int,
     held_out: HeldOut | None = None,
     previous: Plan | None = None,
+    budget: Budget | None = None,
 ) -> Search:
     """A network analysed, and ready to be planned for.
 
@@ -200,14 +204,23 @@ def prepared(
     Args:
         network, data, config, loss, verbose: as for `compress`.
         held_out, previous: as for `Search`; without held_out a part of the data is held out.
+        budget: what the network is going to be held to, if anything.
+
+    Raises:
+        ValueError: a budget that the labels do not tell.
     """
     reference, made_up = Reference(network.model, config), None
     if data is None and config.profile == "default":
         made_up = synthetic_inputs(network, _SYNTHETIC, config.seed)
     elif held_out is None and data is not None:
         held_out = HeldOut(network, data, loss, config.calibration_images, config.seed)
+    if budget is not None and budget.accuracy is not None and not held_out.tells_accuracy:
+        raise ValueError(
+            "max_accuracy_drop needs data with labels, (x, y), of a model with one output of "
+            "classes. Received: others; give max_loss_increase instead"
+        )
     seen = None if held_out is None else held_out.seen
-    data = made_up if data is None else data
+    data = made_up if held_out is None else held_out.data
     analysis = analyze.run(network, data, config, loss, verbose, reference, seen)
     if made_up is not None:
         target = f"{analysis.target}; no data: images made up from the batch norms"

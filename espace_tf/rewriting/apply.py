@@ -41,7 +41,9 @@ def apply(model: Any, plan: Plan) -> Any:
     """
     if not isinstance(plan, Plan):
         raise TypeError(f"plan must be a Plan. Received: {type(plan).__name__}")
-    return applied(Network.read(model), plan)
+    compressed = applied(Network.read(model), plan)
+    warn_of_class(model, compressed)
+    return compressed
 
 
 def applied(network: Network, plan: Plan) -> Any:
@@ -71,16 +73,20 @@ def applied(network: Network, plan: Plan) -> Any:
         model, replace, {path: weights for path, (weights, _) in parts.items()}
     )
     compressed.espace_plan = plan
-    if lost := cloning.left_behind(model, compressed):
+    return compressed
+
+
+def warn_of_class(model: Any, copy: Any, stacklevel: int = 3) -> None:
+    """Warns if a copy of a model is of another class, which lacks methods of the model's."""
+    if lost := cloning.left_behind(model, copy):
         warnings.warn(
             f"model {model.name!r} is a {type(model).__name__}, a class with an __init__ of its "
-            f"own; the new model is a {type(compressed).__name__} without its {', '.join(lost)}: "
+            f"own; the new model is a {type(copy).__name__} without its {', '.join(lost)}: "
             "fit and evaluate will not call them. Move what __init__ does to a function that "
             "builds the model, and the class is kept; or give compile a loss that says the same",
             EspaceWarning,
-            stacklevel=2,
+            stacklevel=stacklevel,
         )
-    return compressed
 
 
 def densify(model: Any, compressed: Any) -> Any:

@@ -34,15 +34,30 @@ def changed(model: keras.Model) -> keras.Model:
     ("images", "calibration", "seen", "held"),
     [(100, 50, 50, 50), (100, 90, 80, 20), (700, 100, 100, 512), (40, 512, 32, 8), (3, 512, 3, 3)],
 )
-def test_the_images_after_those_of_the_statistics_are_held_out(images, calibration, seen, held):
+def test_images_that_the_statistics_do_not_see_are_held_out(images, calibration, seen, held):
     model, (x, _) = network(), samples(images)
-    found = HeldOut(Network.read(model), x, None, calibration, 0)
-    assert found.seen == seen
-    assert found.compare(model).images == held
-    data = tf.data.Dataset.from_tensor_slices(x).batch(7)
-    assert HeldOut(Network.read(model), data, None, calibration, 0).seen == seen
-    np.testing.assert_array_equal(np.concatenate(found._inputs), x[-held:] if seen < 3 else
-                                  x[seen if held < images else 0 :][:held])  # fmt: skip
+    dataset = tf.data.Dataset.from_tensor_slices(x).shuffle(images).batch(7)
+    for data in (x, x.tolist(), dataset):
+        found = HeldOut(Network.read(model), data, None, calibration, 0)
+        assert found.seen == seen and found.compare(model).images == held
+        judged, known = np.concatenate(found._inputs), found.data[:seen]
+        rows = {image.tobytes() for image in judged.astype("float32")}
+        shared = rows & {image.tobytes() for image in known.astype("float32")}
+        assert len(rows) == held and len(shared) == (held if held == seen == images else 0)
+        assert rows <= {image.tobytes() for image in x}
+
+
+def test_a_fixed_batch_gets_whole_batches():
+    layers = [keras.layers.Conv2D(5, 3), keras.layers.Flatten(), keras.layers.Dense(4)]
+    model = keras.Sequential([keras.Input(batch_shape=(16, 6, 6, 2)), *layers])
+    found = HeldOut(Network.read(model), samples(100)[0], None, 512, 0)
+    assert (found.seen, found.compare(model).images) == (64, 32)
+
+
+def test_images_sorted_by_class_are_mixed():
+    x, y = samples(120)[0], np.repeat(np.arange(4), 30)
+    found = HeldOut(Network.read(network()), (x, y), None, 60, 0)
+    assert set(found.data[1][:60]) == set(found.data[1][60:]) == {0, 1, 2, 3}
 
 
 def test_classes_with_labels():
@@ -50,7 +65,7 @@ def test_classes_with_labels():
     held = HeldOut(Network.read(model), (x, y), None, 30, 0)
     same = held.compare(model)
     assert (same.loss_increase, same.agreement) == (pytest.approx(0, abs=1e-6), 1.0)
-    other, x, y = changed(model), x[30:], y[30:]
+    other, (x, y) = changed(model), (part[30:] for part in held.data)
     seen = held.compare(other)
     p, q = (each.predict(x, verbose=0).astype(float) for each in (model, other))
     divergence = (p * (np.log(p) - np.log(q))).sum(-1).mean()
@@ -67,7 +82,7 @@ def test_values_are_compared_by_their_cosine():
     model.compile(loss="mse")
     held, other = HeldOut(Network.read(model), x, None, 20, 0), changed(model)
     seen = held.compare(other)
-    a, b = (each.predict(x[20:], verbose=0).astype(float) for each in (model, other))
+    a, b = (each.predict(held.data[20:], verbose=0).astype(float) for each in (model, other))
     cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     assert seen.agreement == pytest.approx(cosine.mean(), rel=1e-5)
     assert seen.accuracy_before is None and seen.loss_increase > 0
