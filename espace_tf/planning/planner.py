@@ -28,6 +28,8 @@ _TIE = 1e-9
 # Units of loss that a network e times as fast may cost, at the margin: what is dearer spends the
 # answers for a few per cent of time. GoogLeNet at four times the speed pays about .4.
 DEAREST = 2.0
+# The smallest loss that may be asked for: less is rounding.
+LEAST_LOSS = 1e-9
 
 
 class UnreachableSpeedWarning(EspaceWarning):
@@ -119,7 +121,7 @@ def _check_arguments(
         )
     faithful = analysis.config.profile == "faithful"
     if max_loss_increase is not None:
-        check_number(max_loss_increase, "max_loss_increase", 1e-9)
+        check_number(max_loss_increase, "max_loss_increase", LEAST_LOSS)
         if faithful or analysis.target == "no data":
             raise ValueError(
                 "max_loss_increase needs an analysis with data, of the default profile: only there "

@@ -13,7 +13,7 @@ from espace_tf.data.sizes import fitted
 from espace_tf.network import graph
 from espace_tf.network.network import Network
 from espace_tf.planning.budget import DEFAULT_LOSS, Budget
-from espace_tf.planning.planner import UnreachableSpeedWarning
+from espace_tf.planning.planner import LEAST_LOSS, UnreachableSpeedWarning
 from espace_tf.records.comparison import Comparison
 from espace_tf.records.plan import Plan
 from espace_tf.rewriting.apply import warn_of_class
@@ -70,7 +70,7 @@ def goal(
     asked = {"max_loss_increase": max_loss_increase, "max_accuracy_drop": max_accuracy_drop}
     given = [name for name, value in asked.items() if value is not None]
     for name in given:
-        check_number(asked[name], name, 1e-9)
+        check_number(asked[name], name, LEAST_LOSS)
     if given and (data is None or profile == "faithful"):
         raise ValueError(
             f"{given[0]} needs data, and the default profile. Received: "

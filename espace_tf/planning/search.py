@@ -15,7 +15,7 @@ from espace_tf.config import EspaceConfig
 from espace_tf.network.network import Network
 from espace_tf.planning.budget import Budget
 from espace_tf.planning.correction import Correction
-from espace_tf.planning.planner import DEAREST, UnreachableSpeedWarning, plan
+from espace_tf.planning.planner import DEAREST, LEAST_LOSS, UnreachableSpeedWarning, plan
 from espace_tf.records.analysis import Analysis
 from espace_tf.records.plan import Plan
 from espace_tf.rewriting.apply import applied
@@ -102,7 +102,7 @@ class Search:
         correction, scale, seen, best = Correction(_AIM, furthest=1e3), 1.0, set(), None
         allowed = _LOSS_PER_ACCURACY * budget.accuracy if budget.loss is None else budget.loss
         for _ in range(self.analysis.config.rounds + _FURTHER_ROUNDS):
-            made = self._planned(max_loss_increase=scale * allowed)
+            made = self._planned(max_loss_increase=max(scale * allowed, LEAST_LOSS))
             if _choices(made) in seen:
                 break
             seen.add(_choices(made))
