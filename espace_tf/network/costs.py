@@ -43,12 +43,13 @@ def layer_costs(model: Any) -> list[LayerCost]:
     """
     known = graph.layers(model)
     rules = {path: layer_rules.kin(layer) for path, layer in known.items()}
-    counted = Counter(
-        {path: macs(known[path].model) for path, each in rules.items() if each.kind == "fused"}
-    )
-    paths = [path for path, each in rules.items() if each.macs]
+    counted = Counter()
+    paths = [path for path, each in rules.items() if each.macs or each.kind == "fused"]
     for call in recording.trace(model, paths) if paths else ():
         layer = known[call.path]
+        if rules[call.path].kind == "fused":
+            counted[call.path] += macs(layer.model)
+            continue
         sizes = [_map(call, layer, tensor) for tensor in (call.inputs, call.outputs)]
         counted[call.path] += rules[call.path].macs(layer, *sizes)
     return [

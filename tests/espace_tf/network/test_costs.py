@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import tf_keras
 
-from espace_tf.keras_layers import DecomposedConv2D, MaskedConv2D
-from espace_tf.network import costs
+import espace_tf
+from espace_tf.keras_layers import DecomposedConv2D, FusedGraph, MaskedConv2D
+from espace_tf.network import costs, graph
 
 LIBRARIES = pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
 
@@ -82,3 +83,15 @@ def test_an_open_size_is_named():
     dense = keras.layers.Dense(4, name="dense")
     with pytest.raises(ValueError, match="dense depend on its input size"):
         costs.macs(keras.Sequential([keras.Input((None, 2)), dense]))
+
+
+def test_fused_graphs_in_a_network_called_twice_count_twice():
+    x = keras.Input((8, 8, 4))
+    y = keras.layers.Conv2D(6, 3, padding="same", activation="relu", name="first")(x)
+    y = keras.layers.Conv2D(6, 3, padding="same", name="second")(y)
+    twin, sides = keras.Model(x, y, name="twin"), [keras.Input((8, 8, 4)) for _ in "ab"]
+    siamese = keras.Model(sides, keras.layers.Subtract()([twin(side) for side in sides]))
+    small = espace_tf.apply(siamese, espace_tf.Plan.uniform(siamese, rank_ratio=0.5, keep=0.5))
+    fused = espace_tf.strip(small)
+    assert any(isinstance(layer, FusedGraph) for layer in graph.layers(fused).values())
+    assert costs.macs(fused) == costs.macs(small)
