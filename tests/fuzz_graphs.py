@@ -277,12 +277,20 @@ class Grower:
             if kind < 0.08:
                 made = self.nested(pool)
             elif kind < 0.16 and self.layers:
-                made = self.add("t", f"{self.r.choice(self.layers)}({{}})", [self.recent(pool)])
+                made = self.again(pool)
             else:
                 made = self.layer(pool)
             if made:
                 pool.append(made)
         return pool
+
+    def again(self, pool):
+        """Another call of a layer or model; a Sequential would take inputs of any shape here."""
+        layer, given = self.r.choice(self.layers), self.recent(pool)
+        wanted = getattr(self.values[layer], "input_shape", None)
+        if isinstance(self.values[layer], keras.Model) and wanted != self.values[given].shape:
+            return None
+        return self.add("t", f"{layer}({{}})", [given])
 
     def recent(self, pool):
         return pool[-1] if self.r.chance(0.5) else pool[self.r.randint(len(pool))]
