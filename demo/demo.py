@@ -2,7 +2,7 @@
 
     python demo/demo.py --output_dir=out/demo
 
-At most 6 minutes on 2 cores. Compresses demo/network.keras (its card: demo/README.md) to --speedup
+At most 10 minutes on 2 cores. Compresses demo/network.keras (its card: demo/README.md) to --speedup
 times its speed on the wall clock, fine-tunes it with the original as teacher, and writes into
 --output_dir compressed.keras, plan.json, original.tflite, model.tflite and report.html. Prints one
 table: accuracy, milliseconds in TensorFlow and in LiteRT, multiply-accumulates, parameters and
