@@ -35,7 +35,7 @@ CORE = (
     *("cpu/depthwise", "cpu/pooling", "cpu/fused_graph", "cpu/channels", "cpu/variants"),
     *("cpu/variant_portable", "cpu/channels_portable"),
 )
-OPERATIONS = ("masked_conv2d_op", "channels_op", "fused_graph_op")
+OPERATIONS = ("convolution_ops", "pool_op", "fused_graph_op")
 # One file per instruction set, compiled for it; the rest runs on every processor of the family.
 AVX2, AVX512 = ["-mavx2", "-mfma"], ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mfma"]
 INSTRUCTION_SETS = {

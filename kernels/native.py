@@ -1,4 +1,5 @@
-"""The operators through the native operations: the arguments and results of `reference`.
+"""The operators through the native operations: the arguments and results of `reference`, for rows
+of TYPES.
 
 What the operations do not know is composed: activations of other names follow the operation, groups
 run one by one.
@@ -17,8 +18,9 @@ FUSED = ("none", "relu", "relu6")
 TYPES = (tf.float32, tf.float16, tf.bfloat16)
 
 
-def masked_conv2d(
+def convolve(
     operations: ModuleType,
+    name: str,
     rows: tf.Tensor,
     filter: tf.Tensor,
     bias: tf.Tensor | None,
@@ -28,63 +30,24 @@ def masked_conv2d(
     activation: str = "none",
     groups: int = 1,
 ) -> tf.Tensor:
-    """`reference.masked_conv2d` on the operations that `loader` loaded, for rows of TYPES.
+    """A convolution of `reference`, by its name, on the operations that `loader` loaded.
 
     Raises:
         tf.errors.InvalidArgumentError: sizes or indices that do not fit together.
     """
     if groups == 1:
-        operands = rows, filter, bias
-        return _convolve(operations, "masked_conv2d", operands, table, spread, activation)
+        return _convolve(operations, name, (rows, filter, bias), table, spread, activation)
     parts = zip(
         tf.split(rows, groups, -1),
         tf.split(filter, groups, -1),
         [None] * groups if bias is None else tf.split(bias, groups),
         strict=True,
     )
-    shown = [
-        masked_conv2d(operations, *part, table, spread, activation=activation) for part in parts
-    ]
+    shown = [_convolve(operations, name, part, table, spread, activation) for part in parts]
     return tf.concat(shown, -1)
 
 
-def masked_depthwise_conv2d(
-    operations: ModuleType,
-    rows: tf.Tensor,
-    filter: tf.Tensor,
-    bias: tf.Tensor | None,
-    table: np.ndarray | tf.Tensor,
-    spread: np.ndarray | tf.Tensor | None,
-    *,
-    activation: str = "none",
-) -> tf.Tensor:
-    """`reference.masked_depthwise_conv2d`, as `masked_conv2d`."""
-    operands = rows, filter, bias
-    return _convolve(operations, "masked_depthwise_conv2d", operands, table, spread, activation)
-
-
-def max_pool(
-    operations: ModuleType,
-    rows: tf.Tensor,
-    table: np.ndarray | tf.Tensor,
-    spread: np.ndarray | tf.Tensor | None = None,
-) -> tf.Tensor:
-    """`reference.max_pool`, as `masked_conv2d`."""
-    return _pool(operations, "max", rows, table, spread)
-
-
-def avg_pool(
-    operations: ModuleType,
-    rows: tf.Tensor,
-    table: np.ndarray | tf.Tensor,
-    spread: np.ndarray | tf.Tensor | None = None,
-) -> tf.Tensor:
-    """`reference.avg_pool`, as `masked_conv2d`."""
-    return _pool(operations, "avg", rows, table, spread)
-
-
 def _convolve(operations, name, operands, table, spread, activation) -> tf.Tensor:
-    """One of the convolutions, by its name here and in `reference`."""
     run, run_gradient = _pair(operations, f"espace_{name}")
     fused = activation if activation in FUSED else "none"
     indices, options = _indices(table, spread)
@@ -107,10 +70,17 @@ def _convolve(operations, name, operands, table, spread, activation) -> tf.Tenso
     return shown if activation in FUSED else reference.ACTIVATIONS[activation](shown)
 
 
-def _pool(operations, kind, rows, table, spread) -> tf.Tensor:
+def pool(
+    operations: ModuleType,
+    name: str,
+    rows: tf.Tensor,
+    table: np.ndarray | tf.Tensor,
+    spread: np.ndarray | tf.Tensor | None,
+) -> tf.Tensor:
+    """As `convolve`: "max_pool" or "avg_pool"."""
     run, run_gradient = _pair(operations, "espace_pool")
     indices, options = _indices(table, spread)
-    options["kind"] = kind
+    options["kind"] = name.removesuffix("_pool")
 
     def forward(rows):
         return run(rows, *indices, **options)
@@ -119,7 +89,7 @@ def _pool(operations, kind, rows, table, spread) -> tf.Tensor:
         return (run_gradient(rows, *indices, upstream, **options),)
 
     def plain(rows):
-        return getattr(reference, f"{kind}_pool")(rows, table, spread)
+        return getattr(reference, name)(rows, table, spread)
 
     return _differentiable(forward, backward, plain, [rows])
 

@@ -219,4 +219,5 @@ def _run(name: str, rows: tf.Tensor, *rest, **options) -> tf.Tensor:
     operations = operations_now(on_gpu=name == "masked_conv2d") if known else None
     if operations is None:
         return getattr(reference, name)(rows, *rest, **options)
-    return getattr(native, name)(operations, rows, *rest, **options)
+    run = native.pool if name.endswith("_pool") else native.convolve
+    return run(operations, name, rows, *rest, **options)

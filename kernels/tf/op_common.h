@@ -39,6 +39,19 @@ inline Indices IndicesOf(const tensorflow::Tensor& tensor) {
   return {SizesOf(tensor), tensor.flat<int32_t>().data()};
 }
 
+// filter and bias: null for a call without them.
+inline Operands OperandsOf(const tensorflow::Tensor& rows, const tensorflow::Tensor* filter,
+                           const tensorflow::Tensor& table, const tensorflow::Tensor* spread,
+                           const tensorflow::Tensor* bias) {
+  Operands operands;
+  operands.rows = SizesOf(rows);
+  if (filter != nullptr) operands.filter = SizesOf(*filter);
+  if (bias != nullptr) operands.bias = SizesOf(*bias);
+  operands.table = IndicesOf(table);
+  if (spread != nullptr) operands.spread = IndicesOf(*spread);
+  return operands;
+}
+
 // The checks of the core, as a status.
 inline absl::Status CheckCall(const Operands& operands, ConvShape* shape) {
   const std::string error = Validate(operands, shape);

@@ -17,7 +17,7 @@ if kernels.backend().name != "native":
 
 OPERATIONS = kernels.backend().operations
 TOLERANCE = {tf.float32: 1e-5, tf.float16: 5e-3, tf.bfloat16: 5e-2}
-native_conv = functools.partial(native.masked_conv2d, OPERATIONS)
+native_conv = functools.partial(native.convolve, OPERATIONS, "masked_conv2d")
 
 
 def random_call(seed: int, dtype: tf.DType = tf.float32, groups: int = 1) -> tuple:
