@@ -47,12 +47,11 @@ from benchmarks.rounds import speed_ratios
 from benchmarks.steps import Steps, markdown, rich_table, settings_of, write_json
 from espace_tf.bin import models
 from espace_tf.bin.quiet import without_chatter
-from espace_tf.config import EspaceConfig
-from espace_tf.deploy.inference import inference_copy
+from espace_tf.config import RUNTIMES, EspaceConfig, runtime_title
 from espace_tf.files import atomic_write, output_path
 from espace_tf.network import costs
 from espace_tf.planning.correction import Correction
-from espace_tf.timing import measure
+from espace_tf.timing import runtimes
 
 _NETWORK = Path(__file__).parents[1] / "demo" / "network.keras"
 
@@ -74,7 +73,7 @@ _OUTPUT = flags.DEFINE_string("output_dir", "out/ablation", "Where results are k
 _MARKDOWN = flags.DEFINE_string(
     "markdown", None, "The table, a .md file. Default: ablation.md in --output_dir."
 )
-_RUNTIME = flags.DEFINE_enum("runtime", "tf", ["tf", "litert"], "Where time is measured.")
+_RUNTIME = flags.DEFINE_enum("runtime", "tf", list(RUNTIMES), "Where time is measured.")
 _BATCH = flags.DEFINE_integer("batch_size", 16, "Images per call when time is measured.", 1)
 _THREADS = flags.DEFINE_integer("threads", 1, "CPU threads.", 1)
 _CALIBRATION = flags.DEFINE_integer("calibration_images", 512, "To analyse with.", 1)
@@ -214,7 +213,7 @@ class Ablation:
         runtime = _RUNTIME.value
         named = {"dense": self.model, "small": small}
         found = speed_ratios(
-            {name: inference_copy(each, runtime) for name, each in named.items()},
+            {name: runtimes.find(runtime).form(each) for name, each in named.items()},
             self.images.calibration(_BATCH.value)[0],
             runtime,
             rounds=_TIME_ROUNDS.value,
@@ -261,7 +260,7 @@ def cells(combination: Combination, row: dict[str, Any]) -> list[str]:
 
 def run(speedups: list[float], rows: list[Combination], table: Path) -> None:
     """All rows; the files are written anew after each."""
-    measure.set_threads(_THREADS.value)
+    runtimes.set_threads(_THREADS.value)
     module = sys.argv[0] if __name__ == "__main__" else __name__
     steps = Steps(Path(_OUTPUT.value), settings_of(flags.FLAGS, module, _FREE))
     ablation, console = Ablation(steps), Console(width=120)
@@ -295,14 +294,14 @@ def write(found: dict[float, Any], ablation: Ablation, table: Path) -> None:
 
 def page(found: dict[float, Any], ablation: Ablation) -> str:
     """The Markdown file."""
-    name, runtime = Path(_MODEL.value).name, {"tf": "TensorFlow", "litert": "LiteRT"}
+    name = Path(_MODEL.value).name
     parts = [
         "# What each part of the method is worth",
         f"Written by `python benchmarks/ablation.py`, whose docstring says what the rows are. "
         f"Network: {name}, top-1 {ablation.untouched:.4f} on {ablation.images.test_images:,} test "
-        f"images as it is. Times: {runtime[_RUNTIME.value]}, batches of {_BATCH.value}, threads: "
-        f"{_THREADS.value}; in turns with the dense network; both have their batch norms folded. "
-        f"Fine-tuning: {_STEPS.value} steps of {_TRAIN_BATCH.value} images; mean of "
+        f"images as it is. Times: {runtime_title(_RUNTIME.value)}, batches of {_BATCH.value}, "
+        f"threads: {_THREADS.value}; in turns with the dense network; both have their batch norms "
+        f"folded. Fine-tuning: {_STEPS.value} steps of {_TRAIN_BATCH.value} images; mean of "
         f"{_TUNINGS.value}, each with other images.",
     ]
     for speedup, rows in found.items():

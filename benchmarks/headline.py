@@ -55,9 +55,8 @@ from espace_tf import zoo
 from espace_tf.bin import models
 from espace_tf.bin.quiet import without_chatter
 from espace_tf.config import EspaceConfig, EspaceWarning
-from espace_tf.deploy.inference import inference_copy
 from espace_tf.network import costs
-from espace_tf.timing import measure
+from espace_tf.timing import runtimes
 
 _TEACHERS = flags.DEFINE_string("teachers", "teachers", "Folder of the trained .keras files.")
 _NETWORKS = flags.DEFINE_list(
@@ -249,9 +248,9 @@ def timed(
     del work
     return rounds.speed_ratios(
         {
-            "folded": inference_copy(dense, runtime),
+            "folded": runtimes.find(runtime).form(dense),
             "as it came": dense,
-            "compressed": inference_copy(small, runtime),
+            "compressed": runtimes.find(runtime).form(small),
         },
         inputs,
         runtime,
@@ -341,7 +340,7 @@ def _splits() -> dict[str, int]:
 
 def run(speeds: dict[str, float]) -> None:
     """All networks; the tables are written anew after each."""
-    measure.set_threads(_THREADS.value)
+    runtimes.set_threads(_THREADS.value)
     accurate = not _SPEED_ONLY.value
     data, results = None, {}
     if accurate and _DATASET.value == "fashion":

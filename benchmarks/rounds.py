@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from espace_tf.timing import measure
+from espace_tf.timing import measure, runtimes
 
 
 def speed_ratios(
     models: Mapping[str, Any],
     inputs: np.ndarray,
-    runtime: str,
+    runtime: Any,
     *,
     rounds: int,
     repeats: int,
@@ -26,7 +26,7 @@ def speed_ratios(
     Args:
         models: by name, as they are to be run; the first is the baseline.
         inputs: one batch.
-        runtime: "tf" or "litert".
+        runtime: as in `EspaceConfig`.
         rounds: at least 1.
         repeats: calls of each network in a round.
         seconds: after so long a round ends, but three calls of each network are always made.
@@ -35,7 +35,7 @@ def speed_ratios(
     Returns:
         By name: ms (median of the rounds), ratio, low, high.
     """
-    calls = [measure.runner(each, [inputs], runtime, threads)[0] for each in models.values()]
+    calls = [runtimes.runner(each, [inputs], runtime, threads)[0] for each in models.values()]
     times = np.array(
         [measure.alternate(calls, repeats=repeats, seconds=seconds) for _ in range(rounds)]
     )

@@ -74,12 +74,6 @@ def require(extra: str, *modules: str) -> None:
         )
 
 
-def require_runtime(runtime: str) -> None:
-    """Raises ImportError, saying what to install, unless what runs networks there is installed."""
-    if runtime == "litert":
-        require("litert", "ai_edge_litert")
-
-
 def check_speedup(value: Any) -> None:
     """Raises ValueError unless `value` is a finite number above 1."""
     if not _is_finite(value) or value <= 1:

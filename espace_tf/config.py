@@ -1,16 +1,45 @@
 """EspaceConfig: every knob of a compression, checked when it is built."""
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
 
-from espace_tf.checks import MOST_SEED, check_choice, check_count, check_number, check_threads
+from espace_tf.checks import (
+    MOST_SEED,
+    check_choice,
+    check_count,
+    check_number,
+    check_threads,
+    require,
+)
 from espace_tf.numerics.masks import BY_LAYER
 
 PROFILES = ("default", "faithful")
-RUNTIMES = ("tf", "litert")
+
+
+@dataclass(frozen=True)
+class KnownRuntime:
+    """What is known of a runtime without importing it.
+
+    Args:
+        title: what people call it.
+        extra: of this package, that installs it; None: nothing has to be installed.
+        packages: distribution -> module, of what it needs.
+    """
+
+    title: str
+    extra: str | None = None
+    packages: Mapping[str, str] = field(default_factory=dict)
+
+
+# What each of them does is in `timing.runtimes`, under the same names.
+RUNTIMES = {
+    "tf": KnownRuntime("TensorFlow"),
+    "litert": KnownRuntime("LiteRT", "litert", {"ai-edge-litert": "ai_edge_litert"}),
+}
+RUNTIME_METHODS = ("prepare", "run", "outputs")
 
 Pattern = str | Callable[[str], bool] | Sequence[str | Callable[[str], bool]] | None
 
@@ -26,7 +55,8 @@ class EspaceConfig:
     Args:
         profile: "default", the best this library knows; "faithful", the published method's nearest
             proxies (plain factors, ranks by energy, one keep for all impact masks).
-        runtime: what the time is measured on: "tf" (a traced tf.function) or "litert" (TFLite).
+        runtime: what the time is measured on: "tf" (a traced tf.function), "litert" (TFLite), or
+            an object with the three methods of `espace_tf.timing.runtimes.Runtime`.
         batch_size: images per call when time is measured.
         threads: CPU threads when time is measured; None leaves the runtime's own choice.
         input_size: (H, W) that time is measured at, of inputs whose size the model leaves open;
@@ -57,7 +87,7 @@ class EspaceConfig:
     """
 
     profile: str = "default"
-    runtime: str = "tf"
+    runtime: Any = "tf"
     batch_size: int = 1
     threads: int | None = None
     input_size: tuple[int, int] | None = None
@@ -79,7 +109,7 @@ class EspaceConfig:
     def __post_init__(self):
         checked = {
             "profile": check_choice(self.profile, "profile", PROFILES),
-            "runtime": check_choice(self.runtime, "runtime", RUNTIMES),
+            "runtime": check_runtime(self.runtime),
             "threads": check_threads(self.threads),
             "seed": check_count(self.seed, "seed", 0, MOST_SEED),
             "min_map": check_count(self.min_map, "min_map", least=2),
@@ -109,6 +139,33 @@ class EspaceConfig:
         """Whether the layer at this path may be touched."""
         wanted = self.include is None or _matches(self.include, path)
         return wanted and not (self.exclude is not None and _matches(self.exclude, path))
+
+
+def check_runtime(value: Any) -> Any:
+    """The name of a runtime, or an object with the methods of one; raises if it is neither."""
+    if isinstance(value, str) and value in RUNTIMES:
+        return str(value)
+    methods = [callable(getattr(value, name, None)) for name in RUNTIME_METHODS]
+    if isinstance(value, type) or not all(methods):
+        raise ValueError(
+            f"runtime must be one of {', '.join(RUNTIMES)}, or an object with the methods "
+            f"{', '.join(RUNTIME_METHODS)} (see espace_tf.timing.runtimes.Runtime). "
+            f"Received: {value!r}"
+        )
+    return value
+
+
+def require_runtime(runtime: Any) -> None:
+    """Raises ImportError, saying what to install, unless what runs networks there is installed."""
+    if isinstance(runtime, str) and RUNTIMES[runtime].extra:
+        require(RUNTIMES[runtime].extra, *RUNTIMES[runtime].packages.values())
+
+
+def runtime_title(runtime: Any) -> str:
+    """What people call a runtime; of an object its `name`, if it has one, else its class."""
+    if isinstance(runtime, str):
+        return RUNTIMES[runtime].title
+    return str(getattr(runtime, "name", type(runtime).__name__))
 
 
 def _several(value: Any, name: str) -> Sequence[Any]:

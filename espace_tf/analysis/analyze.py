@@ -16,8 +16,8 @@ from espace_tf.analysis import damages, offers
 from espace_tf.analysis import statistics as moments
 from espace_tf.analysis.result_cache import Arrays, ResultCache
 from espace_tf.analysis.trials import WhatIf
-from espace_tf.checks import check_choice, require_runtime
-from espace_tf.config import EspaceConfig
+from espace_tf.checks import check_choice
+from espace_tf.config import EspaceConfig, require_runtime
 from espace_tf.data import batches as user_data
 from espace_tf.data import targets
 from espace_tf.data.arrays import count, describe
@@ -30,7 +30,7 @@ from espace_tf.records.analysis import Analysis, SiteAnalysis
 from espace_tf.records.option import Option
 from espace_tf.records.site import Site
 from espace_tf.rewriting.fuse import check_not_fused, fuse
-from espace_tf.timing import measure, steps
+from espace_tf.timing import measure, runtimes, steps
 from espace_tf.timing.layer_times import LayerTimes
 from espace_tf.timing.reference import Reference
 
@@ -215,8 +215,10 @@ def _weights(layer: Any) -> tuple[np.ndarray, np.ndarray | None]:
 def _key(network: Network, data: Any, config: EspaceConfig, loss: Any) -> str | None:
     """What decides the result, but for the folder it is kept in and how a plan is made from it.
 
-    None if that cannot be told, see `describe`.
+    None if that cannot be told: of data that `describe` does not know, of a user's runtime.
     """
+    if not isinstance(config.runtime, str):
+        return None
     digest = hashlib.sha256()
     for weight in network.model.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
@@ -281,7 +283,9 @@ def _time(
     plain = reference.stripped
     fused = _fused(plain, config)
     outside = set(graph.layers(plain if fused is None else fused))
-    known, end = LayerTimes.of_this_machine(), time.perf_counter() + _TIMING_SECONDS
+    lasting = isinstance(config.runtime, str)  # of an object nobody knows what it is another day
+    known = LayerTimes.of_this_machine() if lasting else LayerTimes()
+    end = time.perf_counter() + _TIMING_SECONDS
     with progress("times of layers", len(sites)) as advance:
         for index, (path, site) in enumerate(sites.items()):
             seconds = max(end - time.perf_counter(), 0.0) / (len(sites) - index)
@@ -313,8 +317,8 @@ def _time(
 
 def _fused(plain: Any, config: EspaceConfig) -> Any | None:
     """The stripped model with fused graphs, as its compressed form will run; None: it will not."""
-    library = graph.library(plain).__name__
-    if config.runtime != "tf" or library != "keras" or fused_operations() is None:
+    fuses = runtimes.find(config.runtime).fuses
+    if not fuses or graph.library(plain).__name__ != "keras" or fused_operations() is None:
         return None
     fused = fuse(plain)
     kinds = [rule(layer).kind for layer in graph.layers(fused).values()]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -14,6 +13,7 @@ from espace_tf.records.analysis import SiteAnalysis
 from espace_tf.records.option import Option, candidate_ranks, interpolate_ms
 from espace_tf.records.site import Site
 from espace_tf.timing import measure as timing
+from espace_tf.timing import runtimes
 from espace_tf.timing.layer_times import LayerTimes
 from espace_tf.timing.steps import step_times
 
@@ -171,25 +171,17 @@ def _single_times(
     end = time.perf_counter() + seconds
     config = analysis.config
     shape = (config.batch_size, *size, analysis.site.in_channels)
+    runtime = runtimes.find(config.runtime)
     calls = [
-        timing.layer_runner(
-            _layer(analysis, option, keras.layers.Conv2D), shape, config.runtime, config.threads
-        )
+        runtime.layer(_layer(analysis, option, keras.layers.Conv2D), shape, config.threads)
         for option in options
     ]
-    calls.append(_overhead(shape, config))
+    calls.append(runtimes.nothing(config.runtime, config.threads))
     left = min(end - time.perf_counter(), _SECONDS * len(calls))
     *times, overhead = timing.alternate(
         calls, repeats=_REPEATS, seconds=max(left, 0.0), least=1 if left <= 0 else 3
     )
     return [max(ms - overhead, 0.1 * ms) for ms in times]
-
-
-def _overhead(shape: tuple[int, ...], config: EspaceConfig) -> Callable:
-    """What one call costs that does nothing: a layer inside a network does not pay for it."""
-    if config.runtime == "litert":
-        return lambda: None
-    return timing.nothing([np.zeros(shape, np.float32)])
 
 
 def _layer(analysis: SiteAnalysis, option: Option, dense: type) -> keras.layers.Layer:

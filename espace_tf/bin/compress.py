@@ -50,6 +50,7 @@ from espace_tf.bin import data as bin_data
 from espace_tf.bin import models, outcome
 from espace_tf.bin.quiet import without_chatter
 from espace_tf.checks import MOST_SEED, MOST_THREADS, require
+from espace_tf.config import RUNTIMES, require_runtime
 from espace_tf.files import atomic_write, checked_path, output_folder
 from espace_tf.records import saving
 
@@ -66,7 +67,7 @@ _PROFILE = flags.DEFINE_enum(
     "profile", "default", ["default", "faithful"], "The best known, or the published method."
 )
 _RUNTIME = flags.DEFINE_enum(
-    "runtime", "tf", ["tf", "litert"], "What must become faster: TensorFlow or LiteRT (TFLite)."
+    "runtime", "tf", list(RUNTIMES), "What must run it faster: TensorFlow, LiteRT (TFLite), ..."
 )
 _BATCH = flags.DEFINE_integer("batch_size", 1, "Images per call when time is measured.", 1)
 _THREADS = flags.DEFINE_integer(
@@ -139,8 +140,9 @@ def _check_flags() -> None:
     missing = [flag for flag, asked in needs.items() if asked and _DATA.value is None]
     if missing:
         raise ValueError(f"{missing[0]} needs --data")
-    if _EXPORT.value or _RUNTIME.value == "litert":
-        require("litert", "ai_edge_litert")
+    require_runtime(_RUNTIME.value)
+    if _EXPORT.value:
+        require_runtime("litert")
     if _REPORT.value:
         require("report", "jinja2", "matplotlib")
     models.check(_MODEL.value, "--model")
@@ -338,7 +340,7 @@ def _prepare_runtime() -> None:
     import keras
     import tensorflow as tf
 
-    from espace_tf.timing.measure import set_threads
+    from espace_tf.timing.runtimes import set_threads
 
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)

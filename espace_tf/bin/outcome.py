@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from espace_tf.config import runtime_title
 from espace_tf.data.judge import Judge
 
 AGREEMENTS = {
@@ -97,7 +98,7 @@ def table(summary: dict[str, Any]) -> Any:
     from rich.table import Table
 
     before, after = summary["before"], summary["after"]
-    runtime = {"tf": "TensorFlow", "litert": "LiteRT"}[summary["runtime"]]
+    runtime = runtime_title(summary["runtime"])
     shown = Table(
         title=f"{summary['speedup']:.2f} times faster (asked: {summary['asked_speedup']:g})"
     )

@@ -1,4 +1,4 @@
-"""A model made ready for a runtime: stripped, for LiteRT in float32; its traced function."""
+"""A model made ready for other runtimes: stripped and in float32; its traced function."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,21 +9,19 @@ from espace_tf import kernels
 from espace_tf.network import cloning, graph, likeness
 from espace_tf.rewriting.strip import strip
 
-# LiteRT's built-in convolutions compute in float32 only.
+# Other runtimes' convolutions, LiteRT's for one, compute in float32 only.
 _OTHER_FLOATS = ("float16", "bfloat16", "float64")
 
 
-def inference_copy(model: Any, runtime: str = "litert") -> Any:
-    """A copy of a model as a runtime runs it best: batch norms folded, for LiteRT in float32.
+def inference_copy(model: Any) -> Any:
+    """A copy of a model for another runtime: batch norms folded, nothing fused, in float32.
 
     Raises:
         TypeError: model is not a Keras model.
         ValueError: model does not say what its inputs are.
     """
     check_model(model)
-    if runtime == "litert":
-        return strip(_in_float32(model), fuse=False)
-    return strip(model)
+    return strip(_in_float32(model), fuse=False)
 
 
 def check_model(model: Any) -> None:

@@ -202,8 +202,8 @@ def run_function(
 
 def prepare(
     model: Any, content: bytes, arrays: list[np.ndarray], *, threads: int | None = None
-) -> tuple[Callable[[], None], Callable[[], list[np.ndarray]]]:
-    """A file's content, loaded with its inputs set: a call that runs it, one that gives outputs."""
+) -> tuple[Any, list[int]]:
+    """A file's content in an interpreter with its inputs set, and the numbers of its outputs."""
     require("litert", "ai_edge_litert")
     from ai_edge_litert.interpreter import Interpreter
 
@@ -214,12 +214,7 @@ def prepare(
     interpreter.allocate_tensors()
     for index, array in zip(inputs, arrays, strict=True):
         interpreter.set_tensor(index, array)
-
-    def read() -> list[np.ndarray]:
-        interpreter.invoke()
-        return [interpreter.get_tensor(index) for index in outputs]
-
-    return interpreter.invoke, read
+    return interpreter, outputs
 
 
 def _tensor_indices(model: Any, interpreter: Any) -> tuple[list[int], list[int]]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from espace_tf.checks import check_choice, check_number, check_speedup, require_runtime
-from espace_tf.config import EspaceConfig, EspaceWarning
+from espace_tf.checks import check_choice, check_number, check_speedup
+from espace_tf.config import EspaceConfig, EspaceWarning, require_runtime, runtime_title
 from espace_tf.data.sizes import fitted
 from espace_tf.network import graph
 from espace_tf.network.network import Network
@@ -135,8 +135,8 @@ def warn_if_off(made: Plan, config: EspaceConfig, stacklevel: int = 3) -> None:
     if made.speedup and abs(made.measured_speedup / made.speedup - 1) > config.tolerance:
         warnings.warn(
             f"speedup {made.speedup:.4g} was asked for, {made.measured_speedup:.2f} was measured "
-            f"({config.runtime}, batches of {config.batch_size}); the plan predicted "
-            f"{made.predicted_speedup:.2f}{seen}",
+            f"({runtime_title(config.runtime)}, batches of {config.batch_size}); the plan "
+            f"predicted {made.predicted_speedup:.2f}{seen}",
             UnreachableSpeedWarning,
             stacklevel=stacklevel,
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from espace_tf.config import EspaceConfig
+from espace_tf.config import EspaceConfig, runtime_title
 from espace_tf.files import checked_path, output_path
 from espace_tf.numerics import low_rank, masks
 from espace_tf.records import saving
@@ -191,7 +191,7 @@ class Analysis:
         document, arrays = saving.read(path, saving.ANALYSIS)
         try:
             own = saving.fields(document, ("fingerprint", "config", "sites"))
-            config = EspaceConfig(**own["config"])
+            config = _config_from_json(own["config"])
             sites = [_site_from_json(*each, arrays, config) for each in enumerate(own["sites"])]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is corrupt, or was edited wrongly: {error}") from error
@@ -263,10 +263,38 @@ def _site_from_json(index: int, entry: Any, arrays: dict, config: EspaceConfig) 
 
 
 def _config_to_json(config: EspaceConfig) -> dict[str, Any]:
-    """Its fields; a callable include or exclude cannot be stored: its choice is in the sites."""
-    fields = dataclasses.asdict(config)
+    """Its fields; a callable include or exclude cannot be stored: its choice is in the sites.
+
+    Of a runtime that is an object what it is called is stored.
+    """
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    if not isinstance(config.runtime, str):
+        fields["runtime"] = {"name": runtime_title(config.runtime)}
     for name in ("include", "exclude"):
         value = fields[name]
         if callable(value) or (isinstance(value, tuple) and any(map(callable, value))):
             fields[name] = None
     return fields
+
+
+def _config_from_json(fields: dict[str, Any]) -> EspaceConfig:
+    runtime = fields.get("runtime", "tf")
+    if isinstance(runtime, dict):
+        runtime = _AbsentRuntime(str(runtime["name"]))
+    return EspaceConfig(**{**fields, "runtime": runtime})
+
+
+@dataclass(frozen=True)
+class _AbsentRuntime:
+    """A runtime that another process was given: plans can be made for it, nothing can be run."""
+
+    name: str
+
+    def prepare(self, model: Any, inputs: Any, threads: int | None) -> Any:
+        """Raises ValueError."""
+        raise ValueError(
+            f"config.runtime {self.name!r} was an object in the process that saved this analysis: "
+            "give it again, with dataclasses.replace(config, runtime=...)"
+        )
+
+    run = outputs = prepare

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from espace_tf.checks import require
+from espace_tf.config import runtime_title
 from espace_tf.files import atomic_write, output_path
 from espace_tf.numerics.factors import ORDERS
 from espace_tf.planning.sweep import SweepRow
@@ -149,7 +150,7 @@ def _lead(plan: Plan, analysis: Any) -> str:
     config = getattr(analysis, "config", None)
     if config is not None:
         threads = "" if config.threads is None else f", {config.threads} threads"
-        runtime = {"tf": "TensorFlow", "litert": "LiteRT"}[config.runtime]
+        runtime = runtime_title(config.runtime)
         parts.append(f"planned for {runtime} with batches of {config.batch_size}{threads}")
     return ", ".join(parts) + "."
 

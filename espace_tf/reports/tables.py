@@ -4,6 +4,8 @@ import io
 import re
 from typing import Any
 
+from espace_tf.config import runtime_title
+
 _WIDTH = 80
 _PATH_WIDTH = 22
 _LAYOUT = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False}
@@ -73,7 +75,7 @@ def _number(value: float | None, form: str) -> str:
 
 def _source(analysis: Any) -> str:
     config = analysis.config
-    where = f"predicted times: {config.runtime}, batches of {config.batch_size}"
+    where = f"predicted times: {runtime_title(config.runtime)}, batches of {config.batch_size}"
     if analysis.target == "no data":
         return f"{where}; no data: factors from the weights alone, masks without impact"
     return f"{where}; {analysis.images} images, gradients of {analysis.target}"

@@ -1,4 +1,4 @@
-"""Milliseconds of layers, of steps and of networks; `measure` knows the runtimes.
+"""Milliseconds of layers, of steps and of networks, wherever they run (`runtimes`).
 
 Nothing here chooses anything by what it measured.
 """

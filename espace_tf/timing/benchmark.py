@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from espace_tf.checks import check_choice, check_count, check_text, check_threads, require_runtime
-from espace_tf.config import RUNTIMES
+from espace_tf.checks import check_count, check_text, check_threads
+from espace_tf.config import check_runtime, require_runtime
 from espace_tf.data.batches import batches, in_order, named_inputs
-from espace_tf.deploy.inference import inference_copy
+from espace_tf.deploy import comparison
 from espace_tf.network import costs, graph
-from espace_tf.timing import measure
+from espace_tf.timing import measure, runtimes
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def benchmark(
     model: Any,
     *baselines: Any,
     batch_size: int = 1,
-    runtime: str = "tf",
+    runtime: Any = "tf",
     threads: int | None = None,
     inputs: Any = None,
     names: Sequence[str] | None = None,
@@ -65,7 +65,8 @@ def benchmark(
         model: a Keras 3 or tf_keras model, what the others are compared with.
         *baselines: further models that take the same inputs.
         batch_size: images per call.
-        runtime: "tf", a traced function; or "litert", the model exported as `export_tflite` does.
+        runtime: "tf", a traced function; "litert", the model exported as `export_tflite` does; or
+            what else `EspaceConfig` takes.
         threads: CPU threads; None: what the runtime takes by itself.
         inputs: typical inputs, in the forms that `analyze` takes; the first batch_size of them are
             run, and outputs compared on them. A model of open size needs them. None: seeded noise
@@ -91,14 +92,13 @@ def benchmark(
     models = (model, *baselines)
     _check_models(models)
     names = _checked_names(models, names)
-    check_choice(runtime, "runtime", RUNTIMES)
-    require_runtime(runtime)
+    require_runtime(check_runtime(runtime))
     check_count(batch_size, "batch_size")
     check_count(repeats, "repeats")
     check_threads(threads)
     arrays = _batch(model, batch_size, inputs)
-    ran = [inference_copy(each, runtime) for each in models]
-    runs = [measure.runner(each, arrays, runtime, threads) for each in ran]
+    ran = [runtimes.find(runtime).form(each) for each in models]
+    runs = [runtimes.runner(each, arrays, runtime, threads) for each in ran]
     outputs = [read() for _, read in runs]
     times = measure.rounds([run for run, _ in runs], repeats)
     medians = np.median(1e3 * times, axis=0).tolist()
@@ -151,7 +151,7 @@ def _checked_names(models: Sequence[Any], names: Sequence[str] | None) -> list[s
 def _batch(model: Any, batch_size: int, inputs: Any) -> list[np.ndarray]:
     """One array per input of the model, of `batch_size` examples."""
     if inputs is None:
-        return measure.noise(model, batch_size)
+        return comparison.noise(model, batch_size)
     options = {"inputs": named_inputs(model), "name": "inputs"}
     batch, _ = next(batches(inputs, batch_size, batch_size, **options))
     arrays = in_order(model, batch)

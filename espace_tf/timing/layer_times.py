@@ -19,7 +19,7 @@ from typing import Any
 import tensorflow as tf
 
 from espace_tf import keras_layers, kernels
-from espace_tf.config import EspaceWarning
+from espace_tf.config import RUNTIMES, EspaceWarning
 from espace_tf.files import atomic_write
 
 VARIABLE = "ESPACE_TF_CACHE"
@@ -125,7 +125,9 @@ def environment() -> dict[str, Any]:
             for device in tf.config.list_physical_devices("GPU")
         ],
         "tensorflow": tf.__version__,
-        "litert": _version("ai-edge-litert"),
+        "runtimes": {
+            package: _version(package) for known in RUNTIMES.values() for package in known.packages
+        },
         "operator": f"{kernels.backend()}, sources {code_digest(*OPERATORS)}",
         "threads": tf.config.threading.get_intra_op_parallelism_threads(),
         "jit": tf.config.optimizer.get_jit(),

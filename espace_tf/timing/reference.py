@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from espace_tf.config import EspaceConfig
-from espace_tf.deploy.inference import inference_copy
-from espace_tf.timing import measure
+from espace_tf.deploy import comparison
+from espace_tf.timing import measure, runtimes
 
 
 class Reference:
@@ -22,8 +22,8 @@ class Reference:
 
     @functools.cached_property
     def stripped(self) -> Any:
-        """The model as `strip` makes it, without fused graphs: it has no compressed layer."""
-        return inference_copy(self._model, self._config.runtime)
+        """The model as its runtime runs it, without fused graphs: it has no compressed layer."""
+        return runtimes.find(self._config.runtime).form(self._model)
 
     @functools.cached_property
     def call(self) -> Callable[[], Any]:
@@ -32,9 +32,9 @@ class Reference:
 
     def speedup(self, small: Any, *, repeats: int, seconds: float) -> float:
         """Its time over that of a compressed model, stripped as well; called in turns."""
-        other = self._runner(inference_copy(small, self._config.runtime))
+        other = self._runner(runtimes.find(self._config.runtime).form(small))
         return measure.ratio(self.call, other, repeats=repeats, seconds=seconds)
 
     def _runner(self, stripped: Any) -> Callable[[], Any]:
-        arrays = measure.noise(stripped, self._config.batch_size, self._config.input_size)
-        return measure.runner(stripped, arrays, self._config.runtime, self._config.threads)[0]
+        arrays = comparison.noise(stripped, self._config.batch_size, self._config.input_size)
+        return runtimes.runner(stripped, arrays, self._config.runtime, self._config.threads)[0]

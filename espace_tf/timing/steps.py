@@ -12,11 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf.config import EspaceConfig
+from espace_tf.deploy import comparison
 from espace_tf.keras_layers import FusedGraph
 from espace_tf.kernels.fused import fused_operations
 from espace_tf.kernels.program import CONVOLVE, MAX, SUM, ProgramBuilder
 from espace_tf.network import graph
-from espace_tf.timing import measure
+from espace_tf.timing import measure, runtimes
 
 _REPEATS = 15
 # For whole networks: of a small one many calls, since interruptions come in bursts.
@@ -45,7 +46,7 @@ def step_times(
     Raises:
         ValueError: TensorFlow already runs with another number of threads.
     """
-    measure.set_threads(threads)
+    runtimes.set_threads(threads)
     run, owners = _program(layers, shape)
     found = []
     measure.alternate([lambda: found.append(run())], repeats=_REPEATS, seconds=seconds)
@@ -66,14 +67,14 @@ def network_times(
         paths: of convolutions that are in fused graphs; the third time is without them.
         config: batch size, threads, and the size of inputs that the network leaves open.
     """
-    arrays = measure.noise(fused, config.batch_size, config.input_size)
+    arrays = comparison.noise(fused, config.batch_size, config.input_size)
     inside: list[float] = []
     profiles = [
         _profile(layer, path.removesuffix(layer.name), paths, config.batch_size)
         for path, layer in graph.layers(fused).items()
         if isinstance(layer, FusedGraph)
     ]
-    calls = [plain, measure.runner(fused, arrays, "tf", config.threads)[0]]
+    calls = [plain, runtimes.runner(fused, arrays, "tf", config.threads)[0]]
     calls.append(lambda: inside.append(sum(profile() for profile in profiles)))
     plain_ms, fused_ms, _ = measure.alternate(calls, repeats=_ROUNDS, seconds=_SECONDS)
     return plain_ms, fused_ms, max(fused_ms - float(np.median(inside[2:])), 0.0)

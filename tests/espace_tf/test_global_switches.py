@@ -6,12 +6,11 @@ import pytest
 import tensorflow as tf
 
 from espace_tf import benchmark
-from espace_tf.config import EspaceConfig
 from espace_tf.network.sites import read_sites
 from espace_tf.records.plan import Plan
 from espace_tf.rewriting.apply import apply
 from espace_tf.rewriting.strip import strip
-from espace_tf.timing import measure
+from espace_tf.timing import measure, runtimes
 
 SEED = 6
 SWITCHES = {  # what turns each on, and what turns it off
@@ -57,7 +56,7 @@ def test_single_layers_are_timed_in_the_layers_own_type(switch):
     for change in ({}, {"rank": 2}, {"positions": np.arange(0, 64, 2)}):
         layer = measure.single_layer(site, **change)
         assert layer.dtype_policy.name == site.policy == "float32"
-        measure.layer_runner(layer, (2, 8, 8, 3), EspaceConfig().runtime)()
+        runtimes.find("tf").layer(layer, (2, 8, 8, 3), None)()
 
 
 def test_a_layer_in_half_precision_is_timed_in_it_and_by_litert_in_float32():
@@ -66,8 +65,8 @@ def test_a_layer_in_half_precision_is_timed_in_it_and_by_litert_in_float32():
     (site,) = read_sites(keras.Model(x, conv(x)))
     assert site.policy == "mixed_float16"
     layer = measure.single_layer(site)
-    measure.layer_runner(layer, (2, 8, 8, 3), "tf")()
+    runtimes.find("tf").layer(layer, (2, 8, 8, 3), None)()
     assert layer.compute_dtype == "float16"
     layer = measure.single_layer(site)
-    measure.layer_runner(layer, (2, 8, 8, 3), "litert")()
+    runtimes.find("litert").layer(layer, (2, 8, 8, 3), None)()
     assert layer.compute_dtype == "float32"

@@ -9,6 +9,7 @@ from espace_tf.analysis import analyze as analyzing
 from espace_tf.analysis import offers
 from espace_tf.analysis.analyze import analyze
 from espace_tf.config import EspaceConfig
+from espace_tf.deploy import comparison
 from espace_tf.kernels.fused import fused_operations
 from espace_tf.records.option import Option
 from espace_tf.timing import measure
@@ -106,13 +107,13 @@ def network_of_any_size():
 
 @pytest.mark.parametrize("runtime", ["tf", "litert"])
 def test_where_a_size_is_open_that_of_the_data_is_timed(runtime, monkeypatch):
-    seen, noise = [], measure.noise
+    seen, noise = [], comparison.noise
 
     def watched(model, batch_size, size=None):
         seen.append(size)
         return noise(model, batch_size, size)
 
-    monkeypatch.setattr(measure, "noise", watched)
+    monkeypatch.setattr(comparison, "noise", watched)
     config = EspaceConfig(
         runtime=runtime, keeps=(), mask_families=(), calibration_images=8, damage_images=4
     )

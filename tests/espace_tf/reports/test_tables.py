@@ -59,7 +59,7 @@ def test_a_plan_as_text():
 
 def test_what_it_was_made_from_stands_below():
     made = SimpleNamespace(config=EspaceConfig(batch_size=4), target="labels", images=512)
-    expected = "predicted times: tf, batches of 4; 512 images, gradients of labels"
+    expected = "predicted times: TensorFlow, batches of 4; 512 images, gradients of labels"
     assert as_text(summary_table(plan(), made)).splitlines()[-1] == expected
     made.target = "no data"
     assert "no data: factors from the weights alone" in as_text(summary_table(plan(), made), 120)

@@ -3,11 +3,10 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from espace_tf.keras_layers import DecomposedConv2D, MaskedConv2D
 from espace_tf.records.site import Site
-from espace_tf.timing import measure
+from espace_tf.timing import measure, runtimes
 
 
 class Clock:
@@ -58,34 +57,10 @@ def test_a_ratio_of_rounds_survives_phases_of_the_machine():
         assert measure.ratio(hit, fast, repeats=5, seconds=100) == pytest.approx(3.0)
 
 
-def network():
-    keras.utils.set_random_seed(0)
-    layers = [keras.Input((6, 6, 3)), keras.layers.Conv2D(4, 3, activation="relu")]
-    return keras.Sequential([*layers, keras.layers.GlobalAveragePooling2D()])
-
-
-@pytest.mark.parametrize("runtime", ["tf", "litert"])
-def test_a_runner_computes_what_the_model_does(runtime):
-    model = network()
-    arrays = measure.noise(model, 2)
-    run, outputs = measure.runner(model, arrays, runtime, 1 if runtime == "litert" else None)
-    run()
-    np.testing.assert_allclose(outputs()[0], model(arrays[0]), atol=1e-5)
-
-
-def test_noise_needs_a_known_size_and_is_the_same_every_time():
-    model = network()
-    np.testing.assert_array_equal(measure.noise(model, 3)[0], measure.noise(model, 3)[0])
-    assert measure.noise(model, 3)[0].shape == (3, 6, 6, 3)
-    anysize = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(4, 3)])
-    with pytest.raises(ValueError, match="takes any size"):
-        measure.noise(anysize, 1)
-
-
-def test_threads_are_refused_once_tensorflow_computes():
-    tf.constant(1.0) + 1.0
-    with pytest.raises(ValueError, match="threads=77 must be set before"):
-        measure.set_threads(77)
+def test_a_call_may_tell_the_seconds_that_it_took_elsewhere(monkeypatch):
+    clock = Clock(monkeypatch)
+    here, elsewhere = clock.call("here", [1.0] * 5), lambda: clock.call("", [7.0])() or 0.25
+    assert measure.ratio(here, elsewhere, repeats=3, seconds=100) == pytest.approx(4.0)
 
 
 def site(**changes):
@@ -116,7 +91,7 @@ def site(**changes):
 def test_a_single_layer_is_like_its_site(change, kind):
     layer = measure.single_layer(site(), **change)
     shape = (2, 8, 9, 4)
-    measure.layer_runner(layer, shape, "tf")()
+    runtimes.find("tf").layer(layer, shape, None)()
     assert type(layer) is kind and layer.strides == (2, 1) and layer.groups == 2
     assert layer.compute_output_shape(shape) == (2, 4, 9, 6)
     if "rank" in change:
@@ -140,7 +115,7 @@ def test_a_single_layer_is_in_float32_whatever_the_policy_of_the_process_is(chan
     keras.config.set_dtype_policy("mixed_float16")
     try:
         layer = measure.single_layer(site(groups=1), **change)
-        measure.layer_runner(layer, (2, 8, 9, 4), "litert")()
+        runtimes.find("litert").layer(layer, (2, 8, 9, 4), None)()
     finally:
         keras.config.set_dtype_policy("float32")
     assert layer.compute_dtype == "float32"

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from espace_tf.config import EspaceConfig
+from espace_tf.deploy import comparison
 from espace_tf.keras_layers import DecomposedConv2D, FusedGraph, MaskedConv2D
 from espace_tf.kernels.fused import fused_operations
 from espace_tf.network import graph
 from espace_tf.rewriting.fuse import fuse
-from espace_tf.timing import measure
+from espace_tf.timing import runtimes
 from espace_tf.timing import steps as step_times
 
 NATIVE = pytest.mark.skipif(fused_operations() is None, reason="no native operations")
@@ -100,7 +101,7 @@ def test_a_profile_adds_the_steps_of_the_layers_named(paths, first, second, monk
 def test_whole_networks_get_three_times():
     model = network()
     config = EspaceConfig(batch_size=2)
-    call = measure.runner(model, measure.noise(model, 2), "tf")[0]
+    call = runtimes.runner(model, comparison.noise(model, 2), "tf")[0]
     plain, fused, other = step_times.network_times(call, fuse(model), ["a", "b"], config)
     assert plain > 0 and 0 <= other < fused
     *_, fused, everything = step_times.network_times(call, fuse(model), [], config)
