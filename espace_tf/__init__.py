@@ -1,8 +1,8 @@
 """Faster trained Keras CNNs: low-rank convolutions and spatial impact masks (ESPACE).
 
 The public names, and nothing else. `pipeline` holds `compress`, `config` every knob, `callbacks`
-and `schedules` what users put into their own `fit`; `checks` words errors, `files` writes whole
-files.
+and `schedules` what users put into their own `fit`; `race` lets plans of one speed compete, `kept`
+keeps what a long call has finished; `checks` words errors, `files` writes whole files.
 """
 
 from importlib.util import find_spec as _find_spec

@@ -9,19 +9,23 @@ from typing import Any
 from espace_tf.analysis.held_out import HeldOut
 from espace_tf.checks import check_count, check_speedup
 from espace_tf.config import EspaceConfig
+from espace_tf.data.arrays import describe
 from espace_tf.data.batches import batches, named_inputs
+from espace_tf.kept import Kept
 from espace_tf.network import graph
 from espace_tf.network.network import Network
 from espace_tf.planning.budget import Budget
 from espace_tf.planning.planner import UnreachableSpeedWarning
 from espace_tf.planning.request import checked, goal, warn_if_off
 from espace_tf.planning.search import Search, prepared
+from espace_tf.race import winner
 from espace_tf.records.analysis import Analysis
 from espace_tf.records.plan import Plan
 from espace_tf.reports.tables import summary_table
 from espace_tf.rewriting.apply import densify
 from espace_tf.training.arguments import check_options, checked_optimizer
 from espace_tf.training.fine_tune import fine_tune
+from espace_tf.training.run_identity import described, weights_hash
 
 
 def compress(
@@ -131,6 +135,7 @@ def compress_in_stages(
     speedup: float,
     stages: int = 2,
     epochs: int = 1,
+    race: int = 0,
     config: EspaceConfig | None = None,
     loss: Any = None,
     verbose: int = 1,
@@ -143,6 +148,9 @@ def compress_in_stages(
     only shrink, each lies inside the one before. Every stage ends with `epochs` of `fine_tune`,
     with the given model as teacher (most is recovered in about one epoch a stage).
 
+    With config.cache_dir a call that was killed goes on when it is repeated, unless its data is a
+    dataset that is shuffled.
+
     Args:
         model, data, config, loss: as for `compress`; data is trained on too.
         verbose: 0 silent; 1 as for `compress`, with progress bars of training; 2 the same with one
@@ -150,6 +158,10 @@ def compress_in_stages(
         speedup: of the last stage.
         stages: how many, at least 1.
         epochs: of training after each stage, at least 1.
+        race: 2 to 4 of the last stage's plans run against each other: as planned, ranks only, masks
+            counting 3 times what is predicted of them, other orders of the pairs. Each is trained
+            for an epoch, the half that loses least on held-out images for another, until one is
+            left. 0: no race.
         **training: further arguments of `fine_tune`, such as validation_data, optimizer, schedule.
 
     Returns:
@@ -167,18 +179,35 @@ def compress_in_stages(
     check_count(stages, "stages")
     check_count(epochs, "epochs")
     _check_training(model, data, training)
+    if race:
+        check_count(race, "race", least=2, most=4)
     small, previous, histories = None, None, []
     held_out = HeldOut(network, data, loss, config.calibration_images, config.seed)
+    options = {"teacher": model, "loss": loss, "seed": config.seed, "verbose": verbose, **training}
+    call = speedup, stages, epochs, race, config, described([loss, training])
+    key = describe(data), describe(training.get("validation_data"))
+    key += network.fingerprint, weights_hash(model)
+    everything = Kept.of_call(config.cache_dir, *key, *call)
     for stage in range(1, stages + 1):
+        kept = everything.inside(f"stage-{stage}")
         if small is not None:
             network, previous = Network.read(densify(model, small)), small.espace_plan
         search = prepared(network, data, config, loss, verbose, held_out, previous)
-        small = search.at_speed(speedup ** (stage / stages))
+        target = speedup ** (stage / stages)
+        if race and stage == stages:
+
+            def train(racer: Any, folder: Any) -> Any:
+                quiet = {**options, "verbose": 0, "checkpoint_dir": folder}
+                return fine_tune(racer, data, epochs=1, **quiet)
+
+            small = winner(search, target, race, train, kept, verbose)
+        else:
+            small = kept.network(search, lambda: search.at_speed(target))  # noqa: B023 (called now)
         small.espace_analysis = search.analysis
         if verbose:
             _print_summary(small.espace_plan, search.analysis)
-        arguments = {"loss": loss, "seed": config.seed, "verbose": verbose, **training}
-        histories.append(fine_tune(small, data, teacher=model, epochs=epochs, **arguments))
+        folder = kept.training("training")
+        histories.append(fine_tune(small, data, epochs=epochs, checkpoint_dir=folder, **options))
         # What is trained answers otherwise, and has seen the images that were held out.
         small.espace_plan = dataclasses.replace(small.espace_plan, comparison=None)
     warn_if_off(small.espace_plan, config)

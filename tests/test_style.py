@@ -31,6 +31,8 @@ schedules
 training
 callbacks
 reports
+kept
+race
 pipeline
 bin zoo
 """

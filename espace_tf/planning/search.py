@@ -73,6 +73,14 @@ class Search:
         self._network, self._reference = network, reference
         self._held_out, self._previous = held_out, previous
 
+    def with_analysis(self, analysis: Analysis) -> "Search":
+        """The same for another analysis of the network, whose plans are others."""
+        return Search(self._network, analysis, self._reference, self._held_out, self._previous)
+
+    def applied(self, made: Plan) -> Any:
+        """The network with a plan that was found before."""
+        return applied(self._network, made)
+
     def at_speed(self, speedup: float | None) -> Any:
         """The applied plan whose measured speed is nearest to the asked one.
 
@@ -103,9 +111,9 @@ class Search:
         allowed = _LOSS_PER_ACCURACY * budget.accuracy if budget.loss is None else budget.loss
         for _ in range(self.analysis.config.rounds + _FURTHER_ROUNDS):
             made = self._planned(max_loss_increase=max(scale * allowed, LEAST_LOSS))
-            if _choices(made) in seen:
+            if choices(made) in seen:
                 break
-            seen.add(_choices(made))
+            seen.add(choices(made))
             small = applied(self._network, made)
             compared = self._held_out.compare(small)
             spent = budget.spent(compared)
@@ -154,9 +162,9 @@ class Search:
             near = tried.miss <= config.tolerance / 2
             if near or not made.layers or len(seen) >= config.rounds:
                 return best
-            seen[_choices(made)] = tried.speed
+            seen[choices(made)] = tried.speed
             for _ in range(_REPLANS):
-                speed = seen[_choices(made)]
+                speed = seen[choices(made)]
                 if made.dense_ms / speed < _unchanged_ms(made):
                     # A machine that was busy for a moment, or masks that poolings gain from, too.
                     rest = max(made.dense_ms / speed - _changed_ms(made), 0.0)
@@ -167,7 +175,7 @@ class Search:
                     scale = correction.next(explained=scale * _explained(made, speed))
                 times = dict.fromkeys(analysis.sites, scale)
                 made = self._planned(analysis, time_scale=times, **options)
-                if _choices(made) not in seen:
+                if choices(made) not in seen:
                     break
             else:
                 return best
@@ -184,6 +192,14 @@ class Search:
             # What counts is what is measured; that is warned of at the end.
             warnings.simplefilter("ignore", UnreachableSpeedWarning)
             return plan(analysis or self.analysis, previous=self._previous, **options)
+
+
+def choices(made: Plan) -> frozenset:
+    """What a plan does to every layer, comparable."""
+    return frozenset(
+        (path, layer.rank, layer.order, layer.positions is not None and layer.positions.tobytes())
+        for path, layer in made.layers.items()
+    )
 
 
 def prepared(
@@ -233,14 +249,6 @@ def _is_too_dear(made: Plan) -> bool:
     if made.comparison is None or not made.measured_speedup:
         return False
     return made.comparison.loss_increase > DEAREST * math.log(made.measured_speedup)
-
-
-def _choices(made: Plan) -> frozenset:
-    """What a plan does to every layer, comparable."""
-    return frozenset(
-        (path, layer.rank, layer.order, layer.positions is not None and layer.positions.tobytes())
-        for path, layer in made.layers.items()
-    )
 
 
 def _unchanged(network: Network, rejected: Plan, reason: str) -> Any:

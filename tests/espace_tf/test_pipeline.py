@@ -1,5 +1,7 @@
 """compress and compress_in_stages: refusals before work, the loop of measuring and planning."""
 
+import dataclasses
+import functools
 import re
 import warnings
 
@@ -7,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+from espace_tf import pipeline
 from espace_tf.analysis import analyze
 from espace_tf.config import EspaceConfig, EspaceWarning
 from espace_tf.network import graph
@@ -17,6 +20,7 @@ from espace_tf.planning import search
 from espace_tf.planning.planner import UnreachableSpeedWarning
 from espace_tf.records.analysis import Analysis, SiteAnalysis
 from espace_tf.records.option import Option
+from espace_tf.training.fine_tune import fine_tune
 
 SEED = 3
 
@@ -198,6 +202,8 @@ def test_weights_that_are_not_finite_are_refused_by_layer(monkeypatch):
         ({"data": None}, "data"),
         ({"stages": 0}, "stages"),
         ({"epochs": 0}, "epochs"),
+        ({"race": 1}, "race must be at least 2. Received: 1"),
+        ({"race": 5}, "race must be .*4.*5"),
         ({"speedup": None}, "speedup"),
         ({"learning_rate": 1.0}, "learning_rate"),
         ({"teacher": None}, "teacher"),
@@ -239,6 +245,56 @@ def test_stages_train_and_speed_up_geometrically(monkeypatch):
     assert len(histories) == 2
     assert all(np.isfinite(each.history["loss"]).all() for each in histories)
     assert small.espace_plan.speedup == pytest.approx(1.96)
+
+
+def in_both_orders(*arguments) -> Analysis:
+    """`synthetic` with pairs of the other order, which damage more."""
+    found = synthetic(*arguments)
+    for site in found.sites.values():
+        turned = [
+            dataclasses.replace(option, order="horizontal", damage=1.1 * option.damage)
+            for option in site.options[1:]
+        ]
+        site.options += tuple(turned)
+    return found
+
+
+def test_stages_race_and_go_on_after_a_crash(monkeypatch, tmp_path):
+    """A repeated call neither plans nor trains again what was finished, and ends the same."""
+    asked, trained, limit = [], [], []
+    monkeypatch.setattr(analyze, "run", in_both_orders)
+    monkeypatch.setattr(search, "_measured_speedup", clock(1.0, asked))
+
+    @functools.wraps(fine_tune)
+    def training(model, data, **options):
+        trained.append(options["epochs"])
+        if limit and len(trained) > limit[0]:
+            raise KeyboardInterrupt
+        return fine_tune(model, data, **options)
+
+    monkeypatch.setattr(pipeline, "fine_tune", training)
+
+    model = network()
+
+    def call(folder):
+        config = EspaceConfig(rounds=1, tolerance=0.5, cache_dir=folder)
+        options = {"speedup": 1.96, "stages": 2, "race": 4, "config": config, "epochs": 2}
+        return compress_in_stages(model, labelled(), batch_size=16, verbose=0, **options)
+
+    whole, _ = call(tmp_path / "whole")
+    assert trained == [2, 1, 1, 2]  # both orders run; "ranks only" is what is planned anyway
+    for done in range(4):
+        limit[:] = [done]
+        trained.clear()
+        with pytest.raises(KeyboardInterrupt):
+            call(tmp_path / "killed")
+    limit.clear()
+    asked.clear()
+    again, histories = call(tmp_path / "killed")
+    assert not asked
+    for one, other in zip(whole.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert [len(each.history["loss"]) for each in histories] == [2, 2]
 
 
 @pytest.mark.slow

@@ -1,0 +1,70 @@
+"""What else reaches a speed: analyses in which masks, or the order of a pair, count differently.
+
+The planner weighs what is lost before any training. Training brings back more of what ranks lose
+than of what masks lose (docs/ablation.md), by how much depends on the network: a race finds out.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+from espace_tf.records.analysis import Analysis
+from espace_tf.records.option import Option
+from espace_tf.records.plan import Plan
+
+FIRST = "as planned"
+# What masks count in the plan between those of ranks alone and of masks as they are.
+_BETWEEN = 3.0
+
+
+def contenders(analysis: Analysis, first: Plan, count: int) -> dict[str, Analysis]:
+    """Analyses whose plans of one speed differ, by what makes them differ.
+
+    Args:
+        analysis: of the network.
+        first: its plan as it is, the first of them.
+        count: how many, at most 4.
+
+    Returns:
+        "as planned", "ranks only", "masks count 3 times", "other orders", or the first of them.
+    """
+    made = {
+        FIRST: lambda options, path: options,
+        "ranks only": lambda options, path: _weighted(options, math.inf),
+        f"masks count {_BETWEEN:g} times": lambda options, path: _weighted(options, _BETWEEN),
+        "other orders": lambda options, path: _reordered(options, path, first),
+    }
+    return {name: _changed(analysis, made[name]) for name in list(made)[:count]}
+
+
+def _changed(
+    analysis: Analysis, change: Callable[[Sequence[Option], str], Sequence[Option]]
+) -> Analysis:
+    sites = {
+        path: dataclasses.replace(site, options=tuple(change(site.options, path)))
+        for path, site in analysis.sites.items()
+    }
+    return dataclasses.replace(analysis, sites=sites)
+
+
+def _weighted(options: Sequence[Option], weight: float) -> list[Option]:
+    """Options in which what a mask adds to the damage of its rank counts so many times."""
+    ranks = {(each.rank, each.order): each.damage for each in options if each.family is None}
+    if weight == math.inf:
+        return [each for each in options if each.family is None]
+    found = []
+    for each in options:
+        if each.family is not None:
+            alone = ranks.get((each.rank, each.order), 0.0) if each.rank else 0.0
+            masked = max(each.damage - alone, 0.0)
+            each = dataclasses.replace(each, damage=alone + weight * masked)
+        found.append(each)
+    return found
+
+
+def _reordered(options: Sequence[Option], path: str, first: Plan) -> list[Option]:
+    """Without the pairs of the order that the first plan gives this layer, if it has others."""
+    chosen = first.layers.get(path)
+    taken = None if chosen is None or chosen.rank is None else chosen.order
+    others = [each for each in options if each.rank is None or each.order != taken]
+    return others if any(each.rank for each in others) else list(options)
