@@ -34,6 +34,7 @@ if _find_spec("tensorflow") is not None and _find_spec("keras") is not None:
     from espace_tf import callbacks, keras_layers, schedules
     from espace_tf import kernels as ops
     from espace_tf.analysis.analyze import analyze
+    from espace_tf.deploy.export_onnx import export_onnx
     from espace_tf.deploy.export_saved_model import export_saved_model
     from espace_tf.deploy.export_tflite import export_tflite
     from espace_tf.pipeline import compress, compress_in_stages
@@ -53,6 +54,7 @@ if _find_spec("tensorflow") is not None and _find_spec("keras") is not None:
         "callbacks",
         "compress",
         "compress_in_stages",
+        "export_onnx",
         "export_saved_model",
         "export_tflite",
         "fine_tune",

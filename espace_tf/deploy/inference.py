@@ -45,6 +45,18 @@ def traced(
 ) -> Any:
     """The model at inference as a concrete function of plain TensorFlow operations.
 
+    Arguments as for `to_trace`.
+    """
+    function, specs = to_trace(model, inputs, outputs, shapes)
+    with kernels.plain():
+        return function.get_concrete_function(*specs)
+
+
+def to_trace(
+    model: Any, inputs: Sequence[str], outputs: Sequence[str], shapes: Sequence[Any] | None = None
+) -> tuple[Any, list[tf.TensorSpec]]:
+    """The model at inference as a function, and what it is to be traced with.
+
     Args:
         model: a Keras model with known inputs.
         inputs: what its tensor arguments are called, in the order of `model.inputs`.
@@ -63,8 +75,7 @@ def traced(
         with tf.name_scope("model"):
             return dict(zip(outputs, graph.call(model, tensors), strict=True))
 
-    with kernels.plain():
-        return tf.function(infer, autograph=False).get_concrete_function(*specs)
+    return tf.function(infer, autograph=False), specs
 
 
 def save(module: tf.Module, path: str, function: Any) -> None:

@@ -23,6 +23,7 @@ def convert(
     quantize: str | None = None,
     examples: list[list[np.ndarray]] | None = None,
     tried: list[np.ndarray] | None = None,
+    integer: bool = False,
 ) -> bytes:
     """The content of a TensorFlow Lite file for a model as it is, batch size open.
 
@@ -32,13 +33,14 @@ def convert(
         examples: batches of inputs, each a list with one array per model input; "int8" needs them.
         tried: a batch that the model runs on, of whose size it is tried again, to know the reason,
             if a model that leaves the size of its inputs open cannot be converted.
+        integer: of "int8", whether inputs and outputs are integers, too.
 
     Raises:
         ValueError: the model holds something that has no built-in operator.
     """
     shapes = [tensor.shape for tensor in model.inputs]
     try:
-        return _convert(model, shapes, quantize, examples)
+        return _convert(model, shapes, quantize, examples, integer)
     except _ConversionError as error:
         text = str(error)
         open_size = any(None in shape[1:] for shape in shapes)
@@ -60,7 +62,9 @@ class _ConversionError(Exception):
     """What TensorFlow's converter says, which raises bare Exception's children."""
 
 
-def _convert(model: Any, shapes: list[Any], quantize: str | None, examples: Any) -> bytes:
+def _convert(
+    model: Any, shapes: list[Any], quantize: str | None, examples: Any, integer: bool = False
+) -> bytes:
     token = reference.SHORT_INDICES.set(True)
     try:
         function = traced(model, input_names(model), output_names(model), shapes)
@@ -72,6 +76,8 @@ def _convert(model: Any, shapes: list[Any], quantize: str | None, examples: Any)
         save(tf.Module(), folder, function)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         _set_quantization(converter, quantize, input_names(model), examples)
+        if integer:
+            converter.inference_input_type = converter.inference_output_type = tf.int8
         with warnings.catch_warnings():
             # The converter warns of its own parts: nothing that the caller could change.
             warnings.simplefilter("ignore")

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from espace_tf.deploy import tflite
+from espace_tf.deploy import export_onnx, tflite
 from espace_tf.deploy.inference import inference_copy
 from espace_tf.network import graph
 from espace_tf.rewriting.strip import strip
@@ -87,10 +87,15 @@ class Runtime:
 
     def layer(self, layer: Any, shape: tuple[int, ...], threads: int | None) -> Call:
         """A call of one new layer on a batch of noise of this shape, to be timed; in float32."""
+        model, x = self._alone(layer, shape)
+        return functools.partial(self.run, self.prepare(model, [x], threads))
+
+    @staticmethod
+    def _alone(layer: Any, shape: tuple[int, ...]) -> tuple[keras.Model, np.ndarray]:
+        """A model of one layer, and noise for it."""
         layer.dtype_policy = "float32"
         model = keras.Sequential([keras.Input(shape[1:], dtype="float32"), layer])
-        x = np.random.default_rng(0).random(shape, np.float32)
-        return functools.partial(self.run, self.prepare(model, [x], threads))
+        return model, np.random.default_rng(0).random(shape, np.float32)
 
     def nothing(self, threads: int | None) -> Call:
         """A call of a network that does next to nothing: what calling costs."""
@@ -155,7 +160,86 @@ class _LiteRT(Runtime):
         return [interpreter.get_tensor(index) for index in outputs]
 
 
-RUNTIMES = {"tf": _TensorFlow(), "litert": _LiteRT()}
+class _LiteRTInt8(_LiteRT):
+    """The same with integer kernels, whose time does not depend on how good the ranges are."""
+
+    def prepare(self, model: Any, inputs: Sequence[np.ndarray], threads: int | None) -> Any:
+        return self._prepared(model, inputs, threads, integer=False)
+
+    def _prepared(self, model: Any, inputs: Any, threads: int | None, integer: bool) -> Any:
+        given = list(inputs)
+        content = tflite.convert(model, quantize="int8", examples=[given], integer=integer)
+        if integer:
+            given = [np.zeros(array.shape, np.int8) for array in given]
+        return tflite.prepare(model, content, given, threads=threads)
+
+    def layer(self, layer: Any, shape: tuple[int, ...], threads: int | None) -> Call:
+        """With integers as input and output: only a whole network turns floats into such."""
+        model, x = self._alone(layer, shape)
+        return functools.partial(self.run, self._prepared(model, [x], threads, integer=True))
+
+
+class _OnnxRuntime(Runtime):
+    """An ONNX file, in ONNX Runtime on CPUs."""
+
+    def prepare(self, model: Any, inputs: Sequence[np.ndarray], threads: int | None) -> Any:
+        content = export_onnx.convert(model, [array.shape for array in inputs])
+        session = export_onnx.session(content, threads)
+        binding = session.io_binding()
+        for name, array in zip(_names(session.get_inputs()), inputs, strict=True):
+            binding.bind_cpu_input(name, array)
+        for name in tflite.output_names(model):
+            binding.bind_output(name)
+        return session, binding
+
+    def run(self, prepared: Any) -> None:
+        session, binding = prepared
+        session.run_with_iobinding(binding)
+
+    def outputs(self, prepared: Any) -> Sequence[Any]:
+        self.run(prepared)
+        return prepared[1].copy_outputs_to_cpu()
+
+
+class _OpenVino(Runtime):
+    """An ONNX file, in OpenVINO on CPUs, computing in float32 where it would choose 16 bits."""
+
+    def prepare(self, model: Any, inputs: Sequence[np.ndarray], threads: int | None) -> Any:
+        import openvino
+
+        content = export_onnx.convert(model, [array.shape for array in inputs])
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        core = openvino.Core()
+        request = core.compile_model(core.read_model(content), "CPU", settings)
+        request = request.create_infer_request()
+        for index, array in enumerate(inputs):
+            request.set_input_tensor(index, openvino.Tensor(array))
+        return request, tflite.output_names(model)
+
+    def run(self, prepared: Any) -> None:
+        request, _ = prepared
+        request.start_async()
+        request.wait()
+
+    def outputs(self, prepared: Any) -> Sequence[Any]:
+        self.run(prepared)
+        request, names = prepared
+        return [request.get_tensor(name).data for name in names]
+
+
+def _names(values: Sequence[Any]) -> list[str]:
+    return [value.name for value in values]
+
+
+RUNTIMES = {
+    "tf": _TensorFlow(),
+    "litert": _LiteRT(),
+    "litert-int8": _LiteRTInt8(),
+    "onnxruntime": _OnnxRuntime(),
+    "openvino": _OpenVino(),
+}
 
 
 class _Given(Runtime):

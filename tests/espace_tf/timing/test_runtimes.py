@@ -1,6 +1,7 @@
 """Every runtime computes what the model does; users' own are called as they are documented."""
 
 import doctest
+import importlib.util
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow as tf
 import espace_tf
 from espace_tf.config import RUNTIMES, EspaceConfig
 from espace_tf.deploy import comparison
+from espace_tf.keras_layers import DecomposedConv2D
 from espace_tf.records.analysis import Analysis
 from espace_tf.records.plan import Plan
 from espace_tf.timing import runtimes
@@ -29,7 +31,8 @@ def test_a_runner_computes_what_the_model_does(runtime):
     arrays = comparison.noise(model, 2)
     run, outputs = runtimes.runner(model, arrays, runtime, None if runtime == "tf" else 1)
     run()
-    np.testing.assert_allclose(outputs()[0], model(arrays[0]), atol=1e-5)
+    atol = 2e-2 if runtime == "litert-int8" else 1e-5
+    np.testing.assert_allclose(outputs()[0], model(arrays[0]), atol=atol)
 
 
 def test_noise_needs_a_known_size_and_is_the_same_every_time():
@@ -45,6 +48,27 @@ def test_threads_are_refused_once_tensorflow_computes():
     tf.constant(1.0) + 1.0
     with pytest.raises(ValueError, match="threads=77 must be set before"):
         runtimes.set_threads(77)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_single_layer_runs_everywhere(runtime):
+    options = {"rank": 3, "padding": "same", "positions": range(0, 36, 2), "activation": "relu"}
+    layer = DecomposedConv2D(8, 3, **options)
+    assert runtimes.find(runtime).layer(layer, (2, 6, 6, 4), None)() is None
+    runtimes.nothing(runtime, None)()
+
+
+@pytest.mark.parametrize(
+    ("runtime", "package", "extra"),
+    [("onnxruntime", "tf2onnx", "onnx"), ("openvino", "openvino", "openvino")],
+)
+def test_what_is_not_installed_is_named_with_its_extra(runtime, package, extra, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == package else find(name)
+    )
+    with pytest.raises(ImportError, match=rf"{package} must be .*install 'espace_tf\[{extra}\]'"):
+        espace_tf.benchmark(network(), runtime=runtime)
 
 
 class Slow:
