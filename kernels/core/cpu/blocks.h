@@ -104,10 +104,24 @@ struct Destinations {
   }
 };
 
+// As CopyTaps, with so few channels that a call for each tap is what would take long.
+template <int CHANNELS>
+void CopyThinTaps(const int32_t* reads, int64_t taps, const float* image, int64_t stride,
+                  float* to) {
+  static constexpr float kZeros[CHANNELS] = {};
+  for (int64_t t = 0; t < taps; ++t, to += CHANNELS) {
+    std::memcpy(to, reads[t] < 0 ? kZeros : image + reads[t] * stride, sizeof(kZeros));
+  }
+}
+
 // Writes [taps, channels]: what these taps of one position read; neighbouring rows as one piece.
 // stride: floats from one input row to the next.
 inline void CopyTaps(const int32_t* reads, int64_t taps, int64_t channels, const float* image,
                      int64_t stride, float* to) {
+  if (channels == 1) return CopyThinTaps<1>(reads, taps, image, stride, to);
+  if (channels == 2) return CopyThinTaps<2>(reads, taps, image, stride, to);
+  if (channels == 3) return CopyThinTaps<3>(reads, taps, image, stride, to);
+  if (channels == 4) return CopyThinTaps<4>(reads, taps, image, stride, to);
   for (int64_t t = 0; t < taps;) {
     int64_t run = 1;
     if (reads[t] < 0) {

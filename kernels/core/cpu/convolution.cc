@@ -13,7 +13,7 @@ constexpr int64_t kBlockPointers = 1 << 17, kBlockFloats = 1 << 20;
 constexpr int32_t kZeros = -1, kScattered = -2;
 
 // Below this many channels a tap is too short a loop.
-constexpr int64_t kFewChannels = 16;
+constexpr int64_t kFewChannels = 8;
 
 // How many taps to take as one. With few channels: those of a kernel's row, which read neighbouring
 // input rows almost everywhere; all of them where no such run is found. A few positions are looked
@@ -101,7 +101,8 @@ void Convolution::Compute(const Operands& operands, int64_t begin, int64_t end, 
                   operands.bias + column,
                   operands.low,
                   operands.high,
-                  nullptr};
+                  nullptr,
+                  width};
     const int64_t tiles =
         CeilDiv(end - begin, variant_.rows(static_cast<int>(width / variant_.lanes)));
     for (int64_t i = 0; i < tiles; ++i) {
@@ -162,12 +163,26 @@ void Convolution::Spread(const Operands& operands, int64_t begin, int64_t end, i
 void Convolution::FindInputs(const Operands& operands, int64_t begin, int64_t end,
                              std::vector<const float*>& inputs, std::vector<float>& patches) const {
   inputs.resize((end - begin) * taps_);
-  float* patch = run_ == 1 ? nullptr : Scratch(patches, (end - begin) * taps_ * channels_);
   const float** to = inputs.data();
+  if (run_ > 1) return FindRunInputs(operands, begin, end, to, patches);
+  for (int64_t flat = begin; flat < end;) {  // what is of one image at once
+    const Position at(shape_, flat);
+    const int64_t rows = std::min(end - flat, shape_.computed - at.computed);
+    variant_.find({table_ + at.computed * taps_, rows * taps_, operands.in.at(at.image, 0),
+                   operands.in.row, zeros_.data(), to});
+    to += rows * taps_;
+    flat += rows;
+  }
+}
+
+// The same for runs of taps; those that do not lie one after the other are copied.
+void Convolution::FindRunInputs(const Operands& operands, int64_t begin, int64_t end,
+                                const float** to, std::vector<float>& patches) const {
+  float* patch = Scratch(patches, (end - begin) * taps_ * channels_);
   for (Position at(shape_, begin); at.flat < end; at.Next()) {
     const float* image = operands.in.at(at.image, 0);
     const int32_t* reads = table_ + at.computed * shape_.taps;
-    const int32_t* runs = run_ == 1 ? reads : runs_.data() + at.computed * taps_;
+    const int32_t* runs = runs_.data() + at.computed * taps_;
     for (int64_t t = 0; t < taps_; ++t) {
       if (runs[t] == kScattered) {
         CopyTaps(reads + t * run_, run_, shape_.channels, image, operands.in.row, patch);
@@ -189,26 +204,18 @@ void Convolution::RunTile(TileArgs& tile, int count, int64_t width, float* to,
   variant_.tile(count, static_cast<int>(width / variant_.lanes))(tile);
 }
 
-// Writes to the first destination: straight where whole vectors fit, through a buffer otherwise.
+// Writes to the first destination; what nobody shows to a buffer.
 void Convolution::RunTile(const Operands& operands, TileArgs& tile, int64_t row, int count,
                           int64_t column, int64_t width) const {
-  float buffer[kMaxTileRows * kMaxTileColumns];
+  float buffer[kMaxTileColumns];
   float* out[kMaxTileRows];
-  const int64_t columns = std::min(width, shape_.filters - column);
-  const Position first(shape_, row);
-  Position at = first;
+  Position at(shape_, row);
   for (int r = 0; r < count; ++r, at.Next()) {
-    const bool direct = columns == width && Shown(at) > 0;
-    out[r] = direct ? Output(operands, at, 0) + column : buffer + r * kMaxTileColumns;
+    out[r] = Shown(at) > 0 ? Output(operands, at, 0) + column : buffer;
   }
   tile.out = out;
+  tile.columns = std::min(width, shape_.filters - column);
   variant_.tile(count, static_cast<int>(width / variant_.lanes))(tile);
-  if (columns == width) return;
-  at = first;
-  for (int r = 0; r < count; ++r, at.Next()) {
-    if (Shown(at) == 0) continue;
-    std::memcpy(Output(operands, at, 0) + column, out[r], columns * sizeof(float));
-  }
 }
 
 int64_t Convolution::Shown(const Position& at) const {

@@ -77,6 +77,8 @@ class Convolution {
  private:
   void FindInputs(const Operands& operands, int64_t begin, int64_t end,
                   std::vector<const float*>& inputs, std::vector<float>& patches) const;
+  void FindRunInputs(const Operands& operands, int64_t begin, int64_t end, const float** to,
+                     std::vector<float>& patches) const;
   void RunTile(const Operands& operands, TileArgs& tile, int64_t row, int count, int64_t column,
                int64_t width) const;
   void RunTile(TileArgs& tile, int count, int64_t width, float* to, int64_t stride) const;

@@ -20,6 +20,7 @@ const Variant kVariant_avx2 = {
     ACCUMULATORS,
     MakeTable<TILE_ROWS * TILE_VECTORS>::kTiles,
     MakeTable<TILE_ROWS * TILE_VECTORS>::kOuters,
+    Find,
     Stream,
     [] {
       return static_cast<bool>(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"));

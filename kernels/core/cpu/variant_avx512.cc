@@ -20,6 +20,7 @@ const Variant kVariant_avx512 = {
     ACCUMULATORS,
     MakeTable<TILE_ROWS * TILE_VECTORS>::kTiles,
     MakeTable<TILE_ROWS * TILE_VECTORS>::kOuters,
+    Find,
     Stream,
     [] { return static_cast<bool>(__builtin_cpu_supports("avx512f")); }};
 

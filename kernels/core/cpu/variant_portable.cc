@@ -16,6 +16,7 @@ const Variant kVariant_portable = {"portable",
                                    ACCUMULATORS,
                                    MakeTable<TILE_ROWS * TILE_VECTORS>::kTiles,
                                    MakeTable<TILE_ROWS * TILE_VECTORS>::kOuters,
+                                   Find,
                                    nullptr,
                                    [] { return static_cast<bool>(true); }};
 

@@ -15,7 +15,7 @@ constexpr int kMaxTileColumns = 64;
 // One tile of an indirect matrix product: for r < rows, n < columns,
 //   out[r][n] = clamp(bias[n] + sum over t < taps, c < channels of
 //                     a[r * taps + t][c] * b[(t * channels + c) * b_stride + n], low, high).
-// Every row of b, bias and out has room for whole vectors.
+// Every row of b and bias has room for whole vectors.
 struct TileArgs {
   const float* const* a;
   int64_t taps;
@@ -26,6 +26,8 @@ struct TileArgs {
   float low;
   float high;
   float* const* out;  // one pointer per row
+  // Columns that are written: all of the tile's, unless its last vector reaches beyond the filter.
+  int64_t columns = kMaxTileColumns;
 };
 
 using TileFunction = void (*)(const TileArgs&);
@@ -54,6 +56,19 @@ struct StreamArgs {
 
 using StreamFunction = void (*)(const StreamArgs&);
 
+// The rows that entries of a table are numbers of: rows[i] = image + reads[i] * row for i < count;
+// zeros where reads[i] is -1.
+struct FindArgs {
+  const int32_t* reads;
+  int64_t count;
+  const float* image;
+  int64_t row;  // floats
+  const float* zeros;
+  const float** rows;
+};
+
+using FindFunction = void (*)(const FindArgs&);
+
 struct Variant {
   const char* name;
   int tile_rows;     // largest number of rows of a tile
@@ -63,7 +78,8 @@ struct Variant {
   // tile[rows - 1][vectors - 1]: vectors in 1..tile_vectors, rows in 1..rows(vectors).
   const TileFunction* tiles;
   const OuterFunction* outers;  // likewise
-  StreamFunction stream;        // null: no such instruction
+  FindFunction find;
+  StreamFunction stream;  // null: no such instruction
   bool (*supported)();
 
   int rows(int vectors) const { return std::min(tile_rows, accumulators / vectors); }
