@@ -33,7 +33,7 @@ REMEDY = (
 CORE = (
     *("program", "validate", "cpu/convolution", "cpu/masked_conv2d", "cpu/gradients"),
     *("cpu/depthwise", "cpu/pooling", "cpu/fused_graph", "cpu/channels", "cpu/variants"),
-    *("cpu/variant_portable", "cpu/channels_portable"),
+    *("cpu/windows", "cpu/variant_portable", "cpu/channels_portable"),
 )
 OPERATIONS = ("convolution_ops", "pool_op", "fused_graph_op")
 # One file per instruction set, compiled for it; the rest runs on every processor of the family.

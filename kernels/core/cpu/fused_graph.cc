@@ -20,6 +20,14 @@ constexpr int64_t kCacheFloats = 1 << 18;
 constexpr int64_t kPiecesPerThread = 4;
 // A pooling or a sum does one operation for each number that it loads.
 constexpr double kLoadCost = 8;
+// Floats that a sum of joined rows takes at once.
+constexpr size_t kLongRow = 2048;
+
+Windows::Kind WindowsKind(Kind kind) {
+  return kind == Kind::kMax       ? Windows::Kind::kMax
+         : kind == Kind::kAverage ? Windows::Kind::kAverage
+                                  : Windows::Kind::kDepthwise;
+}
 
 int64_t Nanoseconds() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(
@@ -173,6 +181,15 @@ class FusedGraph::Call {
   // Steps whose channels do not mix, rows [begin, end) of the flattened [images, computed].
   void Combine(size_t s, const Images& images, int64_t begin, int64_t end) const {
     const Program::Step& step = program_.steps[s];
+    if (Kind::kSum == step.kind && JoinedSum(step, images, begin, end)) return;
+    if (graph_.steps_[s].windows != nullptr) {
+      const Bounds bounds(step.activation);
+      return graph_.steps_[s].windows->Compute(
+          {Read(step.ins[0], images), Write(step.out, images),
+           step.filter < 0 ? nullptr : Given(step.filter),
+           step.bias < 0 ? nullptr : Given(step.bias), bounds.low, bounds.high},
+          begin, end);
+    }
     const ConvShape shape = program_.Shape(step);
     const View<float> out = Write(step.out, images);
     const Destinations& destinations = *graph_.steps_[s].destinations;
@@ -195,6 +212,39 @@ class FusedGraph::Call {
       }
       Show(step, shape, destinations, rows, factors, at, out);
     }
+  }
+
+  // A sum of whole maps whose rows follow each other without a gap, as long rows. Returns whether
+  // it is one.
+  bool JoinedSum(const Program::Step& step, const Images& images, int64_t begin,
+                 int64_t end) const {
+    const Program::Tensor& to = program_.tensors[step.out];
+    bool joined = step.filter < 0 && step.bias < 0 && to.stride == to.channels;
+    for (int64_t in : step.ins) {
+      const Program::Tensor& each = program_.tensors[in];
+      joined &= each.stride == to.channels && each.rows == to.rows;
+    }
+    if (!joined) return false;
+    const int64_t longest = static_cast<int64_t>(graph_.ones_.size());
+    const std::vector<const float*> factors(step.ins.size(), graph_.ones_.data());
+    std::vector<const float*> rows(step.ins.size());
+    const View<float> out = Write(step.out, images);
+    const Bounds bounds(step.activation);
+    for (int64_t row = begin; row < end;) {
+      const int64_t image = row / to.rows, first = row % to.rows * to.channels;
+      const int64_t floats = std::min(end - row, to.rows - row % to.rows) * to.channels;
+      for (int64_t at = first; at < first + floats; at += longest) {
+        for (size_t i = 0; i < rows.size(); ++i) {
+          rows[i] = Read(step.ins[i], images).at(image, 0) + at;
+        }
+        ChannelsOf(graph_.variant_)
+            .weigh({rows.data(), static_cast<int64_t>(rows.size())}, factors.data(), nullptr,
+                   bounds.low, bounds.high, std::min(longest, first + floats - at),
+                   out.at(image, 0) + at);
+      }
+      row += floats / to.channels;
+    }
+    return true;
   }
 
   // Computes one row and copies it to all rows that show it.
@@ -277,7 +327,7 @@ FusedGraph::FusedGraph(const Variant& variant, Program program, double piece_cos
   for (const Program::Step& step : program_.steps) {
     const ConvShape shape = program_.Shape(step);
     const int32_t *table = program_.Values(step.table), *spread = program_.Values(step.spread);
-    Prepared prepared{nullptr, nullptr,
+    Prepared prepared{nullptr, nullptr, nullptr,
                       static_cast<double>(shape.computed) * static_cast<double>(shape.taps) *
                           static_cast<double>(shape.channels)};
     if (step.kind == Kind::kConvolve) {
@@ -289,9 +339,15 @@ FusedGraph::FusedGraph(const Variant& variant, Program program, double piece_cos
       is_packed_[step.filter] = true;
       if (step.bias >= 0) is_packed_[step.bias] = true;
     } else {
-      prepared.destinations = std::make_unique<Destinations>(shape, spread);
+      if (step.kind != Kind::kSum && shape.taps <= Windows::kMostTaps) {
+        prepared.windows = std::make_unique<Windows>(variant, WindowsKind(step.kind), shape, table,
+                                                     spread);
+      } else {
+        prepared.destinations = std::make_unique<Destinations>(shape, spread);
+      }
       prepared.cost *= kLoadCost * static_cast<double>(step.ins.size());
-      ones_.resize(std::max<size_t>(ones_.size(), shape.channels), 1.0f);
+      ones_.resize(std::max<size_t>({ones_.size(), kLongRow, static_cast<size_t>(shape.channels)}),
+                   1.0f);
     }
     cost_ += prepared.cost;
     steps_.push_back(std::move(prepared));

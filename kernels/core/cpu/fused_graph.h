@@ -11,6 +11,7 @@
 #include "core/cpu/channels.h"
 #include "core/cpu/convolution.h"
 #include "core/cpu/variants.h"
+#include "core/cpu/windows.h"
 #include "core/params.h"
 #include "core/program.h"
 
@@ -57,6 +58,7 @@ class FusedGraph {
   // What is found out once about a step.
   struct Prepared {
     std::unique_ptr<Convolution> convolution;
+    std::unique_ptr<Windows> windows;
     std::unique_ptr<Destinations> destinations;
     double cost;  // about the multiply-accumulates per image
   };
