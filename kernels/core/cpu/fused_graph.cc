@@ -23,6 +23,16 @@ constexpr double kLoadCost = 8;
 // Floats that a sum of joined rows takes at once.
 constexpr size_t kLongRow = 2048;
 
+// Looks at what another thread has yet to do, some microseconds, before this one makes room for
+// others: on a busy machine they may be what it waits for.
+constexpr int kSpins = 512;
+
+void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
 Windows::Kind WindowsKind(Kind kind) {
   return kind == Kind::kMax       ? Windows::Kind::kMax
          : kind == Kind::kAverage ? Windows::Kind::kAverage
@@ -49,9 +59,9 @@ class Counted {
 
 }  // namespace
 
-// One call. With many images, pieces are groups of images and every thread takes its own through
-// all steps. With few, the pieces of each step are divided among the threads, and none begins
-// the next step before all are done with this one.
+// One call. First every thread takes images of its own through all steps, a group at a time. Images
+// that are too few for one each go through the steps together: the pieces of each step are divided
+// among the threads, and none begins the next step before all are done with this one.
 class FusedGraph::Call {
  public:
   Call(const FusedGraph& graph, int64_t batch, const std::vector<const float*>& inputs,
@@ -65,29 +75,31 @@ class FusedGraph::Call {
         packed_(packed),
         outputs_(outputs),
         threads_(std::max(threads, 1)),
-        by_image_(batch >= 2 * threads_ || threads_ == 1),
+        alone_(batch >= 2 * threads_ ? batch : batch / threads_ * threads_),
         images_(ImagesAtOnce()),
-        scratch_size_(program_.scratch * (by_image_ ? images_ * threads_ : batch)),
+        groups_(CeilDiv(alone_, images_)),
+        scratch_size_(program_.scratch * (std::min(groups_, threads_) * images_ + batch - alone_)),
         scratch_(graph.TakeScratch(scratch_size_)),
-        next_(by_image_ ? 1 : program_.steps.size()),
+        next_(alone_ < batch ? program_.steps.size() : 0),
         done_(next_.size()),
         nanoseconds_(timed ? program_.steps.size() : 0),
-        start_(Now()) {}
+        ends_(timed ? next_.size() : 0) {}
 
   ~Call() { graph_.ReturnScratch(scratch_size_, std::move(scratch_)); }
 
   void Run(const ParallelFor& parallel_for) {
     parallel_for(threads_, [this](int64_t begin, int64_t end) {
       for (int64_t thread = begin; thread < end; ++thread) {
-        by_image_ ? ByImage(thread) : ByStep();
+        Alone();
+        Together();
       }
     });
   }
 
   void Times(int64_t* nanoseconds) const {
     for (size_t s = 0; s < nanoseconds_.size(); ++s) {
-      nanoseconds[s] = by_image_ ? nanoseconds_[s] / threads_
-                                 : nanoseconds_[s] - (s == 0 ? start_ : nanoseconds_[s - 1].load());
+      nanoseconds[s] = nanoseconds_[s] / threads_;
+      if (!ends_.empty()) nanoseconds[s] += ends_[s] - (s == 0 ? start_ : ends_[s - 1]).load();
     }
   }
 
@@ -100,15 +112,17 @@ class FusedGraph::Call {
 
   int64_t ImagesAtOnce() const {
     const int64_t fit = kCacheFloats / std::max(program_.scratch, int64_t{1});
-    return std::clamp(std::min(fit, batch_ / (2 * threads_)), int64_t{1}, kMostImages);
+    return std::clamp(std::min(fit, alone_ / (2 * threads_)), int64_t{1}, kMostImages);
   }
 
-  void ByImage(int64_t thread) {
-    const int64_t groups = CeilDiv(batch_, images_);
-    float* scratch = scratch_.get() + thread * images_ * program_.scratch;
-    int64_t group;
-    while ((group = next_[0].fetch_add(1)) < groups) {
-      const int64_t first = batch_ * group / groups, next = batch_ * (group + 1) / groups;
+  // Groups of images that no other thread has, until there are none; each thread that takes one has
+  // memory of its own.
+  void Alone() {
+    int64_t group = next_group_.fetch_add(1);
+    if (group >= groups_) return;
+    float* scratch = scratch_.get() + next_thread_.fetch_add(1) * images_ * program_.scratch;
+    for (; group < groups_; group = next_group_.fetch_add(1)) {
+      const int64_t first = alone_ * group / groups_, next = alone_ * (group + 1) / groups_;
       for (size_t s = 0; s < program_.steps.size(); ++s) {
         const int64_t start = Now();
         Piece(s, {first, next - first, scratch}, 0, 1);
@@ -121,17 +135,21 @@ class FusedGraph::Call {
   // nobody has, and waits for those only that another one is working on. So it does not matter how
   // many of the threads there are, nor in which order they come. A piece without memory counts as
   // done, since others may be waiting for it; its exception leaves the rest to them.
-  void ByStep() {
-    for (size_t s = 0; s < program_.steps.size(); ++s) {
+  void Together() {
+    const int64_t count = batch_ - alone_;
+    const Images images{alone_, count, scratch_.get() + scratch_size_ - count * program_.scratch};
+    int64_t never = 0;
+    start_.compare_exchange_strong(never, Now());
+    for (size_t s = 0; s < next_.size(); ++s) {
       const int64_t pieces = Pieces(s);
       int64_t piece;
       while ((piece = next_[s].fetch_add(1)) < pieces) {
         const Counted done(done_[s]);
-        Piece(s, {0, batch_, scratch_.get()}, piece, pieces);
-        if (timed()) nanoseconds_[s] = Now();  // before it is done: the next step ends later
+        Piece(s, images, piece, pieces);
+        if (timed()) ends_[s] = Now();  // before it is done: the next step ends later
       }
       for (int spins = 0; done_[s].load(std::memory_order_acquire) < pieces; ++spins) {
-        if (spins > 4096) std::this_thread::yield();
+        spins < kSpins ? Pause() : std::this_thread::yield();
       }
     }
   }
@@ -140,7 +158,8 @@ class FusedGraph::Call {
   int64_t Now() const { return timed() ? Nanoseconds() : 0; }
 
   int64_t Pieces(size_t s) const {
-    const double worth = static_cast<double>(batch_) * graph_.steps_[s].cost / graph_.piece_cost_;
+    const double worth =
+        static_cast<double>(batch_ - alone_) * graph_.steps_[s].cost / graph_.piece_cost_;
     return static_cast<int64_t>(
         std::clamp(worth, 1.0, static_cast<double>(kPiecesPerThread * threads_)));
   }
@@ -310,13 +329,16 @@ class FusedGraph::Call {
   const Packed& packed_;
   const std::vector<float*>& outputs_;
   const int64_t threads_;
-  const bool by_image_;
-  const int64_t images_;  // of one thread at once
+  const int64_t alone_;   // the first images, each of one thread
+  const int64_t images_;  // of a group of them
+  const int64_t groups_;
   const int64_t scratch_size_;
   AlignedFloats scratch_;
-  std::vector<std::atomic<int64_t>> next_, done_;  // pieces, by step
-  std::vector<std::atomic<int64_t>> nanoseconds_;  // by step
-  const int64_t start_;
+  std::atomic<int64_t> next_group_{0}, next_thread_{0};
+  std::vector<std::atomic<int64_t>> next_, done_;  // pieces of the other images, by step
+  std::vector<std::atomic<int64_t>> nanoseconds_;  // of threads alone, by step
+  std::vector<std::atomic<int64_t>> ends_;         // of steps together
+  std::atomic<int64_t> start_{0};                  // of the first of them
 };
 
 FusedGraph::FusedGraph(const Variant& variant, Program program, double piece_cost)

@@ -27,7 +27,7 @@ class FusedGraph {
   };
 
   // Multiply-accumulates worth waking another thread for.
-  static constexpr double kPieceCost = 1e6;
+  static constexpr double kPieceCost = 2e5;
 
   // program: what ParseProgram accepted. piece_cost: of the pieces that a step is divided into when
   // a call has fewer images than threads.
