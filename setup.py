@@ -3,6 +3,7 @@
 keras_layers/ and kernels/ install inside espace_tf. The operator's binary is compiled against the
 TensorFlow that is installed where this runs; without it, or without a compiler, the package is pure
 Python and runs plain TensorFlow. `pip install --no-build-isolation .` lets pip see the TensorFlow.
+The delegate for LiteRT needs the compiler alone.
 Where nvcc is found as well, and that TensorFlow is built with CUDA, a second binary for GPUs, which
 is experimental, is compiled for the compute capabilities in ESPACE_TF_CUDA_ARCHITECTURES ("" for
 none; where it is not set, "80 90" on a machine with a GPU).
@@ -26,15 +27,18 @@ except ImportError:  # setuptools below 70.1
     from wheel.bdist_wheel import bdist_wheel
 
 REMEDY = (
-    "espace_tf will run plain TensorFlow operations, which is right but slower. For the native "
-    "operator have TensorFlow and a C++17 compiler (g++ or clang++) installed, then run "
-    "`make native` in a checkout, or `pip install --no-build-isolation .`"
+    "espace_tf will run plain TensorFlow operations, which is right but slower, and export files "
+    "for LiteRT with built-in operators only. For the native operator and the delegate have "
+    "TensorFlow and a C++17 compiler (g++ or clang++) installed, then run `make native` in a "
+    "checkout, or `pip install --no-build-isolation .`"
 )
 CORE = (
     *("program", "validate", "cpu/convolution", "cpu/masked_conv2d", "cpu/gradients"),
     *("cpu/depthwise", "cpu/pooling", "cpu/fused_graph", "cpu/channels", "cpu/variants"),
     *("cpu/windows", "cpu/variant_portable", "cpu/channels_portable"),
 )
+# The delegate for LiteRT needs the core and no TensorFlow.
+DELEGATE = ("delegate", "stretch", "team")
 OPERATIONS = ("convolution_ops", "pool_op", "fused_graph_op")
 # One file per instruction set, compiled for it; the rest runs on every processor of the family.
 AVX2, AVX512 = ["-mavx2", "-mfma"], ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mfma"]
@@ -58,17 +62,15 @@ CUDA_ARCHITECTURES = os.environ.get(
 
 
 class NativeExtension(Extension):
-    """The TensorFlow operation; optional, so that a failure to build it is not fatal."""
+    """The core with a glue; optional, so that a failure to build it is not fatal."""
 
-    def __init__(self):
+    def __init__(self, name, folder, glue):
         intel = platform.machine() in ("x86_64", "AMD64")
         core = [*CORE, *(INSTRUCTION_SETS if intel else ())]
-        sources = [f"kernels/core/{name}.cc" for name in core]
-        sources += [f"kernels/tf/{name}.cc" for name in OPERATIONS]
+        sources = [f"kernels/core/{each}.cc" for each in core]
+        sources += [f"kernels/{folder}/{each}.cc" for each in glue]
         headers = [str(path) for path in Path("kernels").glob("**/*.[hi]*")]
-        super().__init__(
-            "espace_tf.kernels._masked_conv2d", sources, depends=headers, optional=True
-        )
+        super().__init__(f"espace_tf.kernels.{name}", sources, depends=headers, optional=True)
 
 
 class GpuExtension(Extension):
@@ -82,16 +84,28 @@ class GpuExtension(Extension):
 
 
 class BuildNative(build_ext):
-    """Compiles against the installed TensorFlow; the file is named after its minor version."""
+    """Compiles the delegate for LiteRT, and the operations against the installed TensorFlow."""
+
+    def initialize_options(self):
+        """Nothing is compiled yet."""
+        super().initialize_options()
+        self.objects = {}  # by source: extensions share the core's
 
     def get_ext_filename(self, name):
-        """Where the binary goes: no suffix of a Python version, since it holds no Python."""
-        return str(Path(*name.split("."))) + f".tf{tensorflow_minor()}.so"
+        """Where the binary goes: no suffix of a Python version, since it holds no Python.
+
+        What TensorFlow is to load is named after the minor version of that.
+        """
+        suffix = "" if name.endswith("_litert") else f".tf{tensorflow_minor()}"
+        return str(Path(*name.split("."))) + f"{suffix}.so"
 
     def build_extension(self, extension):
         """Compiles each file for its instruction set, and links; nothing if nothing has changed."""
         target = self.get_ext_fullpath(extension.name)
         if not self.force and not newer_group([*extension.sources, *extension.depends], target):
+            return
+        if extension.name.endswith("_litert"):
+            self.build_cpu(extension, target, [], [])
             return
         try:
             import tensorflow as tf
@@ -102,25 +116,28 @@ class BuildNative(build_ext):
             if tf.test.is_built_with_cuda():
                 self.build_gpu(extension, target, tf.sysconfig)
             return
+        sysconfig = tf.sysconfig
+        self.build_cpu(extension, target, sysconfig.get_compile_flags(), sysconfig.get_link_flags())
+
+    def build_cpu(self, extension, target, compile_flags, link_flags):
+        """Compiles what no other extension has, and links; compile_flags are those of the glue."""
 
         def compile_one(source: str) -> list[str]:
             name = source.removeprefix("kernels/core/").removesuffix(".cc")
-            extra = INSTRUCTION_SETS.get(name, [])
-            if "/tf/" in source:
-                extra = tf.sysconfig.get_compile_flags()
-            flags = ["-O3", "-g0", "-std=c++17", "-fPIC", "-w", "-Ikernels", *extra]
+            own = INSTRUCTION_SETS.get(name, []) if "/core/" in source else compile_flags
+            # Two binaries of one process hold the core: each is to find its own, hidden from all.
+            hidden = [] if "/tf/" in source else ["-fvisibility=hidden"]
+            flags = ["-O3", "-g0", "-std=c++17", "-fPIC", "-w", "-Ikernels", *hidden, *own]
             return self.compiler.compile([source], output_dir=self.build_temp, extra_postargs=flags)
 
         try:
             with ThreadPoolExecutor() as pool:
-                objects = [
-                    name for names in pool.map(compile_one, extension.sources) for name in names
-                ]
+                missing = [source for source in extension.sources if source not in self.objects]
+                self.objects.update(zip(missing, pool.map(compile_one, missing), strict=True))
+            objects = [name for source in extension.sources for name in self.objects[source]]
+            postargs = [*link_flags, "-pthread"]
             self.compiler.link_shared_object(
-                objects,
-                target,
-                extra_postargs=[*tf.sysconfig.get_link_flags(), "-pthread"],
-                target_lang="c++",
+                objects, target, extra_postargs=postargs, target_lang="c++"
             )
         except CCompilerError as error:
             raise CompileError(f"the C++ compiler failed ({error}). {REMEDY}") from error
@@ -158,7 +175,7 @@ class Wheel(bdist_wheel):
 
     def get_tag(self):
         """(python, abi, platform)."""
-        if any(Path(self.bdist_dir).glob("**/_masked_conv2d.tf*.so")):
+        if any(Path(self.bdist_dir).glob("espace_tf/kernels/*.so")):
             return "py3", "none", super().get_tag()[2]
         return "py3", "none", "any"
 
@@ -174,6 +191,11 @@ def tensorflow_minor() -> str:
 
 
 gpu_wanted = bool(CUDA_ARCHITECTURES and shutil.which("nvcc"))
+extensions = [
+    NativeExtension("_litert", "litert", DELEGATE),
+    NativeExtension("_masked_conv2d", "tf", OPERATIONS),
+    *([GpuExtension()] if gpu_wanted else []),
+]
 setup(
     package_dir={
         "espace_tf": "espace_tf",
@@ -185,6 +207,6 @@ setup(
         *("espace_tf.keras_layers", "espace_tf.kernels"),
     ],
     package_data={"espace_tf": ["py.typed"], "espace_tf.reports": ["templates/*.html"]},
-    ext_modules=[NativeExtension(), *([GpuExtension()] if gpu_wanted else [])],
+    ext_modules=extensions,
     cmdclass={"build_ext": BuildNative, "bdist_wheel": Wheel},
 )

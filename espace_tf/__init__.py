@@ -31,7 +31,7 @@ __all__ = [
 # A saved analysis can be planned on a machine without TensorFlow; everything else needs it. Keras
 # finds the layers in a saved model because this import registers them.
 if _find_spec("tensorflow") is not None and _find_spec("keras") is not None:
-    from espace_tf import callbacks, keras_layers, schedules
+    from espace_tf import callbacks, keras_layers, litert, schedules
     from espace_tf import kernels as ops
     from espace_tf.analysis.analyze import analyze
     from espace_tf.deploy.export_onnx import export_onnx
@@ -59,6 +59,7 @@ if _find_spec("tensorflow") is not None and _find_spec("keras") is not None:
         "export_tflite",
         "fine_tune",
         "keras_layers",
+        "litert",
         "ops",
         "reestimate_batch_norm",
         "report",

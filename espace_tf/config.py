@@ -40,6 +40,7 @@ _ONNX = {"onnx": "onnx", "tf2onnx": "tf2onnx"}
 RUNTIMES = {
     "tf": KnownRuntime("TensorFlow"),
     "litert": KnownRuntime("LiteRT", "litert", _LITERT),
+    "litert-fused": KnownRuntime("LiteRT with native kernels", "litert", _LITERT),
     "litert-int8": KnownRuntime("LiteRT, int8", "litert", _LITERT),
     "onnxruntime": KnownRuntime("ONNX Runtime", "onnx", _ONNX | {"onnxruntime": "onnxruntime"}),
     "openvino": KnownRuntime("OpenVINO", "openvino", _ONNX | {"openvino": "openvino"}),
@@ -61,8 +62,9 @@ class EspaceConfig:
         profile: "default", the best this library knows; "faithful", the published method's nearest
             proxies (plain factors, ranks by energy, one keep for all impact masks).
         runtime: what the time is measured on: "tf" (a traced tf.function), "litert" (TFLite),
-            "litert-int8" (the same with weights and activations in 8 bits), "onnxruntime",
-            "openvino", or an object with the three methods of `espace_tf.timing.runtimes.Runtime`.
+            "litert-fused" (the same with the delegate of `espace_tf.litert`), "litert-int8" (with
+            weights and activations in 8 bits), "onnxruntime", "openvino", or an object with the
+            three methods of `espace_tf.timing.runtimes.Runtime`.
         batch_size: images per call when time is measured.
         threads: CPU threads when time is measured; None leaves the runtime's own choice.
         input_size: (H, W) that time is measured at, of inputs whose size the model leaves open;

@@ -1,7 +1,8 @@
 """A stretch of a network that runs as one native operation at inference."""
 
+import contextvars
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -9,6 +10,12 @@ import tensorflow as tf
 from espace_tf.keras_layers.texts import read_words, write_words
 from espace_tf.kernels.fused import FusedGraphCall, fused_operations
 from espace_tf.kernels.program import Program
+
+# Set while a model is traced for a file that holds its fused graphs as something else: called with
+# the layer and its inputs for its outputs.
+STAND_IN: contextvars.ContextVar[Callable | None] = contextvars.ContextVar(
+    "espace_tf_stand_in", default=None
+)
 
 
 @keras.saving.register_keras_serializable("espace_tf")
@@ -95,8 +102,11 @@ class FusedGraph(keras.layers.Layer):
     def call(self, inputs, training=None):
         """The inner model's output, or a list of its outputs."""
         given = tf.nest.flatten(inputs)
+        stand_in = STAND_IN.get()
         operations = None if training else fused_operations()
-        if operations is None or not self._fits(given):
+        if stand_in is not None and self._fits(given):
+            found = stand_in(self, given)
+        elif operations is None or not self._fits(given):
             found = self._plain(*given, training=training)
         else:
             found = self._native(operations, given)

@@ -16,7 +16,7 @@ SOURCES = sorted(
 ORDER = """
 kernels
 checks files
-numerics
+litert numerics
 keras_layers
 config
 records

@@ -38,6 +38,8 @@ class ExportResult:
             written file, run again, divided by the model's largest absolute output.
         operators: the names of the TensorFlow Lite operators in the file, empty for a SavedModel.
         dense_bytes: of the weights alone, in float32, if no layer were masked or decomposed.
+        agreement: of a file with weights in fewer bits, the share of the representative data whose
+            largest output is the model's; None without data, or where outputs are single numbers.
     """
 
     path: Path
@@ -46,13 +48,17 @@ class ExportResult:
     max_difference: float
     operators: tuple[str, ...] = ()
     dense_bytes: int = 0
+    agreement: float | None = None
 
     def __str__(self) -> str:
         stored = self.quantize or "float32"
-        return (
+        text = (
             f"{self.path}: {stored}, {self.bytes:,} bytes (dense float32 weights: "
             f"{self.dense_bytes:,}), outputs within {self.max_difference:.2g} of the model's"
         )
+        if self.agreement is None:
+            return text
+        return f"{text}, the largest output the same for {self.agreement:.1%} of the data"
 
 
 def check_batches(
@@ -132,6 +138,30 @@ def difference(model: Any, function: Run, batches: Sequence[list[np.ndarray]]) -
             # NaN must win over any number: np.maximum does that, max does not.
             found = np.maximum(found, np.abs(np.asarray(output, np.float64) - right).max())
     return float(found / max(largest, np.finfo(np.float32).tiny))
+
+
+def largest_difference(
+    model: Any, functions: Sequence[Run], batches: Sequence[list[np.ndarray]]
+) -> float:
+    """The largest `difference` of several ways to run a file; NaN if there is one."""
+    return float(np.max([difference(model, function, batches) for function in functions]))
+
+
+def agreement(
+    model: Any, function: Run, examples: Sequence[list[np.ndarray]] | None
+) -> float | None:
+    """In which share of the examples the largest output of a file is that of the model.
+
+    Outputs of one number have no largest one. Of maps every position counts as an example, and of
+    several outputs each.
+    """
+    same = []
+    for inputs in examples or ():
+        expected = [np.asarray(output) for output in graph.call(model, inputs)]
+        for right, found in zip(expected, function(inputs), strict=True):
+            if right.ndim and right.shape[-1] > 1:
+                same.append((right.argmax(-1) == found.argmax(-1)).ravel())
+    return float(np.concatenate(same).mean()) if same else None
 
 
 def refuse_difference(found: float, model: Any, path: Path) -> None:

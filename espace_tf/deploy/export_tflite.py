@@ -2,21 +2,24 @@
 
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from espace_tf import litert
 from espace_tf.checks import require
 from espace_tf.config import EspaceWarning
 from espace_tf.data.batches import batches, in_order, named_inputs
-from espace_tf.deploy import comparison, tflite
+from espace_tf.deploy import comparison, fused_file, tflite
 from espace_tf.deploy.comparison import ExportResult
 from espace_tf.deploy.inference import check_model, inference_copy
 from espace_tf.files import atomic_write, output_path
 from espace_tf.network import graph
+from espace_tf.rewriting.fuse import fuse
 
 QUANTIZATIONS = (None, "float16", "dynamic", "int8")
-KERNELS = ("builtin", "delegate")
+KERNELS = ("builtin", "fused", "custom")
 # Of the calibration examples of an int8 export: more do not move the ranges.
 REPRESENTATIVE_EXAMPLES = 256
 # Bytes of a weight in a file, of 4 in the model.
@@ -31,7 +34,7 @@ def export_tflite(
     representative_data: Any = None,
     kernel: str = "builtin",
 ) -> ExportResult:
-    """Writes a TensorFlow Lite file of built-in operators only, runs it and compares the outputs.
+    """Writes a TensorFlow Lite file, runs it and compares the outputs.
 
     Batch normalizations are folded on a copy; the model is not touched. The file takes any batch
     size (resize its inputs, or call its signature) and has float inputs and outputs.
@@ -44,7 +47,11 @@ def export_tflite(
             activations from `representative_data`.
         representative_data: typical inputs, at best a few hundred: arrays, (x, y), or a
             tf.data.Dataset of batches. "int8" needs it; otherwise only the check uses it.
-        kernel: "builtin". "delegate" will mark masked convolutions for a native kernel.
+        kernel: what computes the stretches of convolutions and what lies between. "builtin": the
+            runtime's own operators, everywhere. "fused": our native kernels where the delegate is
+            loaded (`espace_tf.litert`), the same built-in operators elsewhere; in float32, weights
+            in float32 or float16. "custom": nothing but the delegate, in a smaller file, for
+            runtimes that do not know composites.
 
     Returns:
         What was written; `max_difference` is about 1e-6 for float32, 1e-3 for "float16" and 1e-2
@@ -53,7 +60,8 @@ def export_tflite(
     Raises:
         ValueError: an argument makes no sense, or the model holds something that has no built-in
             operator.
-        OSError: the path cannot be written; what was there before stays.
+        OSError: the path cannot be written, and what was there before stays; or kernel is not
+            "builtin" and the delegate, which the file is tried with, was not built.
         ImportError: LiteRT is not installed, which runs what was written.
         RuntimeError: the float file does not compute what the model computes, or any file NaN.
 
@@ -70,14 +78,18 @@ def export_tflite(
     stripped = inference_copy(model)
     if quantize == "int8":
         _check_outputs(model, examples)
-    content = tflite.convert(stripped, quantize=quantize, examples=examples, tried=compared[0])
+    if kernel == "builtin":
+        content = tflite.convert(stripped, quantize=quantize, examples=examples, tried=compared[0])
+    else:
+        content = _convert_fused(stripped, quantize, compared[0], kernel == "custom")
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
         found = tflite.operators(content)
-        _refuse_foreign(found)
+        _refuse_foreign(found, kernel)
         try:
-            run = tflite.run_function(stripped, temporary)
-            difference = comparison.difference(model, run, compared)
+            runs = _ways_to_run(stripped, temporary, kernel)
+            difference = comparison.largest_difference(model, runs, compared)
+            agreement = comparison.agreement(model, runs[0], examples) if quantize else None
         except RuntimeError as error:
             raise RuntimeError(
                 f"{str(path)!r} was not written: LiteRT does not run what was converted: {error}"
@@ -86,7 +98,31 @@ def export_tflite(
             comparison.refuse_difference(difference, model, path)
     dense = comparison.dense_bytes(stripped)
     _warn_of_growth(stripped, path, len(content), dense * _WIDTHS[quantize] // 4)
-    return ExportResult(path, len(content), quantize, difference, found, dense)
+    return ExportResult(path, len(content), quantize, difference, found, dense, agreement)
+
+
+def _convert_fused(
+    stripped: Any, quantize: str | None, tried: list[np.ndarray], custom: bool
+) -> bytes:
+    fused = fuse(stripped)
+    if not fused_file.fused_graphs(fused):
+        warnings.warn(
+            f"model {stripped.name!r} has no stretch that the native kernels could run: the file "
+            "has built-in operators only. A stretch is of Keras 3, on maps of known size, and "
+            "holds one convolution at least",
+            EspaceWarning,
+            stacklevel=3,
+        )
+    options = {"quantize": quantize, "tried": tried, "custom": custom}
+    return fused_file.convert(fused, named=stripped, **options)
+
+
+def _ways_to_run(model: Any, path: Path, kernel: str) -> list[comparison.Run]:
+    """The written file as functions: without the delegate, with it, or both, as it is to run."""
+    ways = [] if kernel == "custom" else [()]
+    if kernel != "builtin":
+        ways.append((litert.delegate(strict=True),))
+    return [tflite.run_function(model, path, delegates) for delegates in ways]
 
 
 def _warn_of_growth(model: Any, path: Any, size: int, dense: int) -> None:
@@ -144,18 +180,23 @@ def _check_options(quantize: str | None, representative_data: Any, kernel: str) 
             "a few hundred typical inputs. Received: None. Give a tf.data.Dataset or arrays, or "
             "use quantize='dynamic', which needs no data."
         )
-    if kernel == "delegate":
-        raise ValueError(
-            "kernel='delegate' is planned but not there yet. Use kernel='builtin', which runs on "
-            "every LiteRT."
-        )
     if kernel not in KERNELS:
         raise ValueError(f"kernel must be one of {KERNELS}. Received: {kernel!r}.")
+    if kernel == "builtin":
+        return
+    if quantize not in (None, "float16"):
+        raise ValueError(
+            f"kernel must be 'builtin' for quantize={quantize!r}: the native kernels compute in "
+            f"float32, with weights in float32 or float16. Received: {kernel!r}."
+        )
+    litert.library()
 
 
-def _refuse_foreign(found: tuple[str, ...]) -> None:
+def _refuse_foreign(found: tuple[str, ...], kernel: str) -> None:
     """LiteRT as it is installed runs neither custom operators nor variables that were left over."""
     foreign = [name for name in found if name.startswith("CUSTOM") or name == "VAR_HANDLE"]
+    if kernel == "custom":
+        foreign = [name for name in foreign if name != f"CUSTOM:{fused_file.CUSTOM}"]
     if foreign:
         raise ValueError(
             "the model must need no more than TensorFlow Lite's built-in operators. Received: one "

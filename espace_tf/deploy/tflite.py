@@ -5,13 +5,14 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from espace_tf.checks import require
+from espace_tf.deploy import flatbuffer
 from espace_tf.deploy.inference import save, traced
 from espace_tf.kernels import reference
 from espace_tf.network import graph
@@ -23,7 +24,9 @@ def convert(
     quantize: str | None = None,
     examples: list[list[np.ndarray]] | None = None,
     tried: list[np.ndarray] | None = None,
+    named: Any = None,
     integer: bool = False,
+    custom: bool = False,
 ) -> bytes:
     """The content of a TensorFlow Lite file for a model as it is, batch size open.
 
@@ -33,14 +36,17 @@ def convert(
         examples: batches of inputs, each a list with one array per model input; "int8" needs them.
         tried: a batch that the model runs on, of whose size it is tried again, to know the reason,
             if a model that leaves the size of its inputs open cannot be converted.
+        named: a model whose inputs and outputs give those of the file their names; None: the model.
         integer: of "int8", whether inputs and outputs are integers, too.
+        custom: whether functions of the trace may become custom operators.
 
     Raises:
         ValueError: the model holds something that has no built-in operator.
     """
     shapes = [tensor.shape for tensor in model.inputs]
     try:
-        return _convert(model, shapes, quantize, examples, integer)
+        options = {"integer": integer, "named": named, "custom": custom}
+        return _convert(model, shapes, quantize, examples, **options)
     except _ConversionError as error:
         text = str(error)
         open_size = any(None in shape[1:] for shape in shapes)
@@ -63,11 +69,18 @@ class _ConversionError(Exception):
 
 
 def _convert(
-    model: Any, shapes: list[Any], quantize: str | None, examples: Any, integer: bool = False
+    model: Any,
+    shapes: list[Any],
+    quantize: str | None,
+    examples: Any,
+    integer: bool = False,
+    named: Any = None,
+    custom: bool = False,
 ) -> bytes:
+    inputs, outputs = input_names(named or model), output_names(named or model)
     token = reference.SHORT_INDICES.set(True)
     try:
-        function = traced(model, input_names(model), output_names(model), shapes)
+        function = traced(model, inputs, outputs, shapes)
     finally:
         reference.SHORT_INDICES.reset(token)
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +88,8 @@ def _convert(
         # names of inputs and outputs as a signature, and prints nothing.
         save(tf.Module(), folder, function)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        _set_quantization(converter, quantize, input_names(model), examples)
+        converter.allow_custom_ops = custom
+        _set_quantization(converter, quantize, inputs, examples)
         if integer:
             converter.inference_input_type = converter.inference_output_type = tf.int8
         with warnings.catch_warnings():
@@ -96,13 +110,11 @@ def _converts(model: Any, shapes: list[Any]) -> bool:
 
 def operators(content: bytes) -> tuple[str, ...]:
     """Names of the operators in a TensorFlow Lite file, sorted; custom ones as CUSTOM:name."""
-    require("litert", "ai_edge_litert")
-    from ai_edge_litert import schema_py_generated as schema
-
+    classes = flatbuffer.schema()
     names = {
-        code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)
+        code: name for name, code in vars(classes.BuiltinOperator).items() if isinstance(code, int)
     }
-    file = schema.Model.GetRootAsModel(content, 0)
+    file = classes.Model.GetRootAsModel(content, 0)
     found = set()
     for index in range(file.OperatorCodesLength()):
         operator = file.OperatorCodes(index)
@@ -190,13 +202,14 @@ def _remedy(log: str) -> str:
 
 
 def run_function(
-    model: Any, path: str | os.PathLike
+    model: Any, path: str | os.PathLike, delegates: Sequence[Any] = ()
 ) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
     """A written file as a function from the model's inputs to its outputs."""
     require("litert", "ai_edge_litert")
     from ai_edge_litert.interpreter import Interpreter
 
-    signature = Interpreter(model_path=str(path)).get_signature_runner()
+    interpreter = Interpreter(model_path=str(path), experimental_delegates=list(delegates))
+    signature = interpreter.get_signature_runner()
     inputs, outputs = input_names(model), output_names(model)
 
     def run(arrays: list[np.ndarray]) -> list[np.ndarray]:
@@ -207,13 +220,19 @@ def run_function(
 
 
 def prepare(
-    model: Any, content: bytes, arrays: list[np.ndarray], *, threads: int | None = None
+    model: Any,
+    content: bytes,
+    arrays: list[np.ndarray],
+    *,
+    threads: int | None = None,
+    delegates: Sequence[Any] = (),
 ) -> tuple[Any, list[int]]:
     """A file's content in an interpreter with its inputs set, and the numbers of its outputs."""
     require("litert", "ai_edge_litert")
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_content=content, num_threads=threads)
+    options = {"num_threads": threads, "experimental_delegates": list(delegates)}
+    interpreter = Interpreter(model_content=content, **options)
     inputs, outputs = _tensor_indices(model, interpreter)
     for index, array in zip(inputs, arrays, strict=True):
         interpreter.resize_tensor_input(index, array.shape)

@@ -11,9 +11,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from espace_tf.deploy import export_onnx, tflite
+from espace_tf import litert
+from espace_tf.deploy import export_onnx, fused_file, tflite
 from espace_tf.deploy.inference import inference_copy
 from espace_tf.network import graph
+from espace_tf.rewriting.fuse import fuse
 from espace_tf.rewriting.strip import strip
 
 Call = Callable[[], Any]
@@ -160,6 +162,15 @@ class _LiteRT(Runtime):
         return [interpreter.get_tensor(index) for index in outputs]
 
 
+class _LiteRTFused(_LiteRT):
+    """A file with fused stretches, in LiteRT's interpreter with our delegate."""
+
+    def prepare(self, model: Any, inputs: Sequence[np.ndarray], threads: int | None) -> Any:
+        content = fused_file.convert(fuse(model), named=model)
+        delegates = [litert.delegate(strict=True)]
+        return tflite.prepare(model, content, list(inputs), threads=threads, delegates=delegates)
+
+
 class _LiteRTInt8(_LiteRT):
     """The same with integer kernels, whose time does not depend on how good the ranges are."""
 
@@ -236,6 +247,7 @@ def _names(values: Sequence[Any]) -> list[str]:
 RUNTIMES = {
     "tf": _TensorFlow(),
     "litert": _LiteRT(),
+    "litert-fused": _LiteRTFused(),
     "litert-int8": _LiteRTInt8(),
     "onnxruntime": _OnnxRuntime(),
     "openvino": _OpenVino(),

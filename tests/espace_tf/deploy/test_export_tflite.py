@@ -148,7 +148,7 @@ def test_named_outputs_keep_their_names(tmp_path):
         ("a.onnx", {}, "must end in '.tflite'"),
         ("a.tflite", {"quantize": "int4"}, "'dynamic' or 'int8'. Received: 'int4'"),
         ("a.tflite", {"quantize": "int8"}, "representative_data is needed"),
-        ("a.tflite", {"kernel": "delegate"}, "planned"),
+        ("a.tflite", {"kernel": "delegate"}, "kernel must be"),
         ("a.tflite", {"kernel": "fast"}, "Received: 'fast'"),
         (
             "a.tflite",
