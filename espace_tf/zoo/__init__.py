@@ -2,6 +2,7 @@
 
 from espace_tf.zoo.alexnet import alexnet
 from espace_tf.zoo.googlenet import googlenet
+from espace_tf.zoo.resnet import resnet
 from espace_tf.zoo.squeezenet import squeezenet
 
-__all__ = ["alexnet", "googlenet", "squeezenet"]
+__all__ = ["alexnet", "googlenet", "resnet", "squeezenet"]

@@ -1,8 +1,11 @@
 """AlexNet: five convolutions, three poolings, dense layers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
+
+from espace_tf.zoo.beginning import beginning
 
 
 def alexnet(
@@ -14,6 +17,7 @@ def alexnet(
     units: Sequence[int] = (4096, 4096),
     dropout: float = 0.5,
     classifier_activation: str | None = "softmax",
+    input_tensor: Any = None,
     name: str = "alexnet",
 ) -> keras.Model:
     """The network of Krizhevsky et al. 2012, without its local response normalization.
@@ -31,6 +35,8 @@ def alexnet(
         units: of the dense layers before the classifier.
         dropout: rate after each of those.
         classifier_activation: None for logits.
+        input_tensor: of this shape, what the network takes, such as a scaled keras.Input; None: its
+            own keras.Input.
         name: of the model.
 
     Returns:
@@ -53,7 +59,7 @@ def alexnet(
         options = {"padding": "same", "activation": "relu", "groups": groups, **options}
         return layers.Conv2D(filters, size, name=f"conv{number}", **options)
 
-    inputs = x = keras.Input(input_shape)
+    inputs, x = beginning(input_shape, input_tensor)
     x = conv(96, 11, 1, groups=1, strides=4, padding=padding)(x)
     x = layers.MaxPooling2D(3, 2, name="pool1")(x)
     x = conv(256, 5, 2)(x)

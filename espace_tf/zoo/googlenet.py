@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+from espace_tf.zoo.beginning import beginning
+
 # Filters of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5 and pool projection (the paper's table 1).
 MODULES = {
     "3a": (64, 96, 128, 16, 32, 32),
@@ -26,6 +28,7 @@ def googlenet(
     batch_norm: bool = True,
     dropout: float = 0.4,
     classifier_activation: str | None = "softmax",
+    input_tensor: Any = None,
     name: str = "googlenet",
 ) -> keras.Model:
     """The network of Szegedy et al. 2015, without auxiliary classifiers and response normalization.
@@ -39,6 +42,8 @@ def googlenet(
             this kind are trained today; False: biases, as in the paper.
         dropout: rate before the classifier.
         classifier_activation: None for logits.
+        input_tensor: of this shape, what the network takes, such as a scaled keras.Input; None: its
+            own keras.Input.
         name: of the model.
 
     Returns:
@@ -53,7 +58,7 @@ def googlenet(
         >>> googlenet(batch_norm=False).count_params()
         6998552
     """
-    inputs = x = keras.Input(input_shape)
+    inputs, x = beginning(input_shape, input_tensor)
     x = _conv(x, 64, 7, "conv1", batch_norm, strides=2)
     x = _pool(x, 2, "pool1")
     x = _conv(x, 64, 1, "conv2_reduce", batch_norm)

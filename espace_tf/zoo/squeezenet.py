@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+from espace_tf.zoo.beginning import beginning
+
 # Squeeze filters; either half of the expansion has four times as many. None is a pooling.
 FIRES = (16, 16, None, 32, 32, None, 48, 48, 64, 64)
 
@@ -14,6 +16,7 @@ def squeezenet(
     *,
     dropout: float = 0.5,
     classifier_activation: str | None = "softmax",
+    input_tensor: Any = None,
     name: str = "squeezenet",
 ) -> keras.Model:
     """The network of Iandola et al. 2016 in the version 1.1 of its authors.
@@ -23,6 +26,8 @@ def squeezenet(
         classes: outputs.
         dropout: rate before the last convolution.
         classifier_activation: None for logits.
+        input_tensor: of this shape, what the network takes, such as a scaled keras.Input; None: its
+            own keras.Input.
         name: of the model.
 
     Returns:
@@ -40,7 +45,7 @@ def squeezenet(
         1235496
     """
     layers, number = keras.layers, 2
-    inputs = x = keras.Input(input_shape)
+    inputs, x = beginning(input_shape, input_tensor)
     x = layers.Conv2D(64, 3, strides=2, activation="relu", name="conv1")(x)
     x = layers.MaxPooling2D(3, 2, name="pool1")(x)
     for squeeze in FIRES:

@@ -6,7 +6,7 @@ import pytest
 
 from espace_tf.network import costs
 from espace_tf.network.sites import read_sites
-from espace_tf.zoo import alexnet, googlenet, squeezenet
+from espace_tf.zoo import alexnet, googlenet, resnet, squeezenet
 
 BUILDERS = pytest.mark.parametrize("build", [alexnet, googlenet, squeezenet])
 
@@ -56,6 +56,26 @@ def test_squeezenet_is_version_1_1():
     model = squeezenet()
     assert model.count_params() == 1_235_496  # of the authors' network
     assert model.get_layer("fire9").output.shape == (None, 13, 13, 512)
+
+
+def test_resnet_20_is_the_papers():
+    model = resnet()
+    # The paper's table 6 rounds to .27 million parameters; the shortcuts of option B are 3,000.
+    assert 0.27e6 < model.count_params() < 0.276e6
+    assert round(conv_macs(model) / 1e6) == 41
+    assert len(read_sites(resnet(depth=32))) == 31 + 2
+    with pytest.raises(ValueError, match="depth must be 6 n"):
+        resnet(depth=21)
+
+
+def test_a_network_begins_with_a_given_tensor():
+    pixels = keras.Input((32, 32, 3))
+    scaled = keras.layers.Rescaling(1 / 255)(pixels)
+    model = squeezenet((32, 32, 3), 4, input_tensor=scaled)
+    plain = squeezenet((32, 32, 3), 4)
+    plain.set_weights(model.get_weights())
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    np.testing.assert_allclose(model(images), plain(images / np.float32(255)), atol=1e-5)
 
 
 @BUILDERS
