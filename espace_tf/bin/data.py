@@ -1,4 +1,4 @@
-"""Data named on a command line: an .npz file, a folder of idx files, or a TensorFlow Dataset."""
+"""Arrays named on a command line: an .npz file, or a folder of idx files."""
 
 import gzip
 import zipfile
@@ -12,8 +12,8 @@ import numpy as np
 from espace_tf.network import graph
 
 FORMS = (
-    "an .npz file with x (and y, x_test, y_test), a folder of idx files as MNIST comes in "
-    "(train-images-idx3-ubyte.gz, ...), or tfds:NAME"
+    "an .npz file with x (and y, x_test, y_test), or a folder of idx files as MNIST comes in "
+    "(train-images-idx3-ubyte.gz, ...)"
 )
 # Operations with which a network brings images to the values that it was trained on.
 _ARITHMETIC = ("Divide", "TrueDivide", "Multiply", "Subtract", "TFOpLambda")
@@ -63,8 +63,7 @@ def load(
 
     Args:
         source: the path of an .npz file (keys x or x_train; optional y or y_train, x_test,
-            y_test), the folder of MNIST-like idx files (.gz or not), or "tfds:NAME" with a name
-            that `tensorflow_datasets.load` knows and has prepared before.
+            y_test), or the folder of MNIST-like idx files (.gz or not).
         limit: reads at most this many training examples, and as many held-out ones; None: all.
         model: the Keras model that it is for, which decides about the axis of channels and, with
             "auto", about 8-bit images; None: one of maps with channels in [0, 1].
@@ -79,30 +78,42 @@ def load(
         >>> load("digits.npz").x.shape
         (1797, 8, 8, 1)
     """
-    text = str(source)
-    if text.startswith("tfds:"):
-        arrays = _from_tfds(text.removeprefix("tfds:"), limit)
-    elif Path(text).is_dir():
-        arrays = _from_idx(Path(text))
-    elif Path(text).is_file() and text.endswith(".npz"):
-        arrays = _from_npz(Path(text))
-    else:
-        raise ValueError(f"data must be {FORMS}. Received: {text!r}, which is none of these.")
-    _check_shapes(arrays, text)
+    arrays = read(source)
     images = {name: arrays.get(name) for name in ("x", "x_test")}
     labels = {name: arrays.get(name) for name in ("y", "y_test")}
-    _check_lengths(images, labels, text)
     if preprocessing == "auto":
         preprocessing = "none" if model is not None and preprocesses(model) else "scale"
     dtype = str(model.inputs[0].dtype) if getattr(model, "inputs", None) else None
-    images = {k: v if v is None else _in_rank(v[:limit], model) for k, v in images.items()}
+    images = {k: v if v is None else in_rank(v[:limit], model) for k, v in images.items()}
     return Data(
         **{k: None if v is None else as_images(v, preprocessing, dtype) for k, v in images.items()},
         **{k: None if v is None else v[:limit] for k, v in labels.items()},
     )
 
 
-def _in_rank(array: np.ndarray, model: Any) -> np.ndarray:
+def read(source: str | Path) -> dict[str, np.ndarray]:
+    """The arrays as they are in the files: x, and what there is of y, x_test and y_test.
+
+    Args:
+        source: see `load`.
+
+    Raises:
+        ValueError: nothing is there, or in another form.
+    """
+    text = str(source)
+    if Path(text).is_dir():
+        arrays = _from_idx(Path(text))
+    elif Path(text).is_file() and text.endswith(".npz"):
+        arrays = _from_npz(Path(text))
+    else:
+        raise ValueError(f"data must be {FORMS}. Received: {text!r}, which is none of these.")
+    _check_shapes(arrays, text)
+    for x, y in (("x", "y"), ("x_test", "y_test")):
+        _check_lengths({x: arrays.get(x)}, {y: arrays.get(y)}, text)
+    return arrays
+
+
+def in_rank(array: np.ndarray, model: Any) -> np.ndarray:
     """Grey images with an axis of one channel, or without, as the model's input has it."""
     inputs = getattr(model, "inputs", None)
     rank = len(inputs[0].shape) if inputs and len(inputs) == 1 else max(array.ndim, 4)
@@ -206,32 +217,6 @@ def _from_npz(path: Path) -> dict[str, np.ndarray]:
             f"{path} must hold x (or x_train), and may hold y, x_test and y_test. It holds: "
             f"{', '.join(sorted(arrays)) or 'nothing'}."
         )
-    return arrays
-
-
-def _from_tfds(name: str, limit: int | None) -> dict[str, np.ndarray]:
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise ValueError(
-            f"data='tfds:{name}' needs tensorflow-datasets: pip install espace_tf[tfds]."
-        ) from error
-    count = "" if limit is None else f"[:{limit}]"
-    try:
-        # A machine without a network would otherwise wait minutes for the download to fail.
-        builder = tfds.builder(name)
-        splits = {key: f"{key}{count}" for key in ("train", "test") if key in builder.info.splits}
-        loaded = tfds.load(name, split=splits, batch_size=-1, as_supervised=True, download=False)
-    except Exception as error:
-        raise ValueError(
-            f"data='tfds:{name}' cannot be loaded ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no reason given'}). Prepare it once "
-            f"with: python -c \"import tensorflow_datasets as tfds; tfds.load('{name}')\"."
-        ) from error
-    arrays = {}
-    for key, (x, y) in loaded.items():
-        suffix = "" if key == "train" else "_test"
-        arrays[f"x{suffix}"], arrays[f"y{suffix}"] = np.asarray(x), np.asarray(y)
     return arrays
 
 

@@ -62,25 +62,6 @@ def test_arrays_that_do_not_go_together(arrays, words, tmp_path):
         data.load(tmp_path / "a.npz")
 
 
-def test_tfds_is_read_without_a_network(tmp_path, monkeypatch):
-    tfds = pytest.importorskip("tensorflow_datasets")
-    info = type("Info", (), {"splits": {"train": None, "test": None}})
-    monkeypatch.setattr(tfds, "builder", lambda name: type("Builder", (), {"info": info}))
-    asked = {}
-
-    def load(name, **options):
-        asked.update(options, name=name)
-        return {key: (np.ones((2, 4, 4, 1), np.uint8), np.arange(2)) for key in options["split"]}
-
-    monkeypatch.setattr(tfds, "load", load)
-    found = data.load("tfds:digits", limit=2)
-    assert asked["name"] == "digits"
-    assert asked["download"] is False
-    assert asked["split"] == {"train": "train[:2]", "test": "test[:2]"}
-    assert found.x.max() == pytest.approx(1 / 255)
-    assert len(found.test) == 2
-
-
 def test_what_cannot_be_read_is_said(tmp_path):
     with pytest.raises(ValueError, match="none of these"):
         data.load(tmp_path / "nothing.npz")
@@ -102,8 +83,6 @@ def test_what_cannot_be_read_is_said(tmp_path):
     np.savez(tmp_path / "uneven.npz", x=np.zeros((3, 2, 2, 1)), y=np.zeros(2))
     with pytest.raises(ValueError, match="as many labels"):
         data.load(tmp_path / "uneven.npz")
-    with pytest.raises(ValueError, match="no_such_data_set"):
-        data.load("tfds:no_such_data_set")
 
 
 @pytest.mark.parametrize("kind", ["npz", "gz"])
