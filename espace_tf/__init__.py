@@ -5,6 +5,7 @@ and `schedules` what users put into their own `fit`; `race` lets plans of one sp
 keeps what a long call has finished; `checks` words errors, `files` writes whole files.
 """
 
+import sys as _sys
 from importlib.util import find_spec as _find_spec
 from pathlib import Path as _Path
 
@@ -28,9 +29,15 @@ __all__ = [
     "plan",
 ]
 
+# `python -m espace_tf.bin.NAME` or espace-NAME: a command imports what it needs when its work
+# begins, so that --help and mistaken flags are answered at once.
+_words = _sys.orig_argv[1:]
+_is_command = _sys.argv[:1] == ["-m"] and any(word.startswith("espace_tf.bin.") for word in _words)
+_is_command |= bool(_sys.argv) and _Path(_sys.argv[0]).name.startswith("espace-")
+
 # A saved analysis can be planned on a machine without TensorFlow; everything else needs it. Keras
 # finds the layers in a saved model because this import registers them.
-if _find_spec("tensorflow") is not None and _find_spec("keras") is not None:
+if not _is_command and _find_spec("tensorflow") and _find_spec("keras"):
     from espace_tf import callbacks, keras_layers, litert, schedules
     from espace_tf import kernels as ops
     from espace_tf.analysis.analyze import analyze

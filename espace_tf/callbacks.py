@@ -16,6 +16,7 @@ from espace_tf.files import checked_path
 from espace_tf.network import graph
 from espace_tf.schedules import checked_fade
 from espace_tf.training.batch_norms import reestimate_batch_norm
+from espace_tf.training.events import write
 from espace_tf.training.fade import Fade
 
 
@@ -176,23 +177,23 @@ class CompressionSummary(_Callback):
                 if not hasattr(layer, "fade"):
                     continue
                 keep = 1.0 if mask is None else float(mask.mean())
-                _write(f"espace/{path}/keep_fraction", "scalars", np.float32(keep), step)
+                write(f"espace/{path}/keep_fraction", "scalars", np.float32(keep), step)
                 if rank is not None:
-                    _write(f"espace/{path}/rank", "scalars", np.float32(rank), step)
+                    write(f"espace/{path}/rank", "scalars", np.float32(rank), step)
                 if mask is not None:
-                    _write(f"espace/{path}/mask", "images", _image(mask), step)
+                    write(f"espace/{path}/mask", "images", _image(mask), step)
                 order = getattr(layer, "order", "")
                 rows.append(f"| {path} | {rank or ''} | {order} | {keep:.0%} |")
-            _write("espace/layers", "text", "\n".join(rows), step)
+            write("espace/layers", "text", "\n".join(rows), step)
             parameters = np.float32(self.model.count_params())
-            _write("espace/total/parameters", "scalars", parameters, step)
+            write("espace/total/parameters", "scalars", parameters, step)
         self._writer.flush()
 
     def on_epoch_end(self, epoch, logs=None):
         """Writes the fade."""
         if logs and "fade" in logs:
             with self._writer.as_default():
-                _write("espace/fade", "scalars", np.float32(logs["fade"]), self._step())
+                write("espace/fade", "scalars", np.float32(logs["fade"]), self._step())
 
     def on_train_end(self, logs=None):
         """Closes the file."""
@@ -216,11 +217,3 @@ def _image(mask: np.ndarray) -> list[Any]:
     height, width = mask.shape
     png = tf.io.encode_png((255 * mask[:, :, None]).astype(np.uint8)).numpy()
     return [str(width), str(height), png]
-
-
-def _write(tag: str, plugin: str, value: Any, step: int) -> None:
-    """tf.summary.scalar, .image or .text: those need the package tensorboard only to write."""
-    metadata = tf.compat.v1.SummaryMetadata()
-    metadata.plugin_data.plugin_name = plugin
-    metadata.data_class = {"scalars": 1, "text": 2, "images": 3}[plugin]  # scalar, tensor, blobs
-    tf.summary.write(tag, value, step, metadata)

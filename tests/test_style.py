@@ -34,7 +34,8 @@ reports
 kept
 race
 pipeline
-bin zoo
+zoo
+bin
 """
 RANKS = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
 # Public methods of classes that need no TensorFlow, which take a model, or print a table.

@@ -28,6 +28,11 @@ def check(path: str | Path, name: str = "model") -> Path:
     return path
 
 
+def is_file(text: str) -> bool:
+    """Whether a text means a file or folder, rather than the name of a network."""
+    return "/" in text or Path(text).suffix in _HEADS or Path(text).exists()
+
+
 def load(path: str | Path, name: str = "model") -> Any:
     """Reads a model with Keras 3, or with tf_keras what only that reads.
 

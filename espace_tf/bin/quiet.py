@@ -12,6 +12,7 @@ import re, sys
 chatter = re.compile(
     rb"[IW]\d{4} \d\d:\d\d:[\d.]+ +\d+ [\w./-]+\.cc:\d+\]"
     rb"|INFO: |WARNING: All log messages before absl::InitializeLog"
+    rb"|E\d{4} .* failed call to cuInit: "
     rb"|fully_quantize: |To enable the following instructions: "
 )
 for line in sys.stdin.buffer:

@@ -119,6 +119,7 @@ class Loop:
         if progress.state != "finished":
             self._finish()
         callbacks.on_train_end(logs)
+        history.best_epoch = history.best_loss = None
         if self.best is not None:  # the callbacks' choice, unless it is worse than at the start
             self._hand_back_best(self.best.first_loss)
             history.best_epoch, history.best_loss = self.best.epoch, self.best.loss

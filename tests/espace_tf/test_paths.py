@@ -13,7 +13,8 @@ from absl.testing import flagsaver
 
 import espace_tf
 from espace_tf import files
-from espace_tf.bin import compress as command
+from espace_tf.bin import shared_flags
+from espace_tf.bin.run import Run
 from espace_tf.records.analysis import Analysis
 
 SEED = 2
@@ -49,10 +50,10 @@ def tune(path):
 
 
 def call_command(path):
-    """The command's own folder check; raises what it prints."""
-    with flagsaver.flagsaver():
-        flags.FLAGS.mark_as_parsed()
-        command._output_folder(path)
+    """A command makes its folder ready; raises what it prints."""
+    flags.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(output_dir=str(path)):
+        Run("compress", shared_flags.COMMON).begin([])
 
 
 FILES = {

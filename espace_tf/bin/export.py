@@ -1,0 +1,67 @@
+"""Writes a network for deployment: TensorFlow Lite files, or a SavedModel.
+
+    python -m espace_tf.bin.export --model=out/tune/model.keras --formats=float32,int8 \\
+        --dataset=fashion_mnist --output_dir=out/export
+
+int8 takes the ranges of activations from --train_split of --dataset; the other formats use the data
+to check what they wrote, if there is any. Every file is run and compared before it is there. Into
+--output_dir go
+
+    model.tflite            float32; model.float16.tflite, model.dynamic.tflite, model.int8.tflite
+    saved_model             a folder, for TensorFlow Serving; model.onnx
+    export.json             the numbers of the table that is printed
+    export.flags            all flags, for --flagfile
+
+Files that were written before a kill are not written again. Exit status: 0 done; 1 a flag, a file
+or the data is not usable, said in one line; 130 interrupted.
+"""
+
+from typing import Any
+
+from espace_tf.bin import formats, shared_flags, tables
+from espace_tf.bin.command import Command, start
+from espace_tf.bin.run import Run
+
+
+def run() -> None:
+    """The command `espace-export`."""
+    start(COMMAND)
+
+
+def _check() -> None:
+    formats.check(shared_flags.FORMATS.value, shared_flags.DATASET.value)
+    if not shared_flags.FORMATS.value:
+        raise ValueError("--formats must name one or more of them. Received: none")
+
+
+def _work(run: Run) -> dict[str, Any]:
+    from espace_tf.bin import opening, writing
+
+    model, data = opening.model(shared_flags.MODEL), None
+    if shared_flags.DATASET.value is not None:
+        source = opening.source()
+        data = opening.examples(source, model).held_out(shared_flags.TRAIN_SPLIT.value)
+    names = list(dict.fromkeys(shared_flags.FORMATS.value))
+    files = {name: run.output / formats.file_name(name) for name in names}
+    run.begin([("network", model.name), *((name, str(path)) for name, path in files.items())])
+    written = [
+        run.step(name, lambda name=name: writing.write(model, files[name], name, data))
+        for name in names
+    ]
+    weights = sum(weight.nbytes for weight in model.get_weights())
+    return {"model": model.name, "weight_bytes": weights, "files": written}
+
+
+COMMAND = Command(
+    name="export",
+    description=__doc__,
+    flags=("model", "formats", *shared_flags.DATA, "train_split", *shared_flags.COMMON),
+    needs=("model", "output_dir"),
+    reads=lambda path: True,
+    check=_check,
+    work=_work,
+    table=tables.export_table,
+)
+
+if __name__ == "__main__":
+    run()
