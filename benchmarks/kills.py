@@ -1,0 +1,189 @@
+"""Kills every command in the middle, starts it again, and compares with what nobody killed.
+
+    python benchmarks/tfds_folders.py fashion_mnist --data_dir=out/tfds
+    python benchmarks/kills.py --dataset=fashion_mnist --data_dir=out/tfds --output_dir=out/kills
+
+runs train, compress, fine_tune, evaluate, export, benchmark and report one after the other, then
+each of them once more into another folder, where it is killed with SIGKILL a few times before it is
+let finish. The table has what was interrupted, and how far weights and numbers are apart.
+
+What `compress` and `benchmark` measure on the clock is another time in every run, killed or not. So
+`compress` is compared with its own plan, which it must find again after it was made: the killed run
+gets the folder of the whole one as it was when plans were ready. Times are left out.
+About 40 minutes on 2 cores with all of Fashion-MNIST; --train_split=train[:6000] is quicker.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+from espace_tf.bin import models
+
+_DATASET = flags.DEFINE_string("dataset", "fashion_mnist", "As for the commands.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "As for the commands.")
+_SPLIT = flags.DEFINE_string("train_split", "train", "As for the commands.")
+_TEST = flags.DEFINE_string("test_split", "test", "As for the commands.")
+_MODEL = flags.DEFINE_string("model", "resnet20", "What is trained.")
+_SPEEDUP = flags.DEFINE_string("speedup", "2", "How much faster it is made.")
+_EPOCHS = flags.DEFINE_integer("epochs", 2, "Of training, and of fine-tuning.", 1)
+_KILLS = flags.DEFINE_integer("kills", 2, "How often each command is killed.", 1)
+_OUTPUT = flags.DEFINE_string("output_dir", "out/kills", "Where the results go.")
+
+ROOT = Path(__file__).parents[1]
+# Numbers that a clock decides.
+_CLOCK = ("milliseconds", "ratio", "speedup", "seconds", "times")
+
+
+def commands(folder: Path, whole: Path) -> dict[str, list[str]]:
+    """Flags of every command; what it reads is of the run that nobody killed.
+
+    Args:
+        folder: where results go.
+        whole: where the results of the whole run are.
+    """
+    data = [f"--dataset={_DATASET.value}", f"--test_split={_TEST.value}"]
+    data += [] if _DATA_DIR.value is None else [f"--data_dir={_DATA_DIR.value}"]
+    training = [f"--train_split={_SPLIT.value}", f"--epochs={_EPOCHS.value}"]
+    training += ["--checkpoint_every=20"]
+    original = f"--original={whole / 'train' / 'model.keras'}"
+    tuned = f"--model={whole / 'fine_tune' / 'model.keras'}"
+    split = f"--train_split={_SPLIT.value}"
+    found = {
+        "train": [f"--model={_MODEL.value}", *data, *training],
+        "compress": [
+            *(f"--model={whole / 'train' / 'model.keras'}", *data, split, "--batch_size=16"),
+            *(f"--speedup={_SPEEDUP.value}", "--formats=float32"),
+        ],
+        "fine_tune": [
+            *(f"--model={whole / 'compress' / 'compressed.keras'}", original, *data, *training),
+        ],
+        "evaluate": [tuned, original, *data],
+        "export": [tuned, *data, split, "--formats=float32,int8,saved_model"],
+        "benchmark": [tuned, original, *data, "--batch_size=16", "--repeats=200"],
+        "report": [
+            tuned,
+            f"--benchmark={whole / 'benchmark' / 'benchmark.json'}",
+            f"--evaluation={whole / 'evaluate' / 'evaluate.json'}",
+        ],
+    }
+    return {name: [*flags_, f"--output_dir={folder / name}"] for name, flags_ in found.items()}
+
+
+def start(name: str, arguments: list[str], log: Path) -> subprocess.Popen:
+    """The command in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-m", f"espace_tf.bin.{name}", *arguments]
+    with open(log, "ab") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+
+
+def finish(name: str, arguments: list[str], log: Path) -> float:
+    """Runs the command to its end; seconds."""
+    begun = time.monotonic()
+    if start(name, arguments, log).wait():
+        raise RuntimeError(f"espace-{name} failed: see {log}")
+    return time.monotonic() - begun
+
+
+def kill_again_and_again(name: str, arguments: list[str], log: Path, seconds: float) -> list[str]:
+    """Kills the command at even distances of its usual time; what each kill left behind."""
+    left, state = [], Path(arguments[-1].removeprefix("--output_dir=")) / f".{name}"
+    for kill in range(1, _KILLS.value + 1):
+        process = start(name, arguments, log)
+        wait = seconds * kill / (_KILLS.value + 1)
+        try:
+            process.wait(wait)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            files = sorted(path.name for path in state.rglob("*") if path.is_file())
+            left.append(f"{wait:.0f} s ({len(files)} files)")
+    return left
+
+
+def difference(one: Any, other: Any) -> float:
+    """The largest absolute difference of two nests of numbers; infinite if they are not alike."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        names = [name for name in one if name not in _CLOCK and name != "run"]
+        return max((difference(one[name], other[name]) for name in names), default=0.0)
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return max(map(difference, one, other), default=0.0)
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return abs(one - other)
+    return 0.0 if one == other or isinstance(one, str) else float("inf")
+
+
+def weights_apart(one: Path, other: Path) -> float | None:
+    """The largest difference of the weights of two folders' models; None if they have none."""
+    apart = None
+    for name in ("model.keras", "compressed.keras"):
+        if (one / name).is_file():
+            found = [models.load(each / name).get_weights() for each in (one, other)]
+            pairs = zip(*found, strict=True)
+            apart = max(float(np.abs(a - b).max()) for a, b in pairs)
+    return apart
+
+
+def files_alike(one: Path, other: Path) -> str:
+    """How many of the TensorFlow Lite files are equal, byte for byte."""
+    names = sorted(path.name for path in one.glob("*.tflite"))
+    same = sum((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+    return f"{same} of {len(names)}" if names else ""
+
+
+def begin_with_plans(whole: Path, folder: Path, name: str, arguments: list[str], log: Path) -> None:
+    """Gives the killed `compress` the plans of the whole run, which is stopped when they are there.
+
+    Both runs go on from here: only what follows can be compared.
+    """
+    process, kept = start(name, arguments, log), whole / ".compress" / "plans.step.json"
+    while process.poll() is None and not kept.is_file():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    shutil.copytree(whole, folder)
+
+
+def main(argv: list[str]) -> None:
+    """Runs everything twice and prints the table."""
+    del argv
+    output = Path(_OUTPUT.value)
+    whole, cut = output / "whole", output / "cut"
+    for each in (whole, cut):
+        each.mkdir(parents=True, exist_ok=True)
+    table = Table(title=f"{_MODEL.value} on {_DATASET.value}, {_SPLIT.value}")
+    for column in ("command", "s", "killed after", "numbers apart", "weights apart", "same files"):
+        table.add_column(column)
+    rows = []
+    for name, arguments in commands(whole, whole).items():
+        log, again = output / f"{name}.log", commands(cut, whole)[name]
+        if name == "compress":
+            begin_with_plans(whole / name, cut / name, name, arguments, log)
+        seconds = finish(name, arguments, log)
+        left = kill_again_and_again(name, again, log, seconds)
+        finish(name, again, log)
+        texts = [(each / name / f"{name}.json").read_text() for each in (whole, cut)]
+        apart = difference(*map(json.loads, texts))
+        weights = weights_apart(whole / name, cut / name)
+        row = [name, f"{seconds:.0f}", ", ".join(left), f"{apart:.1e}"]
+        row += ["" if weights is None else f"{weights:.1e}"]
+        rows.append([*row, files_alike(whole / name, cut / name)])
+        print(*rows[-1], sep=" | ", flush=True)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    app.run(main)

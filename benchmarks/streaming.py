@@ -1,0 +1,109 @@
+"""What streaming costs: memory of `train` on a dataset on disk, images per second of its pipeline.
+
+    python benchmarks/tfds_folders.py imagenet2012 --data_dir=out/tfds --images=20000
+    python benchmarks/streaming.py --data_dir=out/tfds --output_dir=out/streaming
+
+trains a network on the stand-in of ImageNet (2 GB with 20,000 images; 200,000 are 20 GB) through
+`python -m espace_tf.bin.train`, with crops of 224 x 224, and looks at the resident memory of that
+process ten times a second. Then it counts the images that the pipeline alone gives in a second, and
+those that the training step takes of a batch that is there. The pipeline is fast enough if its
+number is the larger one. Files in the page cache of the system are not counted as memory.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+from absl import app, flags
+from rich.console import Console
+
+from espace_tf.bin import datasets, networks, pixels, sources, tables
+
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the stand-in is.", required=True)
+_MODEL = flags.DEFINE_string("model", "squeezenet", "What is trained.")
+_SPLIT = flags.DEFINE_string("train_split", "train", "How much of it: train[:2000] is quicker.")
+_BATCH = flags.DEFINE_integer("train_batch_size", 32, "Images per step.", 1)
+_SECONDS = flags.DEFINE_integer("seconds", 20, "How long each rate is measured.", 1)
+_OUTPUT = flags.DEFINE_string("output_dir", "out/streaming", "Where the results go.")
+
+ROOT = Path(__file__).parents[1]
+
+
+def train() -> dict[str, float]:
+    """Trains one epoch in a process of its own; its seconds and its most resident bytes."""
+    command = [
+        *(sys.executable, "-m", "espace_tf.bin.train", f"--model={_MODEL.value}", "--overwrite"),
+        *("--dataset=imagenet2012", f"--data_dir={_DATA_DIR.value}", "--preprocessing=imagenet"),
+        *(f"--train_split={_SPLIT.value}", "--test_split=validation[:64]", "--optimizer=sgd"),
+        *("--learning_rate=0.01", f"--train_batch_size={_BATCH.value}"),
+        f"--output_dir={_OUTPUT.value}/train",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    begun, most = time.monotonic(), 0
+    process = subprocess.Popen(command, env=environment)
+    watched = psutil.Process(process.pid)
+    while process.poll() is None:
+        try:
+            most = max(most, watched.memory_info().rss)
+        except psutil.NoSuchProcess:
+            break
+        time.sleep(0.1)
+    if process.wait():
+        raise RuntimeError("espace-train failed")
+    return {"seconds": time.monotonic() - begun, "resident_bytes": most}
+
+
+def rates() -> dict[str, float]:
+    """Images per second that the pipeline gives, and that the training step takes."""
+    source = sources.find("imagenet2012", data_dir=_DATA_DIR.value)
+    model = networks.build(_MODEL.value, (224, 224, 3), source.classes, "mean_std")
+    chosen = pixels.chosen("imagenet", model)
+    examples = datasets.Examples(source, model, chosen, batch_size=_BATCH.value)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    batch = None
+
+    def counted(step) -> float:
+        images, begun = 0, time.monotonic()
+        while time.monotonic() < begun + _SECONDS.value:
+            step()
+            images += _BATCH.value
+        return images / (time.monotonic() - begun)
+
+    stream = iter(examples.training(_SPLIT.value).repeat())
+    for _ in range(4):
+        batch = next(stream)
+    x, y = (np.asarray(part) for part in batch)
+    model.train_on_batch(x, y)
+    # In turns: other work on the machine then hits both alike.
+    found = [
+        (counted(lambda: next(stream)), counted(lambda: model.train_on_batch(x, y)))
+        for _ in range(3)
+    ]
+    pipeline, step = np.median(found, axis=0)
+    return {"pipeline": float(pipeline), "step": float(step)}
+
+
+def main(argv: list[str]) -> None:
+    """Measures and prints the table."""
+    del argv
+    output = Path(_OUTPUT.value)
+    output.mkdir(parents=True, exist_ok=True)
+    size = sum(each.stat().st_size for each in Path(_DATA_DIR.value).rglob("imagenet2012-train*"))
+    found = {"dataset_bytes": size, **train(), **rates()}
+    (output / "streaming.json").write_text(json.dumps(found, indent=2) + "\n")
+    rows = [
+        ("dataset on disk", f"{found['dataset_bytes'] / 2**30:.2f} GiB"),
+        ("most resident memory of espace-train", f"{found['resident_bytes'] / 2**30:.2f} GiB"),
+        ("images per second, pipeline alone", f"{found['pipeline']:.0f}"),
+        ("images per second, training step alone", f"{found['step']:.0f}"),
+    ]
+    Console().print(tables.grid(f"{_MODEL.value}, batches of {_BATCH.value}", ["", ""], rows))
+
+
+if __name__ == "__main__":
+    app.run(main)
