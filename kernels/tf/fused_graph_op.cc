@@ -118,7 +118,7 @@ class FusedGraphOp : public OpKernel {
     OP_REQUIRES_OK(context, OrExhausted([&] {
                      const auto held = Hold(weights);
                      int threads;
-                     const ParallelFor workers = Workers(
+                     const ParallelFor workers = Team(
                          context, static_cast<double>(batch) * graph_->cost() / 16, &threads);
                      graph_->Run(batch, Pointers(inputs), Pointers(weights), held->packed, results,
                                  threads, workers, profile_ ? times->flat<int64_t>().data() : nullptr);

@@ -7,9 +7,11 @@
 #include <new>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "core/params.h"
+#include "core/team.h"
 #include "core/throwing.h"
 #include "core/validate.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -81,17 +83,21 @@ absl::Status OrExhausted(const Body& body) {
   return absl::OkStatus();
 }
 
+// Waking a thread and waiting for it costs more than it saves below so many cycles: a tenth to a
+// fifth of a millisecond of work, as long as both take on a virtual machine.
+constexpr double kAlone = 5e5;
+
+// The caller's thread.
+inline ParallelFor Alone() {
+  return [](int64_t count, const std::function<void(int64_t, int64_t)>& body) {
+    if (count > 0) body(0, count);
+  };
+}
+
 // TensorFlow's own worker threads. cost: about the cycles of the whole call.
 inline ParallelFor Workers(tensorflow::OpKernelContext* context, double cost, int* threads) {
-  // Waking a thread and waiting for it costs more than it saves below this: a tenth to a fifth of a
-  // millisecond of work, as long as both take on a virtual machine.
-  constexpr double kAlone = 5e5;
-  if (cost < kAlone) {
-    *threads = 1;
-    return [](int64_t count, const std::function<void(int64_t, int64_t)>& body) {
-      if (count > 0) body(0, count);
-    };
-  }
+  *threads = 1;
+  if (cost < kAlone) return Alone();
   const auto& workers = *context->device()->tensorflow_cpu_worker_threads();
   *threads = workers.num_threads;
   return Throwing([&workers, cost](int64_t count,
@@ -100,6 +106,20 @@ inline ParallelFor Workers(tensorflow::OpKernelContext* context, double cost, in
     const double each = std::clamp(cost / static_cast<double>(count), 1.0, 1e15);
     tensorflow::Shard(workers.num_threads, workers.workers, count, static_cast<int64_t>(each),
                       body);
+  });
+}
+
+// The same threads, for bodies that take pieces of work until none is left: those that are too late
+// are not waited for (core/team.h).
+inline ParallelFor Team(tensorflow::OpKernelContext* context, double cost, int* threads) {
+  *threads = 1;
+  if (cost < kAlone) return Alone();
+  const auto& workers = *context->device()->tensorflow_cpu_worker_threads();
+  *threads = workers.num_threads;
+  return Throwing([&workers](int64_t count, const std::function<void(int64_t, int64_t)>& body) {
+    RunTeam(count, body, [&workers](std::function<void()> task) {
+      workers.workers->Schedule(std::move(task));
+    });
   });
 }
 

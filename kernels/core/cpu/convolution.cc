@@ -12,13 +12,14 @@ constexpr int64_t kBlockPointers = 1 << 17, kBlockFloats = 1 << 20;
 // In place of an input row.
 constexpr int32_t kZeros = -1, kScattered = -2;
 
-// Below this many channels a tap is too short a loop.
-constexpr int64_t kFewChannels = 8;
+// Below this many channels a tap is too short a loop; above this many filters that costs more than
+// to copy taps that do not lie one after the other.
+constexpr int64_t kFewChannels = 8, kManyFilters = 64;
 
 // How many taps to take as one. With few channels: those of a kernel's row, which read neighbouring
-// input rows almost everywhere; all of them where no such run is found. A few positions are looked
-// at, since one alone may lie on the border; a prime apart, so that no two of them are in one column
-// of the map whatever its width.
+// input rows almost everywhere; where no such run is found all of them or none. A few positions are
+// looked at, since one alone may lie on the border; a prime apart, so that no two of them are in one
+// column of the map whatever its width.
 int64_t TapsAtOnce(const ConvShape& shape, const int32_t* table, bool joined) {
   constexpr int64_t kLooks = 16, kFar = 2654435761;
   if (shape.channels >= kFewChannels || shape.computed == 0) return 1;
@@ -29,7 +30,8 @@ int64_t TapsAtOnce(const ConvShape& shape, const int32_t* table, bool joined) {
     while (reads[0] >= 0 && run < shape.taps && reads[run] == reads[0] + run) ++run;
     longest = std::max(longest, run);
   }
-  return longest > 1 && shape.taps % longest == 0 ? longest : shape.taps;
+  if (longest > 1 && shape.taps % longest == 0) return longest;
+  return shape.filters > kManyFilters ? shape.taps : 1;
 }
 
 }  // namespace

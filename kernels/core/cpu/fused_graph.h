@@ -45,8 +45,9 @@ class FusedGraph {
 
   // Runs the program on `batch` images. packed: of these weights. nanoseconds: null, or room for the
   // time of each step, of which one thread would need `threads` times as much. parallel_for: runs
-  // `threads` bodies, on as many threads as it likes, one after the other too; they may throw
-  // bad_alloc (throwing.h), and so may this.
+  // `threads` bodies, on as many threads as it likes, one after the other too; or the first of them
+  // and any of the others, since each does what is left (team.h). They may throw bad_alloc
+  // (throwing.h), and so may this.
   void Run(int64_t batch, const std::vector<const float*>& inputs,
            const std::vector<const float*>& weights, const Packed& packed,
            const std::vector<float*>& outputs, int threads, const ParallelFor& parallel_for,

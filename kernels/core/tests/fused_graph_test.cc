@@ -1,17 +1,22 @@
 // Fused graphs: random programs on every variant against naive loops in double, with few and many
-// images, on threads that come all at once, one after the other, backwards or late; then the same
-// programs with words spoiled, which must be refused or run without touching memory that is not
-// theirs (the sanitizers watch). A program that hangs is ended by SIGALRM.
+// images, on threads that come all at once, one after the other, backwards, late or never; then the
+// same programs with words spoiled, which must be refused or run without touching memory that is
+// not theirs (the sanitizers watch). A program that hangs is ended by SIGALRM.
 //   fused_graph_test [COUNT] [SEED]: program i uses seed SEED + i; "short" or "threads": a few.
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
+#include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "core/cpu/fused_graph.h"
+#include "core/team.h"
 #include "core/tests/program_testing.h"
 #include "core/tests/testing.h"
 
@@ -37,6 +42,37 @@ ParallelFor OneByOne() {
   };
 }
 
+// The first body alone.
+ParallelFor OnlyFirst() {
+  return [](int64_t, const std::function<void(int64_t, int64_t)>& body) { body(0, 1); };
+}
+
+// A team whose other threads come at any time, many of them after the call; they end with this.
+class Late {
+ public:
+  ~Late() {
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  void Schedule(std::function<void()> task) {
+    threads_.emplace_back([task = std::move(task), microseconds = random_.Integer(0, 300)] {
+      std::this_thread::sleep_for(std::chrono::microseconds(microseconds));
+      task();
+    });
+  }
+
+ private:
+  Random random_{1};
+  std::vector<std::thread> threads_;
+};
+
+ParallelFor LateTeam() {
+  return [late = std::make_shared<Late>()](
+             int64_t count, const std::function<void(int64_t, int64_t)>& body) {
+    RunTeam(count, body, [&](std::function<void()> task) { late->Schedule(std::move(task)); });
+  };
+}
+
 struct Way {
   const char* name;
   int batch, threads;
@@ -44,11 +80,12 @@ struct Way {
 };
 
 std::vector<Way> Ways() {
-  return {{"one thread", 1, 1, Serial()},         {"3 threads", 1, 3, Threads(3)},
-          {"3 of one thread", 2, 3, Serial()},    {"4 backwards", 3, 4, Backwards()},
-          {"5 one by one", 2, 5, OneByOne()},     {"8 of 2 threads", 3, 8, Threads(2)},
-          {"2 threads", 9, 2, Threads(2)},        {"3 threads", 17, 3, Threads(3)},
-          {"3 of one thread", 17, 3, Backwards()}};
+  return {{"one thread", 1, 1, Serial()},        {"3 threads", 1, 3, Threads(3)},
+          {"the first of 3", 1, 3, OnlyFirst()}, {"3 late", 1, 3, LateTeam()},
+          {"2 late", 5, 2, LateTeam()},          {"3 of one thread", 2, 3, Serial()},
+          {"4 backwards", 3, 4, Backwards()},    {"5 one by one", 2, 5, OneByOne()},
+          {"8 of 2 threads", 3, 8, Threads(2)},  {"2 threads", 9, 2, Threads(2)},
+          {"3 threads", 17, 3, Threads(3)},      {"3 of one thread", 17, 3, Backwards()}};
 }
 
 // A program that is right, on every variant.
