@@ -4,7 +4,7 @@
     python benchmarks/streaming.py --data_dir=out/tfds --output_dir=out/streaming
 
 trains a network on the stand-in of ImageNet (2 GB with 20,000 images; 200,000 are 20 GB) through
-`python -m espace_tf.bin.train`, with crops of 224 x 224, and looks at the resident memory of that
+`python -m espace_tf.bin.train`, with crops, and looks at the resident memory of that
 process ten times a second. Then it counts the images that the pipeline alone gives in a second, and
 those that the training step takes of a batch that is there. The pipeline is fast enough if its
 number is the larger one. Files in the page cache of the system are not counted as memory.
@@ -27,6 +27,7 @@ from espace_tf.bin import datasets, networks, pixels, sources, tables
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the stand-in is.", required=True)
 _MODEL = flags.DEFINE_string("model", "squeezenet", "What is trained.")
 _SPLIT = flags.DEFINE_string("train_split", "train", "How much of it: train[:2000] is quicker.")
+_SIZE = flags.DEFINE_integer("image_size", 224, "Height and width of the crops.", 1)
 _BATCH = flags.DEFINE_integer("train_batch_size", 32, "Images per step.", 1)
 _SECONDS = flags.DEFINE_integer("seconds", 20, "How long each rate is measured.", 1)
 _OUTPUT = flags.DEFINE_string("output_dir", "out/streaming", "Where the results go.")
@@ -41,6 +42,7 @@ def train() -> dict[str, float]:
         *("--dataset=imagenet2012", f"--data_dir={_DATA_DIR.value}", "--preprocessing=imagenet"),
         *(f"--train_split={_SPLIT.value}", "--test_split=validation[:64]", "--optimizer=sgd"),
         *("--learning_rate=0.01", f"--train_batch_size={_BATCH.value}"),
+        f"--image_size={_SIZE.value}",
         f"--output_dir={_OUTPUT.value}/train",
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -61,7 +63,7 @@ def train() -> dict[str, float]:
 def rates() -> dict[str, float]:
     """Images per second that the pipeline gives, and that the training step takes."""
     source = sources.find("imagenet2012", data_dir=_DATA_DIR.value)
-    model = networks.build(_MODEL.value, (224, 224, 3), source.classes, "mean_std")
+    model = networks.build(_MODEL.value, (_SIZE.value, _SIZE.value, 3), source.classes, "mean_std")
     chosen = pixels.chosen("imagenet", model)
     examples = datasets.Examples(source, model, chosen, batch_size=_BATCH.value)
     model.compile("sgd", "sparse_categorical_crossentropy")

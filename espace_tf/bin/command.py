@@ -60,7 +60,7 @@ def main(command: Command, argv: list[str]) -> int:
         command: which.
         argv: the program, and what was left on the command line after flags.
     """
-    chatty = flags.FLAGS["verbosity"].present
+    chatty, run = flags.FLAGS["verbosity"].present, None
     try:
         _check(command, argv)
         run = Run(command.name, command.flags)
@@ -75,6 +75,8 @@ def main(command: Command, argv: list[str]) -> int:
         logging.debug("The error came from here:", exc_info=True)
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"espace-{command.name}: error: {message}", file=sys.stderr)
+        if run is not None:
+            run.forget()
         return NOT_USABLE
     return DONE
 

@@ -49,7 +49,8 @@ class Examples:
         self.source, self.model, self.preprocessing = source, model, preprocessing
         self.seed, self.batch_size = seed, batch_size
         self.buffer = max(1, min(buffer, _SHUFFLED_BYTES // source.bytes))
-        self.epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+        with tf.device("CPU:0"):  # where datasets compute
+            self.epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
         shape = tuple(model.inputs[0].shape)[1:]
         self.in_memory = source.arrays is not None and not preprocessing.crops
         if not self.in_memory:

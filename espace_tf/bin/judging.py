@@ -24,7 +24,10 @@ def from_file(path: str, model: Any) -> Callable[[Any], Any]:
         path: of the file.
         model: the Keras model that it takes and gives the tensors of.
     """
-    run = tflite.run_function(model, path)
+    try:
+        run = tflite.run_function(model, path)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"--model {path!r} cannot be read: {error}") from error
     return lambda images: run(in_order(model, images))
 
 

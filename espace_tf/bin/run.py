@@ -138,6 +138,16 @@ class Run:
         write_json(path, found)
         return json.loads(path.read_text())
 
+    def forget(self) -> None:
+        """Leaves nothing of a run that failed before there was anything to go on from."""
+        kept = [path for path in self.state.rglob("*") if path.is_file()]
+        if not self.is_chief or kept != [self.state / "run.json"]:
+            return
+        shutil.rmtree(self.state, ignore_errors=True)
+        (self.output / f"{self.name}.flags").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.output.rmdir()  # if nothing else is in it
+
     def save(self, model: Any, name: str) -> None:
         """Writes a Keras model's file, whole or not at all."""
         if self.is_chief:

@@ -118,6 +118,8 @@ def _in_memory(name: str) -> Source:
     parts = {"train": ("x", "y"), "test": ("x_test", "y_test")}
     parts = {split: keys for split, keys in parts.items() if held.get(keys[0]) is not None}
     sizes = {split: len(held[x]) for split, (x, _) in parts.items()}
+    if not sizes["train"]:
+        raise ValueError(f"--dataset={name} must hold examples. Received: none, as x")
 
     def pick(split: str) -> tuple[Any, Any]:
         chosen = rows(split, sizes)
@@ -130,10 +132,12 @@ def _in_memory(name: str) -> Source:
 
     def examples(split: str) -> tf.data.Dataset:
         images, labels = pick(split)
+        images = images[..., None] if images.ndim == 3 else images  # grey
         return tf.data.Dataset.from_tensor_slices(images if labels is None else (images, labels))
 
     labels = held.get("y")
     known = labels is not None and labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
+    known = known and labels.min() >= 0
     shape = held["x"].shape[1:]
     return Source(
         name,

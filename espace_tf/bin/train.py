@@ -43,6 +43,8 @@ def run() -> None:
 
 def _check() -> None:
     checks.training(needs_epochs=True)
+    if models.is_file(shared_flags.MODEL.value) and _IMAGE_SIZE.value is not None:
+        raise ValueError("--image_size is for a network made by name: that of a file has its size")
 
 
 def _work(run: Run) -> dict[str, Any]:

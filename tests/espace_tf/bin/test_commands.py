@@ -227,6 +227,10 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(data, trained, tmp_p
         ("train", ["--model=resnet20", "--dataset=DATA", "--preprocessing=x"], "--preprocessing"),
         ("train", ["--model=alexnet", "--dataset=DATA"], "does not take images of (16, 16, 1)"),
         ("train", ["--model=resnet20", "--dataset=DATA", "--optimizer=sgd"], "needs --learning_r"),
+        ("train", ["--model=MODEL", "--dataset=DATA", "--image_size=9"], "made by name"),
+        ("train", ["--model=MODEL", "--dataset=EMPTY"], "must hold examples"),
+        ("train", ["--model=MODEL", "--dataset=UNLABELLED"], "data must hold labels"),
+        ("evaluate", ["--model=DATA.tflite", "--original=MODEL", "--dataset=DATA"], "cannot be re"),
         ("evaluate", ["--model=a.tflite", "--dataset=DATA"], "--original must name the Keras"),
         (
             "evaluate",
@@ -242,12 +246,19 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(data, trained, tmp_p
 )
 def test_mistakes_are_one_line(name, arguments, words, data, trained, tmp_path, capsys):
     output = tmp_path / "out"
-    given = [each.replace("DATA", str(data)).replace("MODEL", str(trained)) for each in arguments]
+    np.savez(tmp_path / "empty.npz", x=np.zeros((0, 16, 16), np.uint8))
+    np.savez(tmp_path / "unlabelled.npz", x=np.zeros((40, 16, 16), np.uint8))
+    (tmp_path / "data.npz.tflite").write_bytes(b"nothing")
+    names = {"DATA.tflite": tmp_path / "data.npz.tflite", "DATA": data, "MODEL": trained}
+    names |= {each.upper(): tmp_path / f"{each}.npz" for each in ("empty", "unlabelled")}
+    given = arguments
+    for name_, path in names.items():
+        given = [each.replace(name_, str(path)) for each in given]
     assert call(name, *given, f"--output_dir={output}") == 1
     error = capsys.readouterr().err
     assert words in error
     assert error.startswith(f"espace-{name}: error: ") and error.count("\n") == 1
-    assert not output.exists()
+    assert not output.exists()  # also of what was found late
 
 
 def test_an_interrupt_has_a_status_of_its_own(data, untrained, tmp_path, monkeypatch, capsys):

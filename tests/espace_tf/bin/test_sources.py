@@ -168,6 +168,9 @@ def test_arrays_stay_bytes_for_a_network_that_scales(tmp_path):
     np.testing.assert_allclose(scaled, x[:3] / 255, atol=1e-6)
     crops = next(iter(examples(source, "imagenet+symmetric").training("train")))[0].numpy()
     assert crops.dtype == np.float32 and crops.min() < -0.5 and crops.max() <= 1
+    np.savez(tmp_path / "grey.npz", x=x[..., 0], y=np.arange(10))
+    grey = examples(sources.find(str(tmp_path / "grey.npz")), model=network((24, 24, 1)))
+    assert next(iter(grey.training("train")))[0].shape == (8, 24, 24, 1)
 
 
 @pytest.mark.parametrize(
