@@ -67,7 +67,7 @@ fuzz-graphs: setup native
 
 bazel: setup
 	PYTHON_BIN_PATH=$(abspath $(PY)) $(BAZEL) test :channels_test :core_test :fused_graph_test \
-	  :fuzz_test :memory_test :windows_test
+	  :fuzz_test :memory_test :pointwise_test :windows_test
 	PYTHON_BIN_PATH=$(abspath $(PY)) $(BAZEL) build :native
 
 cuda:

@@ -36,6 +36,7 @@ CORE = (
     *("program", "validate", "cpu/convolution", "cpu/masked_conv2d", "cpu/gradients"),
     *("cpu/depthwise", "cpu/pooling", "cpu/fused_graph", "cpu/channels", "cpu/variants"),
     *("cpu/windows", "cpu/variant_portable", "cpu/channels_portable"),
+    *("cpu/pointwise", "cpu/pointwise_portable"),
 )
 # The delegate for LiteRT needs the core and no TensorFlow.
 DELEGATE = ("delegate", "stretch", "team")
@@ -47,6 +48,8 @@ INSTRUCTION_SETS = {
     "cpu/variant_avx512": AVX512,
     "cpu/channels_avx2": AVX2,
     "cpu/channels_avx512": AVX512,
+    "cpu/pointwise_avx2": AVX2,
+    "cpu/pointwise_avx512": AVX512,
 }
 # The operator on GPUs: the kernels, by element type, and the TensorFlow operation.
 GPU_SOURCES = [

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from espace_tf.keras_layers.texts import read_words, write_words
 from espace_tf.kernels.fused import FusedGraphCall, fused_operations
-from espace_tf.kernels.program import Program
+from espace_tf.kernels.program_reader import Program
 
 # Set while a model is traced for a file that holds its fused graphs as something else: called with
 # the layer and its inputs for its outputs.
@@ -35,8 +35,9 @@ class FusedGraph(keras.layers.Layer):
         model: a Functional Keras 3 model of float32 layers.
         program: integers, the words of the program (see `espace_tf.kernels.program`), or as the
             configuration has them.
-        weights: for each weight of the program (name of an inner layer, name of its weight); of a
-            batch normalization "scale" and "shift", what it multiplies and adds at inference.
+        weights: for each weight of the program (name of an inner layer, name of its weight), or one
+            number for all its floats; of normalizations and rescalings "scale" and "shift", what
+            they multiply and add at inference.
         **kwargs: `name`, `trainable` of a Keras layer.
 
     Raises:
@@ -49,13 +50,13 @@ class FusedGraph(keras.layers.Layer):
         ['InputLayer', 'FusedGraph', 'Dense']
     """
 
-    def __init__(self, model, program, weights: Sequence[Sequence[str]], **kwargs):
+    def __init__(self, model, program, weights: Sequence[Sequence[str] | float], **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})
         if not isinstance(model, keras.Model) or not model.inputs:
             raise TypeError(f"model must be a Functional Keras 3 model. Received: {model!r}")
         self.model = model
         self.program = Program.read(read_words(program))
-        self.sources = tuple((str(layer), str(weight)) for layer, weight in weights)
+        self.sources = tuple(map(_source, weights))
         self._check()
         self.input_spec = self.model.input_spec
         self._native = FusedGraphCall(self.program, self.program_weights, self._plain)
@@ -75,6 +76,11 @@ class FusedGraph(keras.layers.Layer):
                 f"program gives outputs of {wanted} (floats, channels) per image; the outputs of "
                 f"model {self.model.name!r} have {found}"
             )
+        if len(self.sources) != len(self.program.weights):
+            raise ValueError(
+                f"program takes {len(self.program.weights)} weights; weights names "
+                f"{len(self.sources)}"
+            )
         found = [math.prod(weight.shape) for weight in self.program_weights()]
         if found != list(self.program.weights):
             raise ValueError(
@@ -89,14 +95,20 @@ class FusedGraph(keras.layers.Layer):
     def program_weights(self) -> list[tf.Tensor]:
         """The program's weights, from the inner model's."""
         layers = {layer.name: layer for layer in self.model.layers}
-        unknown = sorted({name for name, _ in self.sources} - set(layers))
+        named = (source[0] for source in self.sources if isinstance(source, tuple))
+        unknown = sorted(set(named) - set(layers))
         if unknown:
             raise ValueError(f"weights must name layers of the model. Received: {unknown}")
-        return [_weight(layers[layer], weight) for layer, weight in self.sources]
+        return [
+            _weight(layers[source[0]], source[1])
+            if isinstance(source, tuple)
+            else tf.fill([floats], tf.constant(source, tf.float32))
+            for source, floats in zip(self.sources, self.program.weights, strict=True)
+        ]
 
     def step_layers(self) -> list[str | None]:
         """Of each step of the program the inner layer that its filter is of, None where none is."""
-        names = [layer for layer, _ in self.sources]
+        names = [source[0] if isinstance(source, tuple) else None for source in self.sources]
         return [None if number < 0 else names[number] for number in self.program.filters]
 
     def call(self, inputs, training=None):
@@ -141,7 +153,9 @@ class FusedGraph(keras.layers.Layer):
         own = {
             "model": keras.saving.serialize_keras_object(self.model),
             "program": write_words(self.program.words),
-            "weights": [list(source) for source in self.sources],
+            "weights": [
+                list(source) if isinstance(source, tuple) else source for source in self.sources
+            ],
         }
         return {**super().get_config(), **own}
 
@@ -160,8 +174,16 @@ def _floats(tensor) -> int:
     return math.prod(sizes)
 
 
+def _source(given) -> tuple[str, str] | float:
+    """Of a weight: (name of a layer, name of its weight), or a number."""
+    if isinstance(given, (int, float)):
+        return float(given)
+    layer, weight = given
+    return str(layer), str(weight)
+
+
 def _weight(layer, name: str) -> tf.Tensor:
-    """A layer's weight, or the factor or the offset of a batch normalization at inference."""
+    """A layer's weight, or the factor or the offset of a normalization at inference."""
     if isinstance(layer, keras.layers.BatchNormalization):
         scale = tf.math.rsqrt(tf.convert_to_tensor(layer.moving_variance) + layer.epsilon)
         if layer.scale:
@@ -170,6 +192,15 @@ def _weight(layer, name: str) -> tf.Tensor:
             return scale
         shift = -tf.convert_to_tensor(layer.moving_mean) * scale
         return shift + tf.convert_to_tensor(layer.beta) if layer.center else shift
+    if isinstance(layer, keras.layers.Normalization):
+        mean, variance = (tf.reshape(each, [-1]) for each in (layer.mean, layer.variance))
+        deviation = tf.maximum(tf.sqrt(variance), keras.config.epsilon())
+        if layer.invert:
+            return deviation if name == "scale" else mean
+        return 1.0 / deviation if name == "scale" else -mean / deviation
+    if isinstance(layer, keras.layers.Rescaling):
+        found = layer.scale if name == "scale" else layer.offset
+        return tf.reshape(tf.convert_to_tensor(found, tf.float32), [-1])
     weight = getattr(layer, name, None)
     if weight is None:
         raise ValueError(f"weights names {name!r} of layer {layer.name!r}, which has no such one")

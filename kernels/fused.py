@@ -7,7 +7,7 @@ from types import ModuleType
 import tensorflow as tf
 
 from espace_tf.kernels.loader import operations_now
-from espace_tf.kernels.program import Program
+from espace_tf.kernels.program_reader import Program
 
 
 def fused_operations() -> ModuleType | None:

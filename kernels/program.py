@@ -7,13 +7,13 @@ Layout of the words (int32), read by the operation `EspaceFusedGraph`:
     tensors  [kind (INPUT, OUTPUT, SCRATCH), index, start, rows, channels, stride] each: row r,
              channel c lies at start + r * stride + c
     tables   [rows, taps, rows * taps values] each; a spread is a table of one tap
-    steps    [kind, activation, out, filter, bias, table, spread, number of ins, ins...] each; -1
-             where there is none
+    steps    [kind, activation, out, filter, bias, slopes, table, spread, number of ins, ins...]
+             each; -1 where there is none
 
-Concatenations are no steps: who makes a part of one writes it straight into its slice.
+Concatenations are no steps: who makes a part of one writes it straight into its slice. Nor are
+slices and reshapings: they are the same memory, read otherwise.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -21,10 +21,17 @@ import numpy as np
 
 from espace_tf.kernels.index_map import PADDED, check_indices, check_range
 
-MAGIC = 0x45535031
+MAGIC = 0x45535032
 INPUT, OUTPUT, SCRATCH = range(3)
-CONVOLVE, DEPTHWISE, MAX, AVERAGE, SUM = range(5)
-ACTIVATIONS = ("none", "relu", "relu6")
+CONVOLVE, DEPTHWISE, MAX, AVERAGE, SUM, PRODUCT, SOFTMAX, BLEND, SHUFFLE = range(9)
+_BY_ROW = (SUM, PRODUCT, SOFTMAX)
+_BARE = (MAX, AVERAGE, SOFTMAX, SHUFFLE)  # that end in no activation
+ACTIVATIONS = (
+    *("none", "relu", "relu6", "sigmoid", "tanh", "silu", "hard_sigmoid", "hard_silu"),
+    *("gelu", "gelu_tanh", "elu", "leaky_relu"),
+)
+SLOPED = ("elu", "leaky_relu")  # that have a slope for each channel
+STEP_WORDS = 9  # of a step, before its ins
 ALIGNMENT = 16  # floats: a cache line
 NOTHING = -1
 
@@ -38,6 +45,7 @@ class _Step:
     out: int
     filter: int
     bias: int
+    slopes: int
     table: int
     spread: int
     ins: tuple[int, ...]
@@ -49,9 +57,11 @@ class _Value:
 
     Attributes:
         rows, channels: its size.
-        host: the concatenation that it is a slice of, and its first channel there; or None.
-        step: the number of the step that writes it; None for inputs and concatenations.
+        host: the value that it is a part of, and its first float there; or None.
+        step: the number of the step that writes it; None for inputs, concatenations and views.
         place: (INPUT or OUTPUT, index) where it is one.
+        reshaped: whether it is its host's memory in rows of another length.
+        viewed: whether others are views of it, so that it stays where it is.
     """
 
     rows: int
@@ -59,6 +69,8 @@ class _Value:
     host: tuple[int, int] | None = None
     step: int | None = None
     place: tuple[int, int] | None = None
+    reshaped: bool = False
+    viewed: bool = False
 
 
 class ProgramBuilder:
@@ -104,6 +116,7 @@ class ProgramBuilder:
         *,
         filter: int = NOTHING,
         bias: int = NOTHING,
+        slopes: int = NOTHING,
         table: np.ndarray | None = None,
         spread: np.ndarray | None = None,
         activation: str = "none",
@@ -111,18 +124,25 @@ class ProgramBuilder:
         """A step and the value that it writes.
 
         Args:
-            kind: CONVOLVE, DEPTHWISE, MAX, AVERAGE or SUM.
+            kind: CONVOLVE, DEPTHWISE, MAX, AVERAGE, SUM, PRODUCT, SOFTMAX, BLEND or SHUFFLE.
             ins: values that it reads.
             rows, channels: of what it writes.
             filter, bias: weights.
-            table: int32 [computed rows, taps], input rows in [-1, rows of the input).
-            spread: int32 [rows], the computed row that each row shows.
+            slopes: a weight of as many floats as channels, where the activation is in SLOPED.
+            table: int32 [computed rows, taps], input rows in [-1, rows of the input); of SHUFFLE
+                [channels, 1], channels of the input.
+            spread: int32 [rows], the computed row that each row shows; of BLEND the factors of the
+                taps, float32 of the table's shape.
             activation: one of ACTIVATIONS.
 
         Raises:
             ValueError: a table or spread that the values do not fit.
         """
         self._check(kind, ins, rows, channels, table, spread)
+        if (slopes != NOTHING) != (activation in SLOPED):
+            raise ValueError(f"slopes go with {SLOPED} only. Received: {activation=}")
+        if spread is not None:
+            spread = spread.view(np.int32) if kind == BLEND else spread[:, None]
         out = self._add(_Value(rows, channels, step=len(self._steps)))
         self._steps.append(
             _Step(
@@ -131,25 +151,34 @@ class ProgramBuilder:
                 out,
                 filter,
                 bias,
+                slopes,
                 self._table(table),
-                self._table(None if spread is None else spread[:, None]),
+                self._table(spread),
                 tuple(ins),
             )
         )
         return out
 
-    def activate(self, value: int, activation: str) -> bool:
+    def activate(self, value: int, activation: str, slopes: int = NOTHING) -> bool:
         """Gives the step that writes a value this activation, if it still can.
 
-        It can if it has none and nobody has read the value. Poolings never have one.
+        It can if it has none and nobody has read the value. Poolings, softmax and shuffles never
+        have one.
         """
+        if not self.can_activate(value):
+            return False
+        number = self._values[value].step
+        self._steps[number] = replace(
+            self._steps[number], activation=ACTIVATIONS.index(activation), slopes=slopes
+        )
+        return True
+
+    def can_activate(self, value: int) -> bool:
+        """Whether `activate` can."""
         number = self._values[value].step
         if number is None or self._steps[number].activation or self._is_read(value):
             return False
-        if self._steps[number].kind in (MAX, AVERAGE):
-            return False
-        self._steps[number] = replace(self._steps[number], activation=ACTIVATIONS.index(activation))
-        return True
+        return self._steps[number].kind not in _BARE
 
     def show(self, value: int, spread: np.ndarray) -> bool:
         """Makes the step that writes a value write each row where it is shown, if it still can.
@@ -165,6 +194,8 @@ class ProgramBuilder:
         step = None if found.step is None else self._steps[found.step]
         if step is None or step.table == NOTHING or step.spread != NOTHING:
             return False
+        if step.kind == SHUFFLE:
+            return False
         if self._is_read(value):
             return False
         check_range(spread, "spread", 0, found.rows)
@@ -175,7 +206,7 @@ class ProgramBuilder:
     def _is_read(self, value: int) -> bool:
         """Whether a step, a concatenation or an output reads a value as it is."""
         found = self._values[value]
-        taken = found.host is not None or found.place is not None
+        taken = found.host is not None or found.place is not None or found.viewed
         return taken or any(value in step.ins for step in self._steps)
 
     def concatenate(self, parts: Sequence[int]) -> int:
@@ -196,6 +227,36 @@ class ProgramBuilder:
             first += width
         return whole
 
+    def columns(self, value: int, first: int, channels: int) -> int:
+        """Neighbouring channels of a value: a view."""
+        self._values[value].viewed = True
+        found = self._values[value]
+        return self._add(_Value(found.rows, channels, host=(value, first)))
+
+    def reshape(self, value: int, channels: int) -> int:
+        """The same floats in rows of another length: a view, or one of a copy.
+
+        Values whose rows do not follow each other without a gap are copied, and outputs.
+
+        Raises:
+            ValueError: rows that do not come out even.
+        """
+        found = self._values[value]
+        if found.rows * found.channels % channels:
+            raise ValueError(
+                f"channels must divide {found.rows * found.channels}. Received: {channels}"
+            )
+        root, _, stride = self._root(value)
+        leaves = (self._values[root].place or (SCRATCH, 0))[0] == OUTPUT
+        if leaves or (stride != found.channels and found.rows > 1):
+            value = self.step(SUM, [value], found.rows, found.channels)
+        viewed = self._values[value]
+        while viewed is not None:
+            viewed.viewed = True
+            viewed = None if viewed.host is None else self._values[viewed.host[0]]
+        rows = found.rows * found.channels // channels
+        return self._add(_Value(rows, channels, host=(value, 0), reshaped=True))
+
     def output(self, value: int) -> None:
         """Makes a value the next output; an input or a slice is copied there."""
         self._values[self._own(value)].place = OUTPUT, self._outputs
@@ -207,15 +268,14 @@ class ProgramBuilder:
         header = [MAGIC, self._inputs, self._outputs, len(self._weights), len(self._values)]
         words = [*header, len(self._tables), len(self._steps), scratch, *self._weights]
         for number, value in enumerate(self._values):
-            root, first = self._root(number)
+            root, first, stride = self._root(number)
             kind, index = self._values[root].place or (SCRATCH, 0)
             start = first + starts.get(root, 0)
-            stride = self._values[root].channels
             words += [kind, index, start, value.rows, value.channels, stride]
         tables = [np.concatenate([table.shape, table.ravel()]) for table in self._tables]
         steps = []
         for step in self._steps:
-            steps += [step.kind, step.activation, step.out, step.filter, step.bias]
+            steps += [step.kind, step.activation, step.out, step.filter, step.bias, step.slopes]
             steps += [step.table, step.spread, len(step.ins), *step.ins]
         return np.concatenate([words, *tables, steps]).astype(np.int32)
 
@@ -224,13 +284,23 @@ class ProgramBuilder:
         return len(self._values) - 1
 
     def _check(self, kind, ins, rows, channels, table, spread) -> None:
-        if kind == SUM:
+        if kind in _BY_ROW:
             sizes = {(self._values[each].rows, self._values[each].channels) for each in ins}
-            if sizes != {(rows, channels)}:
+            repeated = set() if kind == SOFTMAX else {(1, channels)}
+            if not sizes or sizes - repeated - {(rows, channels)}:
                 raise ValueError(f"ins must be of size {(rows, channels)}. Received: {sizes}")
             return
         check_indices(table, "table", rank=2)
+        if kind == SHUFFLE:
+            check_range(table, "table", 0, self._values[ins[0]].channels)
+            if len(table) != channels or rows != self._values[ins[0]].rows:
+                raise ValueError(f"table must give {channels} channels of {rows} rows")
+            return
         check_range(table, "table", PADDED, self._values[ins[0]].rows)
+        if kind == BLEND:
+            if spread.dtype != np.float32 or spread.shape != table.shape:
+                raise ValueError("spread must be float32 factors of the table's shape")
+            spread = None
         if spread is not None:
             check_indices(spread, "spread", rank=1)
             check_range(spread, "spread", 0, len(table))
@@ -250,16 +320,18 @@ class ProgramBuilder:
     def _own(self, value: int) -> int:
         """The value, or a copy if it has its place already."""
         found = self._values[value]
-        if found.host is None and found.place is None:
+        if found.host is None and found.place is None and not found.viewed:
             return value
         return self.step(SUM, [value], found.rows, found.channels)
 
-    def _root(self, value: int) -> tuple[int, int]:
-        """The value whose memory holds this one, and the first channel in it."""
-        first = 0
+    def _root(self, value: int) -> tuple[int, int, int]:
+        """The value whose memory holds this one, the first float in it, floats from row to row."""
+        first, stride = 0, None
         while (host := self._values[value].host) is not None:
+            if stride is None and self._values[value].reshaped:
+                stride = self._values[value].channels
             value, first = host[0], first + host[1]
-        return value, first
+        return value, first, stride or self._values[value].channels
 
     def _allocate(self) -> tuple[dict[int, int], int]:
         """Where each value in scratch memory starts, by root, and how much of it is used.
@@ -297,79 +369,3 @@ def _best_gap(taken: list[tuple[int, int]], size: int) -> int:
             best = gap, end
         end = max(end, stop)
     return end if best is None else best[1]
-
-
-@dataclass(frozen=True, eq=False)
-class Program:
-    """What the words of a program say about its borders, read and checked.
-
-    Attributes:
-        words: int32, all of it.
-        inputs: floats of each input, per image.
-        outputs: (rows, channels) of each output.
-        weights: floats of each weight.
-        filters: of each step the number of its filter among the weights, -1 where it has none.
-    """
-
-    words: np.ndarray
-    inputs: tuple[int, ...]
-    outputs: tuple[tuple[int, int], ...]
-    weights: tuple[int, ...]
-    filters: tuple[int, ...]
-
-    @classmethod
-    def read(cls, words: np.ndarray) -> "Program":
-        """The program of these words.
-
-        Raises:
-            TypeError, ValueError: not what `ProgramBuilder.words` returned.
-        """
-        words = np.asarray(words)
-        check_indices(words, "program", rank=1)
-        if len(words) < 8 or words[0] != MAGIC or words[:8].min() < 0:
-            raise ValueError(
-                f"program must begin with a header of 8 words. Received: {words[:8].tolist()}"
-            )
-        inputs, outputs, weights, tensors = map(int, words[1:5])
-        end = 8 + weights + 6 * tensors
-        if len(words) < end:
-            raise ValueError(f"program must have {end} words at least. Received: {len(words)}")
-        sizes: dict[tuple[int, int], tuple[int, int]] = {}
-        for kind, index, _, rows, _, stride in words[8 + weights : end].reshape(-1, 6).tolist():
-            sizes[kind, index] = rows, stride
-        borders = [(INPUT, index) for index in range(inputs)]
-        borders += [(OUTPUT, index) for index in range(outputs)]
-        missing = [border for border in borders if border not in sizes]
-        if missing:
-            raise ValueError(f"program has no tensor for its inputs and outputs: {missing}")
-        return cls(
-            words=words,
-            inputs=tuple(int(np.prod(sizes[INPUT, index])) for index in range(inputs)),
-            outputs=tuple(sizes[OUTPUT, index] for index in range(outputs)),
-            weights=tuple(words[8 : 8 + weights].tolist()),
-            filters=_filters(words, end),
-        )
-
-
-def _filters(words: np.ndarray, at: int) -> tuple[int, ...]:
-    """Of the steps of a program whose tables begin at a word.
-
-    Raises:
-        ValueError: the words end too early, or go on after the last step.
-    """
-    tables, steps = map(int, words[5:7])
-    found = []
-    for number in range(tables + steps):
-        size = 2 if number < tables else 8
-        head = words[at : at + size].tolist()
-        more = math.prod(head) if size == 2 else sum(head[7:])
-        if len(head) < size or more < 1:
-            break
-        at += size + more
-        if size == 8:
-            found.append(head[3])
-    if at != len(words) or len(found) < steps:
-        raise ValueError(
-            f"program must end with its last step of {steps}. Received: {len(words)} words"
-        )
-    return tuple(found)

@@ -61,7 +61,8 @@ def call(name, *arguments, **options):
 
 
 def activation(r):
-    return r.pick(None, None, "relu", "relu", "relu6", "swish", "tanh")
+    known = ("relu", "relu", "relu6", "swish", "tanh", "hard_swish", "gelu", "softmax")
+    return r.pick(None, None, None, *known, "softplus")
 
 
 def window(r, shape):
@@ -139,12 +140,41 @@ def upsampling(r, shape):
 
 def reshaped(r, shape):
     *size, channels = shape
-    options = [(int(np.prod(size)), channels)]
+    options = [(int(np.prod(size)), channels), (*size[:-1], -1), (-1, 1)]
     if len(shape) > 1:
         options += [(*size[1:], size[0], channels), (1, *shape)]
     if len(shape) < 4:
         options.append((*size, 1, channels))
     return call("layers.Reshape", options[r.randint(len(options))])
+
+
+def permuted(r, shape):
+    return call("layers.Permute", tuple((r.permutation(len(shape)) + 1).tolist()))
+
+
+def normalization(r, shape):
+    mean, variance = ([round(r.rand() + 0.5, 2) for _ in range(shape[-1])] for _ in range(2))
+    return call("layers.Normalization", mean=mean, variance=variance, invert=r.pick(None, True))
+
+
+def prelu(r, shape):
+    return call("layers.PReLU", shared_axes=r.pick(list(range(1, len(shape))) or None, None))
+
+
+def rescaling(r, shape):
+    scale = r.pick(0.5, [round(r.rand() + 0.5, 2) for _ in range(shape[-1])])
+    return call("layers.Rescaling", scale, r.pick(0.0, -0.25))
+
+
+def arithmetic(r, shape):
+    number = r.pick(0.5, 2, -1.25)
+    code = r.pick("x + {}", "{} - x", "x - {}", "{} * x", "x / {}", "{} / (x * x + 1)", "x * x - x")
+    return f"(lambda x: {code.format(number)})"
+
+
+def operation(r, shape):
+    names = ("relu", "relu6", "sigmoid", "tanh", "silu", "hard_sigmoid", "gelu", "elu")
+    return f"keras.ops.{r.pick(*names, 'leaky_relu', 'softmax')}"
 
 
 def global_pooling(name):
@@ -177,7 +207,17 @@ MAKERS = {
     "GaussianNoise": (None, plain("GaussianNoise", 0.5)),
     "Activation": (None, lambda r, s: call("layers.Activation", activation(r) or "linear")),
     "ReLU": (None, lambda r, s: call("layers.ReLU", r.pick(None, None, 6.0, 1.5))),
+    "LeakyReLU": (None, plain("LeakyReLU", 0.2)),
+    "PReLU": (None, prelu),
+    "ELU": (None, lambda r, s: call("layers.ELU", r.pick(1.0, 0.3))),
+    "Softmax": (None, lambda r, s: call("layers.Softmax", axis=r.pick(None, None, 1))),
+    "Rescaling": (None, rescaling),
+    "Normalization": (None, normalization),
+    "Flatten": (None, plain("Flatten")),
+    "Reshape": (None, reshaped),
+    "Permute": (None, permuted),
     "Add": (None, plain("Add")),
+    "Multiply": (None, plain("Multiply")),
     "Concatenate": (None, plain("Concatenate")),
     "ZeroPadding2D": (4, around("ZeroPadding2D", 2)),
     "Cropping2D": (4, around("Cropping2D", 1)),
@@ -187,12 +227,11 @@ MAKERS = {
     "GlobalMaxPooling2D": (4, global_pooling("GlobalMaxPooling2D")),
     "GlobalAveragePooling2D": (4, global_pooling("GlobalAveragePooling2D")),
 }
-# Layers without a rule, and a way to other ranks.
+# Layers without a rule, and what is no layer.
 MORE = {
-    "Multiply": (None, plain("Multiply")),
-    "Softmax": (None, plain("Softmax")),
-    "LeakyReLU": (None, plain("LeakyReLU", 0.2)),
-    "Reshape": (None, reshaped),
+    "UnitNormalization": (None, plain("UnitNormalization")),
+    "arithmetic": (None, arithmetic),
+    "operation": (None, operation),
 }
 JOINING = ("Add", "Concatenate", "Multiply")
 OFTEN = ("Conv2D", "Add", "ReLU", "BatchNormalization", "UpSampling2D", "ZeroPadding2D", "Conv2D")
@@ -302,11 +341,13 @@ class Grower:
         code = make(self.r, shape)
         if name in JOINING:
             same = 1 if name == "Concatenate" else 0
+            once = (*[1] * (len(shape) - 1), shape[-1])  # one position, for all of them
             alike = [
                 each
                 for each in pool
                 if self.values[each].shape[1 : -1 if same else None]
                 == shape[: -1 if same else None]
+                or (not same and self.values[each].shape[1:] == once)
             ]
             reads = [given, *(alike[self.r.randint(len(alike))] for _ in range(self.r.int(1, 2)))]
             return self.add("t", f"{code}([{', '.join(['{}'] * len(reads))}])", reads)

@@ -5,6 +5,7 @@ lives at the same time, or a value that is read before it is written, shows in t
 """
 
 import numpy as np
+from scipy import special
 
 
 class Words:
@@ -23,7 +24,7 @@ def run(words, inputs, weights):
     """The outputs [B, rows, channels], float64."""
     reader = Words(words)
     magic, n_inputs, n_outputs, n_weights, n_tensors, n_tables, n_steps, scratch = reader.take(8)
-    assert magic == 0x45535031
+    assert magic == 0x45535032
     assert (len(inputs), len(weights)) == (n_inputs, n_weights)
     sizes = reader.take(n_weights)
     assert sizes == [np.size(weight) for weight in weights]
@@ -45,7 +46,7 @@ def run(words, inputs, weights):
         return spaces[kind][index], places
 
     for _ in range(n_steps):
-        kind, activation, out, filter, bias, table, spread, count = reader.take(8)
+        kind, activation, out, filter, bias, slopes, table, spread, count = reader.take(9)
         ins = []
         for number in reader.take(count):
             memory, places = view(number)
@@ -56,12 +57,12 @@ def run(words, inputs, weights):
             ins,
             *(None if number < 0 else weights[number] for number in (filter, bias)),
             None if table < 0 else tables[table],
+            None if kind != 7 else tables[spread].astype(np.int32).view(np.float32),
             tensors[out][4],
         )
-        made = [lambda x: x, lambda x: np.maximum(x, 0), lambda x: np.clip(x, 0, 6)][activation](
-            made
-        )
+        made = ACTIVATIONS[activation](made, None if slopes < 0 else weights[slopes])
         memory, places = view(out)
+        spread = -1 if kind == 7 else spread
         memory[:, places] = made if spread < 0 else made[:, tables[spread][:, 0]]
     assert reader.at == len(reader.words), "words are left over"
     found = []
@@ -75,8 +76,30 @@ def size(tensors, kind, index):
     return max(t[3] * t[5] for t in tensors if t[:2] == [kind, index])
 
 
-def step(kind, ins, filter, bias, table, channels):
+ACTIVATIONS = [
+    lambda x, slopes: x,
+    lambda x, slopes: np.maximum(x, 0),
+    lambda x, slopes: np.clip(x, 0, 6),
+    lambda x, slopes: special.expit(x),
+    lambda x, slopes: np.tanh(x),
+    lambda x, slopes: x * special.expit(x),
+    lambda x, slopes: np.clip(x + 3, 0, 6) / 6,
+    lambda x, slopes: x * np.clip(x + 3, 0, 6) / 6,
+    lambda x, slopes: x * special.ndtr(x),
+    lambda x, slopes: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2,
+    lambda x, slopes: np.where(x > 0, x, slopes * np.expm1(np.minimum(x, 0))),
+    lambda x, slopes: np.where(x > 0, x, slopes * x),
+]
+
+
+def step(kind, ins, filter, bias, table, factors, channels):
     """What a step computes before its activation and its spread."""
+    if kind == 5:
+        return np.prod(np.broadcast_arrays(*ins), axis=0)
+    if kind == 6:
+        return special.softmax(ins[0], axis=-1)
+    if kind == 8:
+        return ins[0][:, :, table[:, 0]]
     if kind == 4:
         made = sum(ins)
         made = made if filter is None else made * filter
@@ -91,6 +114,8 @@ def step(kind, ins, filter, bias, table, channels):
                 made[:, q] += values @ filter.reshape(-1, wide, channels)[tap]
             elif kind == 1:
                 made[:, q] += values * filter.reshape(-1, wide)[tap]
+            elif kind == 7:
+                made[:, q] += values * factors[q, tap]
         if kind == 2 and read:
             made[:, q] = np.max([values for _, values in read], axis=0)
         if kind == 3 and read:

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from espace_tf.network import layer_rules
@@ -163,6 +164,37 @@ def nodes(container: Any) -> list[tuple[Any, list[Any], list[Any], bool]]:
             inputs, outputs = list(node.keras_inputs), tf.nest.flatten(node.outputs)
         found.append((layer, inputs, outputs, kwargs.get("training") is True))
     return found
+
+
+def number(operation: Any) -> tuple[float | None, bool]:
+    """The plain number that an operation of a graph computes with, and whether it comes first.
+
+    Returns:
+        (None, False) where there is none: both arguments are tensors, or one is an array; or where
+        the operation is called several times.
+    """
+    calls = operation._inbound_nodes
+    arguments = calls[0].arguments.args if len(calls) == 1 else ()
+    if len(arguments) != 2 or calls[0].arguments.kwargs:
+        return None, False
+    for argument, first in ((arguments[0], True), (arguments[1], False)):
+        if isinstance(argument, (int, float, np.number)) and not isinstance(argument, bool):
+            return float(argument), first
+    return None, False
+
+
+def is_sparse(tensor: Any) -> bool:
+    """Whether a symbolic tensor of Keras 3 stands for sparse ones.
+
+    Keras says so of a dense tensor times a number, too: what a known layer or operation makes of
+    dense tensors is dense.
+    """
+    if not tensor.sparse:
+        return False
+    history = tensor._keras_history
+    given = history.operation._inbound_nodes[history.node_index].input_tensors
+    known = given and layer_rules.rule(history.operation) is not layer_rules.UNKNOWN
+    return any(map(is_sparse, given)) if known else True
 
 
 def structure(model: Any, side: str) -> Any:

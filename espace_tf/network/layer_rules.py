@@ -13,7 +13,6 @@ from types import ModuleType
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from espace_tf.keras_layers import FusedGraph, for_library
 
@@ -93,6 +92,7 @@ _DONE = "already compressed: compress the original model instead"
 COMPRESSED = ("masked", "decomposed")
 UNKNOWN = Rule(kind="unknown")
 _IDENTITY = Rule(kind="identity")
+_ACTIVATION = Rule(kind="activation")
 
 RULES = {
     "Conv2D": _convolution("conv", _at_outputs, None, -1),
@@ -118,9 +118,19 @@ RULES = {
     "AlphaDropout": _IDENTITY,
     "GaussianDropout": _IDENTITY,
     "GaussianNoise": _IDENTITY,
-    "Activation": Rule(kind="activation"),
-    "ReLU": Rule(kind="activation"),
+    "Activation": _ACTIVATION,
+    "ReLU": _ACTIVATION,
+    "LeakyReLU": _ACTIVATION,
+    "PReLU": _ACTIVATION,
+    "ELU": _ACTIVATION,
+    "Softmax": _ACTIVATION,
     "Add": Rule(kind="sum"),
+    "Multiply": Rule(kind="product"),
+    "Rescaling": Rule(kind="rescaling"),
+    "Normalization": Rule(kind="normalization"),
+    "Flatten": Rule(kind="reshape"),
+    "Reshape": Rule(kind="reshape"),
+    "Permute": Rule(kind="permutation"),
     "Concatenate": Rule(kind="concatenation"),
     "ZeroPadding2D": Rule(kind="padding"),
     "Cropping2D": Rule(kind="cropping"),
@@ -129,6 +139,16 @@ RULES = {
     "AveragePooling2D": Rule(kind="average_pooling"),
     "GlobalMaxPooling2D": Rule(kind="global_max_pooling"),
     "GlobalAveragePooling2D": Rule(kind="global_average_pooling"),
+}
+# Operations of a Keras 3 graph that are no layers, as `keras.ops` and arithmetic make them.
+OPERATIONS = {
+    "Add": Rule(kind="addition"),
+    "Subtract": Rule(kind="subtraction"),
+    "Multiply": Rule(kind="multiplication"),
+    "Divide": Rule(kind="division"),
+    "TrueDivide": Rule(kind="division"),
+    **dict.fromkeys(("Relu", "Relu6", "Sigmoid", "Tanh", "Silu", "HardSigmoid"), _ACTIVATION),
+    **dict.fromkeys(("HardSilu", "Gelu", "Elu", "LeakyRelu", "Softmax"), _ACTIVATION),
 }
 
 
@@ -159,24 +179,7 @@ def is_altered(layer: Any) -> bool:
     return bool(getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False))
 
 
-def activation(layer: Any) -> str | None:
-    """What a known layer ends with, or is: "none", "relu" or "relu6"; None: something else."""
-    if hasattr(layer, "max_value"):  # the layer ReLU; tf_keras has arrays of no dimension
-        most = None if layer.max_value is None else float(layer.max_value)
-        found = {None: "relu", 6.0: "relu6"}.get(most)
-        return None if layer.negative_slope or layer.threshold else found
-    function = getattr(layer, "activation", None)
-    return next((name for known, name in _activations() if known is function), None)
-
-
-def _activations() -> Iterator[tuple[Callable, str]]:
-    for module in (tf.nn, *(library.activations for library in _libraries())):
-        for known, name in (("linear", "none"), ("relu", "relu"), ("relu6", "relu6")):
-            if hasattr(module, known):
-                yield getattr(module, known), name
-
-
-def _libraries() -> Iterator[ModuleType]:
+def libraries() -> Iterator[ModuleType]:
     """Keras 3, and tf_keras where somebody has imported it."""
     yield keras
     if "tf_keras" in sys.modules:
@@ -184,7 +187,7 @@ def _libraries() -> Iterator[ModuleType]:
 
 
 def _find(known: type) -> Rule:
-    tables = (_classes(library) for library in _libraries())
+    tables = (_operations(), *(_classes(library) for library in libraries()))
     return next((table[known] for table in tables if known in table), UNKNOWN)
 
 
@@ -196,3 +199,14 @@ def _classes(library: ModuleType) -> dict[type, Rule]:
         "FusedGraph": FusedGraph,
     }
     return {classes[name]: each for name, each in RULES.items() if name in classes}
+
+
+@functools.cache
+def _operations() -> dict[type, Rule]:
+    modules = [vars(sys.modules[each.__module__]) for each in (keras.ops.add, keras.ops.relu)]
+    return {
+        classes[name]: each
+        for name, each in OPERATIONS.items()
+        for classes in modules
+        if name in classes
+    }

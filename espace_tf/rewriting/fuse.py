@@ -8,8 +8,9 @@ import keras
 
 from espace_tf.keras_layers import FusedGraph
 from espace_tf.network import cloning, graph
+from espace_tf.network.layer_rules import rule
 from espace_tf.rewriting.lower import lower
-from espace_tf.rewriting.pieces import is_convolution, pieces
+from espace_tf.rewriting.pieces import pieces
 
 
 def fuse(model: Any) -> Any:
@@ -76,7 +77,7 @@ def _stretches(container: Any, times: dict[int, int]) -> list[tuple[list[int], s
     taken = {layer.name for layer in container.layers}
     for stage in sorted(set(stages)):
         indices = [index for index, own in enumerate(stages) if own == stage]
-        first = next((i for i in indices if found[i] and is_convolution(found[i])), None)
+        first = next((i for i in indices if found[i] and rule(calls[i][0]).convolution), None)
         worth = stage % 2 == 1 and first is not None
         name = _free(f"fused_{calls[first][0].name}", taken) if worth else None
         order.append((indices, name))

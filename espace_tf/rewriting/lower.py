@@ -13,7 +13,7 @@ from espace_tf.network import graph
 from espace_tf.rewriting.pieces import CONVOLUTIONS, Piece, pieces
 
 
-def lower(model: Any) -> tuple[np.ndarray, list[tuple[str, str]]]:
+def lower(model: Any) -> tuple[np.ndarray, list[tuple[str, str] | float]]:
     """The program of a model, and the weights that it takes.
 
     Args:
@@ -35,7 +35,8 @@ def lower(model: Any) -> tuple[np.ndarray, list[tuple[str, str]]]:
         lowering.add(layer, found, inputs, outputs[0])
     for tensor in model.outputs:
         lowering.output(tensor)
-    return lowering.builder.words(), list(lowering.weights)
+    sources = [key if isinstance(key[0], str) else key[0] for key in lowering.weights]
+    return lowering.builder.words(), sources
 
 
 @dataclass(eq=False)
@@ -65,7 +66,7 @@ class _Lowering:
 
     def __init__(self, model: Any):
         self.builder = program.ProgramBuilder()
-        self.weights: dict[tuple[str, str], int] = {}
+        self.weights: dict[tuple[str, str] | tuple[float, int], int] = {}
         self.tensors: dict[int, _Rows] = {}
         self.of_value: dict[int, list[_Rows]] = {}
         self.readers = Counter(id(tensor) for tensor in model.outputs)
@@ -81,7 +82,7 @@ class _Lowering:
         first, *more = found
         made = self._piece(layer, first, given)
         for piece in more:
-            made = self._step(layer, piece, made)
+            made = self._piece(layer, piece, [made])
         self._name(output, made)
         for rows in given:
             rows.pending -= 1
@@ -117,22 +118,55 @@ class _Lowering:
         if piece.kind == "concatenation":
             values, rows = self._alike(given)
             return self._of(self.builder.concatenate(values), rows)
-        if piece.kind == "activation":
-            last = self._are_alone(first) and first.pending == 1
-            if last and self.builder.activate(first.value, piece.activation):
+        if piece.kind == "reshape":
+            if piece.channels == self.builder.size(first.value)[1]:
                 return first
-        if piece.kind in ("activation", program.SUM):
-            values, rows = self._alike(given, zeros=piece.bias is None)
+            return self._whole(self.builder.reshape(self._in_memory(first), piece.channels))
+        if piece.kind == program.SHUFFLE:
+            rows, _ = self.builder.size(first.value)
             step = self.builder.step(
-                program.SUM,
-                values,
-                *self.builder.size(values[0]),
-                filter=self._weight(layer, piece.filter),
-                bias=self._weight(layer, piece.bias),
-                activation=piece.activation,
+                piece.kind, [first.value], rows, piece.channels, table=piece.table
             )
-            return self._of(step, rows)
+            return self._of(step, first.rows)
+        if piece.kind == "activation" and self._activate(layer, piece, first):
+            return first
+        if piece.kind in ("activation", program.SUM, program.PRODUCT, program.SOFTMAX):
+            return self._by_row(layer, piece, given)
         return self._step(layer, piece, first)
+
+    def _activate(self, layer: Any, piece: Piece, given: _Rows) -> bool:
+        """Makes an activation that of the step before, if it can be."""
+        last = self._are_alone(given) and given.pending <= 1
+        zeros = given.rows is None or given.rows.min() >= 0 or _keeps_zeros(piece)
+        if not (last and zeros and self.builder.can_activate(given.value)):
+            return False
+        slopes = self._weight(layer, piece.slopes, self.builder.size(given.value)[1])
+        self.builder.activate(given.value, piece.activation, slopes)
+        return True
+
+    def _by_row(self, layer: Any, piece: Piece, given: list[_Rows]) -> _Rows:
+        """A step that computes every row of the same row of what it reads, or of its only one."""
+        sizes = [self._count(each) for each in given]
+        most = max(sizes)
+        large = [each for each, size in zip(given, sizes, strict=True) if size == most]
+        repeated = [each for each, size in zip(given, sizes, strict=True) if size < most]
+        zeros = _keeps_zeros(piece) and not (repeated and piece.kind == program.SUM)
+        values, rows = self._alike(large, zeros)
+        count, channels = self.builder.size(values[0])
+        step = self.builder.step(
+            program.SUM if piece.kind == "activation" else piece.kind,
+            [*values, *map(self._in_memory, repeated)],
+            count,
+            channels,
+            filter=self._weight(layer, piece.filter, channels),
+            bias=self._weight(layer, piece.bias, channels),
+            slopes=self._weight(layer, piece.slopes, channels),
+            activation=piece.activation,
+        )
+        return self._of(step, rows)
+
+    def _count(self, rows: _Rows) -> int:
+        return self.builder.size(rows.value)[0] if rows.rows is None else len(rows.rows)
 
     def _alike(self, given: list[_Rows], zeros: bool = True) -> tuple[list[int], np.ndarray | None]:
         """Values to work on row by row, and the rows of the result that the tensors then show.
@@ -159,22 +193,30 @@ class _Lowering:
         """
         table, shown, source = piece.table, piece.spread, given.value
         if given.rows is not None:
-            # Zeros are nothing to a convolution; to a pooling they are values, -1 is none.
-            if piece.kind in CONVOLUTIONS or given.rows.min() >= 0:
+            # Zeros are nothing to a convolution; to a pooling they are values, -1 is none. A blend
+            # has factors for its own positions.
+            if piece.kind in CONVOLUTIONS or (
+                given.rows.min() >= 0 and piece.kind != program.BLEND
+            ):
                 table, again = _once(compose(table, given.rows))
                 shown = again if shown is None else again[shown]
             else:
                 source = self._in_memory(given)
+        channels = piece.channels or self.builder.size(source)[1]
         value = self.builder.step(
             piece.kind,
             [source],
             len(table),
-            piece.channels or self.builder.size(source)[1],
+            channels,
             filter=self._weight(layer, piece.filter),
             bias=self._weight(layer, piece.bias),
+            slopes=self._weight(layer, piece.slopes, channels),
             table=table,
+            spread=shown if piece.kind == program.BLEND else None,
             activation=piece.activation,
         )
+        if piece.kind == program.BLEND:
+            return self._whole(value)
         made = self._whole(value)
         return made if shown is None else self._gathered(made, shown)
 
@@ -199,14 +241,22 @@ class _Lowering:
             )
         return given.memory
 
-    def _weight(self, layer: Any, name: str | None) -> int:
-        if name is None:
+    def _weight(self, layer: Any, source: str | float | None, floats: int | None = None) -> int:
+        """The number of a layer's weight, or of one number as often as is said."""
+        if source is None:
             return program.NOTHING
-        key = layer.name, name
+        key = (layer.name, source) if isinstance(source, str) else (source, floats)
         if key not in self.weights:
-            weight = layer.moving_mean if name in ("scale", "shift") else getattr(layer, name)
-            self.weights[key] = self.builder.weight(math.prod(weight.shape))
+            own = getattr(layer, source, None) if isinstance(source, str) else None
+            size = floats if own is None or floats else math.prod(own.shape)
+            self.weights[key] = self.builder.weight(size)
         return self.weights[key]
+
+
+def _keeps_zeros(piece: Piece) -> bool:
+    """Whether a step makes zeros of zeros."""
+    moved = piece.activation in ("sigmoid", "hard_sigmoid") or piece.kind == program.SOFTMAX
+    return piece.bias is None and not moved
 
 
 def _once(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

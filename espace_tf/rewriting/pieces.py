@@ -9,13 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import keras
 import numpy as np
 
 from espace_tf.kernels import program
 from espace_tf.kernels.index_map import Geometry, conv_table
-from espace_tf.network import layer_rules
+from espace_tf.network import graph, layer_rules
+from espace_tf.network.activations import activation, slope
 
 CONVOLUTIONS = (program.CONVOLVE, program.DEPTHWISE)
+# A larger kernel of a dense layer does not stay in the cache from one group of images to the next,
+# which the layer by itself reads once for all of them.
+_MOST_DENSE_FLOATS = 1 << 21
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,17 +29,18 @@ class Piece:
 
     Attributes:
         kind: of a step of a program; or "rows" (a gathering, of the rows `table`), "activation",
-            "concatenation", "nothing".
+            "concatenation", "reshape" (rows of so many `channels`), "nothing".
         channels: that come out; None: as many as come in.
-        filter, bias: names of the layer's weights, as `FusedGraph` takes them.
+        filter, bias, slopes: names of the layer's weights, or numbers, as `FusedGraph` takes them.
         table, spread: as steps have them.
         activation: applied last.
     """
 
     kind: int | str
     channels: int | None = None
-    filter: str | None = None
-    bias: str | None = None
+    filter: str | float | None = None
+    bias: str | float | None = None
+    slopes: str | float | None = None
     table: np.ndarray | None = None
     spread: np.ndarray | None = None
     activation: str = "none"
@@ -54,22 +60,20 @@ def pieces(layer: Any, inputs: list[Any], outputs: list[Any]) -> list[Piece] | N
     return _POINTWISE[kind](layer, inputs) if kind in _POINTWISE else _OF_MAPS[kind](layer, inputs)
 
 
-def is_convolution(found: list[Piece]) -> bool:
-    """Whether any of the pieces is one."""
-    return any(piece.kind in CONVOLUTIONS for piece in found)
-
-
 def _is_plain(layer: Any, inputs: list[Any], outputs: list[Any]) -> bool:
     """Whether a layer computes in float32, channels last, on maps of known size."""
-    if len(outputs) != 1 or getattr(layer.dtype_policy, "name", "") != "float32":
+    if len(outputs) != 1:
         return False
-    if layer.activity_regularizer is not None:
-        return False
+    if isinstance(layer, keras.layers.Layer):
+        if getattr(layer.dtype_policy, "name", "") != "float32":
+            return False
+        if layer.activity_regularizer is not None:
+            return False
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         return False
     tensors = [*inputs, *outputs]
     known = all(len(t.shape) > 1 and None not in t.shape[1:] for t in tensors)
-    return known and all(str(t.dtype) == "float32" and not t.sparse for t in tensors)
+    return known and all(str(t.dtype) == "float32" and not graph.is_sparse(t) for t in tensors)
 
 
 def _nothing(layer: Any, inputs: list[Any]) -> list[Piece]:
@@ -77,14 +81,91 @@ def _nothing(layer: Any, inputs: list[Any]) -> list[Piece]:
 
 
 def _activation(layer: Any, inputs: list[Any]) -> list[Piece] | None:
-    name = layer_rules.activation(layer)
+    name = activation(layer)
+    if name is None or len(inputs) != 1:
+        return None
+    if name == "softmax":
+        return [Piece(kind=program.SOFTMAX)]
+    slopes = slope(layer) if name in program.SLOPED else None
+    if isinstance(slopes, str):
+        shape = getattr(layer, slopes).shape
+        if not math.prod(shape) == shape[-1] == inputs[0].shape[-1]:
+            return None
     kind = "nothing" if name == "none" else "activation"
-    return None if name is None else [Piece(kind=kind, activation=name)]
+    return [Piece(kind=kind, activation=name, slopes=slopes)]
 
 
-def _sum(layer: Any, inputs: list[Any]) -> list[Piece] | None:
-    alike = len({tuple(tensor.shape[1:]) for tensor in inputs}) == 1
-    return [Piece(kind=program.SUM)] if alike else None
+def _combined(kind: int, layer: Any, inputs: list[Any]) -> list[Piece] | None:
+    """A sum or product of maps of one size, or of such a map and of maps of one position."""
+    largest = max(inputs, key=lambda tensor: math.prod(tensor.shape[1:]))
+    for tensor in inputs:
+        alike = tensor.shape[1:-1] == largest.shape[1:-1] or math.prod(tensor.shape[1:-1]) == 1
+        if not alike or tensor.shape[-1] != largest.shape[-1]:
+            return None
+    return [Piece(kind=kind)]
+
+
+def _with_number(kind: str, layer: Any, inputs: list[Any]) -> list[Piece] | None:
+    """Arithmetic of a tensor and a number, or a sum or a product of tensors."""
+    number, first = graph.number(layer)
+    if number is None:
+        combined = {"addition": program.SUM, "multiplication": program.PRODUCT}.get(kind)
+        ranks = [len(tensor.shape) for tensor in inputs]
+        alike = len(ranks) == 2 and ranks[0] == ranks[1]
+        return _combined(combined, layer, inputs) if combined is not None and alike else None
+    if first and kind == "division":
+        return None
+    factor = {"multiplication": number, "division": 1.0 / number if number else math.nan}.get(kind)
+    factor = -1.0 if first and kind == "subtraction" else factor
+    term = {"addition": number, "subtraction": number if first else -number}.get(kind)
+    known = all(each is None or math.isfinite(each) for each in (factor, term))
+    return [Piece(kind=program.SUM, filter=factor, bias=term)] if known else None
+
+
+def _rescaling(layer: Any, inputs: list[Any]) -> list[Piece] | None:
+    found = []
+    for name, value in (("scale", layer.scale), ("shift", layer.offset)):
+        size, shape = np.size(value), np.shape(value)
+        if size != 1 and shape != (inputs[0].shape[-1],):
+            return None
+        found.append(float(np.reshape(value, ())) if size == 1 else name)
+    return [Piece(kind=program.SUM, filter=found[0], bias=found[1])]
+
+
+def _normalization(layer: Any, inputs: list[Any]) -> list[Piece] | None:
+    by_channel = layer.mean is not None and math.prod(layer.mean.shape) == inputs[0].shape[-1]
+    if not by_channel or layer.mean.shape[-1] != inputs[0].shape[-1]:
+        return None
+    return [Piece(kind=program.SUM, filter="scale", bias="shift")]
+
+
+def _dense(layer: Any, inputs: list[Any]) -> list[Piece] | None:
+    if math.prod(layer.kernel.shape) > _MOST_DENSE_FLOATS:
+        return None
+    table = np.arange(math.prod(inputs[0].shape[1:-1]), dtype=np.int32)[:, None]
+    step = Piece(kind=program.CONVOLVE, filter="kernel", table=table, channels=layer.units)
+    return _ended(layer, [step])
+
+
+def _reshaped(layer: Any, inputs: list[Any]) -> list[Piece]:
+    return [Piece(kind="reshape", channels=layer.compute_output_shape(inputs[0].shape)[-1])]
+
+
+def _permuted(layer: Any, inputs: list[Any]) -> list[Piece]:
+    """The axes that move, taken as channels and shuffled; of rows as a gathering."""
+    shape, axes = inputs[0].shape[1:], [axis - 1 for axis in layer.dims]
+    numbers = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
+    if axes[-1] == len(shape) - 1:  # rows move as they are
+        return _rows(numbers[..., 0].transpose(axes[:-1]) // shape[-1])
+    fixed = next(index for index, axis in enumerate(axes) if axis != index)
+    channels = math.prod(shape[fixed:])
+    moved = numbers.ravel()[:channels].reshape(shape[fixed:])
+    moved = moved.transpose([axis - fixed for axis in axes[fixed:]])
+    return [
+        Piece(kind="reshape", channels=channels),
+        Piece(kind=program.SHUFFLE, table=moved.reshape(-1, 1), channels=channels),
+        Piece(kind="reshape", channels=shape[axes[-1]]),
+    ]
 
 
 def _concatenation(layer: Any, inputs: list[Any]) -> list[Piece] | None:
@@ -112,9 +193,31 @@ def _cropping(layer: Any, inputs: list[Any]) -> list[Piece]:
 
 
 def _upsampling(layer: Any, inputs: list[Any]) -> list[Piece] | None:
+    if layer.interpolation == "bilinear":
+        table, factors = _bilinear(_positions(inputs), layer.size)
+        return [Piece(kind=program.BLEND, table=table, spread=factors)]
     if layer.interpolation != "nearest":
         return None
     return _rows(_positions(inputs).repeat(layer.size[0], 0).repeat(layer.size[1], 1))
+
+
+def _bilinear(positions: np.ndarray, times: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The four positions that each one of a larger map is a mean of, and how much each counts.
+
+    Both maps cover the same square: the centre of position i of the larger map is at
+    (i + 1/2) / times - 1/2 of the smaller one, whose border goes on outwards.
+    """
+    found = []
+    for size, factor in zip(positions.shape, times, strict=True):
+        centre = (np.arange(size * factor) + 0.5) / factor - 0.5
+        low = np.floor(centre).astype(int)
+        share = centre - low
+        sides = np.stack([low, low + 1], -1).clip(0, size - 1)
+        found.append((sides, np.stack([1 - share, share], -1)))
+    (rows, by_row), (columns, by_column) = found
+    table = positions[rows[:, None, :, None], columns[None, :, None, :]]
+    factors = by_row[:, None, :, None] * by_column[None, :, None, :]
+    return table.reshape(-1, 4), factors.reshape(-1, 4).astype(np.float32)
 
 
 def _rows(positions: np.ndarray) -> list[Piece]:
@@ -170,37 +273,52 @@ def _convolved(layer: Any, inputs: list[Any], **options: Any) -> list[Piece] | N
 
 
 def _chain(layer: Any, inputs: list[Any]) -> list[Piece] | None:
-    """The steps of a masked or decomposed convolution."""
-    if layer.groups != 1:
+    """The steps of a masked or decomposed convolution; of a masked one by channel, too."""
+    channels, maps = inputs[0].shape[-1], layer.index_maps(_size(inputs))
+    by_channel = layer.groups == channels == layer.filters and len(maps) == 1
+    if layer.groups != 1 and not by_channel:
         return None
     made = [
         Piece(
-            kind=program.CONVOLVE,
+            kind=program.DEPTHWISE if by_channel and layer.groups > 1 else program.CONVOLVE,
             channels=filters,
             filter=weight,
             table=index_map.table,
             spread=index_map.spread,
         )
-        for weight, filters, index_map in layer.index_maps(_size(inputs))
+        for weight, filters, index_map in maps
     ]
     return _ended(layer, made)
 
 
 def _ended(layer: Any, made: list[Piece]) -> list[Piece] | None:
     """The steps of a convolution with its bias and activation, if it is one that steps have."""
-    name = layer_rules.activation(layer)
+    name = activation(layer)
     if name is None:
         return None
-    bias = "bias" if layer.use_bias else None
-    return [*made[:-1], replace(made[-1], bias=bias, activation=name)]
+    last = replace(made[-1], bias="bias" if layer.use_bias else None)
+    if name == "softmax":
+        return [*made[:-1], last, Piece(kind=program.SOFTMAX)]
+    slopes = slope(layer) if name in program.SLOPED else None
+    return [*made[:-1], replace(last, activation=name, slopes=slopes)]
 
 
 _POINTWISE: dict[str, Callable[[Any, list[Any]], list[Piece] | None]] = {
     "identity": _nothing,
     "activation": _activation,
-    "sum": _sum,
+    "sum": functools.partial(_combined, program.SUM),
+    "product": functools.partial(_combined, program.PRODUCT),
     "concatenation": _concatenation,
     "batch_norm": _batch_norm,
+    "rescaling": _rescaling,
+    "normalization": _normalization,
+    "dense": _dense,
+    "reshape": _reshaped,
+    "permutation": _permuted,
+    **{
+        kind: functools.partial(_with_number, kind)
+        for kind in ("addition", "subtraction", "multiplication", "division")
+    },
 }
 _OF_MAPS: dict[str, Callable[[Any, list[Any]], list[Piece] | None]] = {
     "conv": _convolution,

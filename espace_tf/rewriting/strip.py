@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 
 from espace_tf.network import cloning, graph
-from espace_tf.network.layer_rules import COMPRESSED, activation, rule
+from espace_tf.network.activations import activation
+from espace_tf.network.layer_rules import COMPRESSED, rule
 from espace_tf.network.likeness import like
 from espace_tf.rewriting import fuse as fusing
 
 
-def strip(model: Any, *, fuse: bool = True) -> Any:
+def strip(model: Any, *, fuse: bool | None = None) -> Any:
     """A copy of a model for inference: batch norms folded into the layers before them, no dropout.
 
     Both become identities of the same name. A batch norm is folded where it alone reads a
@@ -20,10 +21,10 @@ def strip(model: Any, *, fuse: bool = True) -> Any:
 
     Args:
         model: a Functional or Sequential model of Keras 3 or tf_keras, compressed or not.
-        fuse: in a Keras 3 model with masked or decomposed layers, makes each stretch that one
-            native operation can run one `FusedGraph` layer, with the layers inside (see
-            `espace_tf.rewriting.fuse`); they are no longer in the model's own list of layers. Other
-            models have no such layers, nor have tf_keras models.
+        fuse: True makes each stretch of a Keras 3 model that one native operation can run one
+            `FusedGraph` layer, with the layers inside (see `espace_tf.rewriting.fuse`); they are no
+            longer in the model's own list of layers. None: only in a model with masked or
+            decomposed layers. tf_keras models have no such layers.
 
     Returns:
         The new model; the same outputs at inference, to float rounding. `espace_plan` is kept.
@@ -55,8 +56,9 @@ def strip(model: Any, *, fuse: bool = True) -> Any:
     stripped = cloning.clone_with(model, replace, weights)
     if hasattr(model, "espace_plan"):
         stripped.espace_plan = model.espace_plan
-    compressed = any(rule(layer).kind in COMPRESSED for layer in known.values())
-    return fusing.fuse(stripped) if fuse and compressed else stripped
+    if fuse is None:
+        fuse = any(rule(layer).kind in COMPRESSED for layer in known.values())
+    return fusing.fuse(stripped) if fuse else stripped
 
 
 def _folds(layer: Any, norm: Any) -> bool:

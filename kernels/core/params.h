@@ -7,7 +7,26 @@
 
 namespace espace {
 
-enum class Activation : int32_t { kNone = 0, kRelu = 1, kRelu6 = 2 };
+// The first three are bounds, which every operator has; the others are of fused graphs only. kElu and
+// kLeakyRelu multiply what is below zero by a slope for each channel.
+enum class Activation : int32_t {
+  kNone = 0,
+  kRelu = 1,
+  kRelu6 = 2,
+  kSigmoid = 3,
+  kTanh = 4,
+  kSilu = 5,         // x * sigmoid(x)
+  kHardSigmoid = 6,  // relu6(x + 3) / 6
+  kHardSilu = 7,     // x * relu6(x + 3) / 6
+  kGelu = 8,         // x * (the normal distribution's share below x)
+  kGeluTanh = 9,     // x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2
+  kElu = 10,         // x, or slope * (exp(x) - 1) below zero
+  kLeakyRelu = 11,   // x, or slope * x below zero
+};
+constexpr int64_t kActivations = 12;
+
+constexpr bool IsBound(Activation activation) { return activation <= Activation::kRelu6; }
+constexpr bool HasSlopes(Activation activation) { return activation >= Activation::kElu; }
 
 // Runs body(begin, end) over disjoint pieces that cover [0, count), on as many threads as the
 // caller likes. Bodies may throw bad_alloc, see throwing.h.

@@ -121,12 +121,15 @@ class Reader {
   }
 
   std::string Step() {
-    if (!words_.Has(8)) return kShort;
+    if (!words_.Has(9)) return kShort;
     const int64_t kind = words_.Next(), activation = words_.Next();
-    if (kind < 0 || kind > 4) return "is of kind " + Number(kind);
-    if (activation < 0 || activation > 2) return "has activation " + Number(activation);
+    if (kind < 0 || kind >= Program::kKinds) return "is of kind " + Number(kind);
+    if (activation < 0 || activation >= kActivations) {
+      return "has activation " + Number(activation);
+    }
     Program::Step step{static_cast<Program::Kind>(kind),
                        static_cast<Activation>(activation),
+                       words_.Next(),
                        words_.Next(),
                        words_.Next(),
                        words_.Next(),
@@ -150,6 +153,7 @@ class Reader {
     bool wrong = outside(step.out, 0, Count(program_.tensors)) ||
                  outside(step.filter, -1, Count(program_.weights)) ||
                  outside(step.bias, -1, Count(program_.weights)) ||
+                 outside(step.slopes, -1, Count(program_.weights)) ||
                  outside(step.table, -1, Count(program_.tables)) ||
                  outside(step.spread, -1, Count(program_.tables));
     for (int64_t in : step.ins) wrong |= outside(in, 0, Count(program_.tensors));
@@ -164,10 +168,29 @@ class Reader {
       return "has a bias of " + Number(program_.weights[step.bias]) + " floats for " +
              Number(out.channels) + " channels";
     }
+    if (HasSlopes(step.activation) != (step.slopes >= 0) ||
+        (step.slopes >= 0 && program_.weights[step.slopes] != out.channels)) {
+      return "has other slopes than its activation and its channels want";
+    }
     for (int64_t in : step.ins) {
       if (Overlap(program_.tensors[in], out)) return "writes where it reads";
     }
-    return step.kind == Program::Kind::kSum ? SumSizes(step, out) : TableSizes(step, out);
+    switch (step.kind) {
+      case Program::Kind::kSum:
+      case Program::Kind::kProduct:
+        return RowSizes(step, out);
+      case Program::Kind::kSoftmax:
+        return step.ins.size() == 1 && IsBare(step) ? RowSizes(step, out) : kNotBare;
+      case Program::Kind::kShuffle:
+        return ShuffleSizes(step, out);
+      default:
+        return TableSizes(step, out);
+    }
+  }
+
+  // Without weights and an activation.
+  static bool IsBare(const Program::Step& step) {
+    return step.filter < 0 && step.bias < 0 && step.activation == Activation::kNone;
   }
 
   // Whether two tensors may share a float: slices of one concatenation, which is to say rows of one
@@ -181,14 +204,31 @@ class Reader {
     return a.stride != b.stride || column < a.channels || column + b.channels > a.stride;
   }
 
-  std::string SumSizes(const Program::Step& step, const Program::Tensor& out) const {
-    if (step.table >= 0 || step.spread >= 0) return "is a sum with a table";
+  std::string RowSizes(const Program::Step& step, const Program::Tensor& out) const {
+    if (step.table >= 0 || step.spread >= 0) return "works row by row with a table";
+    const bool repeats = step.kind != Program::Kind::kSoftmax;
     for (int64_t in : step.ins) {
       const Program::Tensor& t = program_.tensors[in];
-      if (t.rows != out.rows || t.channels != out.channels) return "adds maps of other sizes";
+      const bool rows = t.rows == out.rows || (repeats && t.rows == 1);
+      if (!rows || t.channels != out.channels) return "combines maps of other sizes";
+    }
+    if (step.kind == Program::Kind::kProduct && (step.filter >= 0 || step.bias >= 0)) {
+      return "is a product with a filter or a bias";
     }
     if (step.filter >= 0 && program_.weights[step.filter] != out.channels) {
       return "has a scale of another size than its channels";
+    }
+    return "";
+  }
+
+  std::string ShuffleSizes(const Program::Step& step, const Program::Tensor& out) const {
+    if (step.ins.size() != 1 || !IsBare(step)) return kNotBare;
+    if (step.table < 0 || step.spread >= 0) return "needs a table and no spread";
+    const Program::Tensor& in = program_.tensors[step.ins[0]];
+    const Program::Table& table = program_.tables[step.table];
+    if (in.rows != out.rows || table.taps != 1 || table.rows != out.channels ||
+        !AllWithin(table.values, table.rows, 0, in.channels)) {
+      return "shuffles other channels than it has";
     }
     return "";
   }
@@ -200,13 +240,13 @@ class Reader {
     if (!AllWithin(table.values, table.rows * table.taps, -1, in.rows)) {
       return "has a table that reads outside its input";
     }
-    if (step.spread >= 0) {
+    if (step.spreads()) {
       const Program::Table& spread = program_.tables[step.spread];
       if (spread.taps != 1 || !AllWithin(spread.values, spread.rows, 0, table.rows)) {
         return "has a spread that shows what is not computed";
       }
     }
-    if (out.rows != (step.spread < 0 ? table.rows : program_.tables[step.spread].rows)) {
+    if (out.rows != (step.spreads() ? program_.tables[step.spread].rows : table.rows)) {
       return "computes another number of rows than its output has";
     }
     return FilterSizes(step, in, table, out);
@@ -216,11 +256,13 @@ class Reader {
                           const Program::Table& table, const Program::Tensor& out) const {
     const bool convolves = step.kind == Program::Kind::kConvolve;
     if (!convolves && in.channels != out.channels) return "changes the number of channels";
-    if (!convolves && step.kind != Program::Kind::kDepthwise) {
-      return step.filter < 0 && step.bias < 0 && step.activation == Activation::kNone
-                 ? ""
-                 : "is a pooling with a filter, a bias or an activation";
+    if (step.kind == Program::Kind::kBlend) {
+      if (step.filter >= 0 || step.bias >= 0) return "is a blend with a filter or a bias";
+      const bool fits = step.spread >= 0 && program_.tables[step.spread].rows == table.rows &&
+                        program_.tables[step.spread].taps == table.taps;
+      return fits ? "" : "is a blend of other factors than its table has";
     }
+    if (!convolves && step.kind != Program::Kind::kDepthwise) return IsBare(step) ? "" : kNotBare;
     // Each factor is below 2^31 and taps * channels are words of one program: no overflow.
     const int64_t rows = table.taps * in.channels, width = convolves ? out.channels : 1;
     if (step.filter < 0 || program_.weights[step.filter] / width != rows ||
@@ -247,6 +289,7 @@ class Reader {
   }
 
   static constexpr const char* kShort = "ends too early";
+  static constexpr const char* kNotBare = "has more inputs, weights or an activation than its kind";
   Program& program_;
   Words words_;
 };
@@ -259,7 +302,7 @@ ConvShape Program::Shape(const Step& step) const {
   shape.batch = 1;
   shape.rows_in = in.rows;
   shape.channels = in.channels;
-  shape.taps = step.table < 0 ? 1 : tables[step.table].taps;
+  shape.taps = step.gathers() ? tables[step.table].taps : 1;
   shape.computed = Computed(step);
   shape.rows_out = to.rows;
   shape.filters = to.channels;

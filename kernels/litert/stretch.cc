@@ -95,8 +95,8 @@ std::string Stretch::Fill(const std::vector<int32_t>& columns,
   packed_ = graph_.Pack(all);
   kept_.resize(weights.size());
   for (const Program::Step& step : program().steps) {
-    if (step.kind == Program::Kind::kConvolve) continue;
-    for (int64_t weight : {step.filter, step.bias}) {
+    const bool packed = step.kind == Program::Kind::kConvolve;
+    for (int64_t weight : {packed ? -1 : step.filter, packed ? -1 : step.bias, step.slopes}) {
       if (weight >= 0 && kept_[weight].empty()) kept_[weight] = std::move(floats[weight]);
     }
   }

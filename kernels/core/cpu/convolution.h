@@ -102,10 +102,10 @@ class Convolution {
   std::vector<int32_t> runs_;
 };
 
-// The bounds of an activation.
+// The bounds of an activation; none of one that is more than bounds.
 struct Bounds {
   explicit Bounds(Activation activation)
-      : low(activation == Activation::kNone ? -kInfinity : 0.0f),
+      : low(activation == Activation::kNone || !IsBound(activation) ? -kInfinity : 0.0f),
         high(activation == Activation::kRelu6 ? 6.0f : kInfinity) {}
 
   static constexpr float kInfinity = std::numeric_limits<float>::infinity();

@@ -20,8 +20,12 @@ constexpr int64_t kCacheFloats = 1 << 18;
 constexpr int64_t kPiecesPerThread = 4;
 // A pooling or a sum does one operation for each number that it loads.
 constexpr double kLoadCost = 8;
+// An activation that is no bound takes as long as so many.
+constexpr double kActivationCost = 64;
 // Floats that a sum of joined rows takes at once.
 constexpr size_t kLongRow = 2048;
+// Rows that windows write before their activation.
+constexpr int64_t kCurvedRows = 64;
 
 // Looks at what another thread has yet to do, some microseconds, before this one makes room for
 // others: on a busy machine they may be what it waits for.
@@ -31,6 +35,10 @@ void Pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #endif
+}
+
+bool IsWindowed(Kind kind) {
+  return kind == Kind::kMax || kind == Kind::kAverage || kind == Kind::kDepthwise;
 }
 
 Windows::Kind WindowsKind(Kind kind) {
@@ -192,8 +200,46 @@ class FusedGraph::Call {
                                          bounds.low,                bounds.high};
     const int64_t blocks = CeilDiv(end - begin, convolution.block_rows());
     for (int64_t i = 0; i < blocks; ++i) {
-      convolution.Compute(operands, begin + (end - begin) * i / blocks,
-                          begin + (end - begin) * (i + 1) / blocks, first, last);
+      const int64_t row = begin + (end - begin) * i / blocks;
+      const int64_t next = begin + (end - begin) * (i + 1) / blocks;
+      convolution.Compute(operands, row, next, first, last);
+      const Panels& panels = convolution.panels();
+      const int64_t columns = program_.tensors[step.out].channels;
+      Activate(s, operands.out, row, next, panels.begin(first),
+               std::min(panels.begin(last), columns));
+    }
+  }
+
+  // The activation that is no bound, of what has just been written of rows [begin, end), columns
+  // [left, right): it still is in the second-level cache.
+  void Activate(size_t s, const View<float>& out, int64_t begin, int64_t end, int64_t left,
+                int64_t right) const {
+    const Program::Step& step = program_.steps[s];
+    if (IsBound(step.activation)) return;
+    const ConvShape shape = program_.Shape(step);
+    const auto activate = PointwiseOf(graph_.variant_).activate;
+    const float* slopes = step.slopes < 0 ? nullptr : weights_[step.slopes] + left;
+    const int64_t columns = right - left;
+    // Rows without a gap are one.
+    const bool joined = step.spread < 0 && slopes == nullptr && columns == out.row;
+    if (joined) {
+      for (int64_t row = begin; row < end;) {
+        const Position at(shape, row);
+        const int64_t rows = std::min(end - row, shape.computed - at.computed);
+        activate(step.activation, nullptr, rows * columns, out.at(at.image, at.computed));
+        row += rows;
+      }
+      return;
+    }
+    for (Position at(shape, begin); at.flat < end; at.Next()) {
+      if (step.spread < 0) {
+        activate(step.activation, slopes, columns, out.at(at.image, at.computed) + left);
+      } else {
+        const Destinations& shown = *graph_.steps_[s].destinations;
+        for (int32_t d = shown.start[at.computed]; d < shown.start[at.computed + 1]; ++d) {
+          activate(step.activation, slopes, columns, out.at(at.image, shown.row[d]) + left);
+        }
+      }
     }
   }
 
@@ -203,19 +249,31 @@ class FusedGraph::Call {
     if (Kind::kSum == step.kind && JoinedSum(step, images, begin, end)) return;
     if (graph_.steps_[s].windows != nullptr) {
       const Bounds bounds(step.activation);
-      return graph_.steps_[s].windows->Compute(
-          {Read(step.ins[0], images), Write(step.out, images),
-           step.filter < 0 ? nullptr : Given(step.filter),
-           step.bias < 0 ? nullptr : Given(step.bias), bounds.low, bounds.high},
-          begin, end);
+      const View<float> out = Write(step.out, images);
+      // Few enough rows to be in the cache when their activation comes.
+      const int64_t blocks = IsBound(step.activation) ? 1 : CeilDiv(end - begin, kCurvedRows);
+      for (int64_t i = 0; i < blocks; ++i) {
+        const int64_t row = begin + (end - begin) * i / blocks;
+        const int64_t next = begin + (end - begin) * (i + 1) / blocks;
+        graph_.steps_[s].windows->Compute(
+            {Read(step.ins[0], images), out, step.filter < 0 ? nullptr : Given(step.filter),
+             step.bias < 0 ? nullptr : Given(step.bias), bounds.low, bounds.high},
+            row, next);
+        Activate(s, out, row, next, 0, program_.tensors[step.out].channels);
+      }
+      return;
     }
     const ConvShape shape = program_.Shape(step);
     const View<float> out = Write(step.out, images);
     const Destinations& destinations = *graph_.steps_[s].destinations;
+    const std::vector<float>& blended = graph_.steps_[s].factors;
     thread_local std::vector<const float*> rows, factors;
     std::vector<View<const float>> ins;
-    for (int64_t in : step.ins) ins.push_back(Read(in, images));
-    const int32_t* table = program_.Values(step.table);
+    for (int64_t in : step.ins) {
+      ins.push_back(Read(in, images));
+      if (program_.tensors[in].rows == 1) ins.back().row = 0;
+    }
+    const int32_t* table = step.gathers() ? program_.Values(step.table) : nullptr;
     for (Position at(shape, begin); at.flat < end; at.Next()) {
       rows.clear();
       factors.clear();
@@ -227,6 +285,7 @@ class FusedGraph::Call {
         const int32_t read = table[at.computed * shape.taps + t];
         if (read < 0) continue;
         rows.push_back(ins[0].at(at.image, read));
+        if (step.kind == Kind::kBlend) factors.push_back(&blended[at.computed * shape.taps + t]);
         if (step.filter >= 0) factors.push_back(Given(step.filter) + t * shape.channels);
       }
       Show(step, shape, destinations, rows, factors, at, out);
@@ -238,7 +297,7 @@ class FusedGraph::Call {
   bool JoinedSum(const Program::Step& step, const Images& images, int64_t begin,
                  int64_t end) const {
     const Program::Tensor& to = program_.tensors[step.out];
-    bool joined = step.filter < 0 && step.bias < 0 && to.stride == to.channels;
+    bool joined = step.filter < 0 && step.bias < 0 && step.slopes < 0 && to.stride == to.channels;
     for (int64_t in : step.ins) {
       const Program::Tensor& each = program_.tensors[in];
       joined &= each.stride == to.channels && each.rows == to.rows;
@@ -256,10 +315,13 @@ class FusedGraph::Call {
         for (size_t i = 0; i < rows.size(); ++i) {
           rows[i] = Read(step.ins[i], images).at(image, 0) + at;
         }
+        const int64_t count = std::min(longest, first + floats - at);
+        float* to_row = out.at(image, 0) + at;
         ChannelsOf(graph_.variant_)
             .weigh({rows.data(), static_cast<int64_t>(rows.size())}, factors.data(), nullptr,
-                   bounds.low, bounds.high, std::min(longest, first + floats - at),
-                   out.at(image, 0) + at);
+                   bounds.low, bounds.high, count, to_row);
+        if (IsBound(step.activation)) continue;
+        PointwiseOf(graph_.variant_).activate(step.activation, nullptr, count, to_row);
       }
       row += floats / to.channels;
     }
@@ -272,32 +334,54 @@ class FusedGraph::Call {
             const Position& at, const View<float>& out) const {
     const int32_t own = static_cast<int32_t>(at.computed);
     const int32_t *first = &own, *last = first + 1;
-    if (step.spread >= 0) {
+    if (step.spreads()) {
       first = destinations.row.data() + destinations.start[at.computed];
       last = destinations.row.data() + destinations.start[at.computed + 1];
       if (first == last) return;
     }
     float* to = out.at(at.image, *first);
-    Compute(step, shape.channels, rows, factors, to);
+    Compute(step, shape.filters, rows, factors, to);
+    if (!IsBound(step.activation)) {
+      const float* slopes = step.slopes < 0 ? nullptr : weights_[step.slopes];
+      PointwiseOf(graph_.variant_).activate(step.activation, slopes, shape.filters, to);
+    }
     for (++first; first < last; ++first) {
-      std::memcpy(out.at(at.image, *first), to, shape.channels * sizeof(float));
+      std::memcpy(out.at(at.image, *first), to, shape.filters * sizeof(float));
     }
   }
 
   void Compute(const Program::Step& step, int64_t channels, const std::vector<const float*>& rows,
                const std::vector<const float*>& factors, float* out) const {
     const ChannelKernels& kernels = ChannelsOf(graph_.variant_);
+    const PointwiseKernels& pointwise = PointwiseOf(graph_.variant_);
     const Reads reads{rows.data(), static_cast<int64_t>(rows.size())};
-    if (step.kind == Kind::kDepthwise || step.kind == Kind::kSum) {
-      const Bounds bounds(step.activation);
-      const float* bias = step.bias < 0 ? nullptr : Given(step.bias);
-      kernels.weigh(reads, factors.data(), bias, bounds.low, bounds.high, channels, out);
-    } else if (rows.empty()) {
-      std::fill_n(out, channels, 0.0f);
-    } else {
-      (step.kind == Kind::kMax ? kernels.largest : kernels.mean)(reads, channels, out);
+    const Bounds bounds(step.activation);
+    switch (step.kind) {
+      case Kind::kDepthwise:
+      case Kind::kSum: {
+        const float* bias = step.bias < 0 ? nullptr : Given(step.bias);
+        return kernels.weigh(reads, factors.data(), bias, bounds.low, bounds.high, channels, out);
+      }
+      case Kind::kProduct:
+        return pointwise.multiply(reads, bounds.low, bounds.high, channels, out);
+      case Kind::kBlend:
+        return pointwise.blend(reads, factors.data(), bounds.low, bounds.high, channels, out);
+      case Kind::kSoftmax:
+        return pointwise.softmax(rows[0], channels, out);
+      case Kind::kShuffle: {
+        const int32_t* from = program_.Values(step.table);
+        for (int64_t n = 0; n < channels; ++n) out[n] = rows[0][from[n]];
+        return;
+      }
+      default:
+        if (rows.empty()) {
+          std::fill_n(out, channels, 0.0f);
+        } else {
+          (step.kind == Kind::kMax ? kernels.largest : kernels.mean)(reads, channels, out);
+        }
     }
   }
+
 
   // A weight as it came; ones where there is none.
   const float* Given(int64_t weight) const {
@@ -348,28 +432,38 @@ FusedGraph::FusedGraph(const Variant& variant, Program program, double piece_cos
       is_packed_(program_.weights.size()) {
   for (const Program::Step& step : program_.steps) {
     const ConvShape shape = program_.Shape(step);
-    const int32_t *table = program_.Values(step.table), *spread = program_.Values(step.spread);
-    Prepared prepared{nullptr, nullptr, nullptr,
-                      static_cast<double>(shape.computed) * static_cast<double>(shape.taps) *
-                          static_cast<double>(shape.channels)};
+    const int32_t* table = program_.Values(step.table);
+    const int32_t* spread = step.spreads() ? program_.Values(step.spread) : nullptr;
+    const double results =
+        static_cast<double>(shape.computed) * static_cast<double>(shape.filters);
+    Prepared prepared{nullptr, nullptr, nullptr, results * static_cast<double>(shape.taps), {}};
+    if (step.kind == Kind::kBlend) {
+      prepared.factors.resize(shape.computed * shape.taps);
+      std::memcpy(prepared.factors.data(), program_.Values(step.spread),
+                  prepared.factors.size() * sizeof(float));
+    }
     if (step.kind == Kind::kConvolve) {
       const bool joined = program_.tensors[step.ins[0]].stride == shape.channels;
       prepared.convolution =
           std::make_unique<Convolution>(variant, shape, table, spread, joined);
       if (prepared.convolution->has_runs()) prepared.convolution->FindRuns(0, shape.computed);
-      prepared.cost *= static_cast<double>(shape.filters);
+      prepared.cost *= static_cast<double>(shape.channels);
       is_packed_[step.filter] = true;
       if (step.bias >= 0) is_packed_[step.bias] = true;
     } else {
-      if (step.kind != Kind::kSum && shape.taps <= Windows::kMostTaps) {
+      if (IsWindowed(step.kind) && shape.taps <= Windows::kMostTaps) {
         prepared.windows = std::make_unique<Windows>(variant, WindowsKind(step.kind), shape, table,
                                                      spread);
-      } else {
-        prepared.destinations = std::make_unique<Destinations>(shape, spread);
       }
       prepared.cost *= kLoadCost * static_cast<double>(step.ins.size());
       ones_.resize(std::max<size_t>({ones_.size(), kLongRow, static_cast<size_t>(shape.channels)}),
                    1.0f);
+    }
+    const bool curved = !IsBound(step.activation);
+    if (curved) prepared.cost += kActivationCost * results;
+    if (step.kind == Kind::kSoftmax) prepared.cost += kActivationCost * results;
+    if ((prepared.convolution == nullptr && prepared.windows == nullptr) || curved) {
+      prepared.destinations = std::make_unique<Destinations>(shape, spread);
     }
     cost_ += prepared.cost;
     steps_.push_back(std::move(prepared));

@@ -10,6 +10,7 @@
 
 #include "core/cpu/channels.h"
 #include "core/cpu/convolution.h"
+#include "core/cpu/pointwise.h"
 #include "core/cpu/variants.h"
 #include "core/cpu/windows.h"
 #include "core/params.h"
@@ -61,7 +62,8 @@ class FusedGraph {
     std::unique_ptr<Convolution> convolution;
     std::unique_ptr<Windows> windows;
     std::unique_ptr<Destinations> destinations;
-    double cost;  // about the multiply-accumulates per image
+    double cost;                 // about the multiply-accumulates per image
+    std::vector<float> factors;  // of a blend, as large as its table
   };
 
   // Scratch memory that is kept between calls: fresh pages cost more than the steps that fill them.

@@ -129,7 +129,8 @@ std::string Aliased(int start, int stride, int shift) {
   return ParseProgram({kProgramMagic, 1, 1, 0, 4, 0, 2, 100,                        //
                        0, 0, 0, 4, 3, 3, 2, 0, start, 4, 3, stride,                 //
                        2, 0, start + shift, 4, 3, stride, 1, 0, 0, 4, 3, 3,         //
-                       4, 0, 2, -1, -1, -1, -1, 2, 0, 1, 4, 0, 3, -1, -1, -1, -1, 1, 2},
+                       4, 0, 2, -1, -1, -1, -1, -1, 2, 0, 1,                        //
+                       4, 0, 3, -1, -1, -1, -1, -1, 1, 2},
                       &program);
 }
 

@@ -5,10 +5,12 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <string>
 #include <vector>
 
 #include "core/cpu/fused_graph.h"
+#include "core/tests/reference.h"
 #include "core/tests/testing.h"
 #include "core/throwing.h"
 
@@ -37,6 +39,7 @@ class ProgramWriter {
   }
 
  private:
+  using Kind = Program::Kind;
   using List = std::vector<int32_t>;
 
   template <typename T>
@@ -45,30 +48,40 @@ class ProgramWriter {
   }
 
   void Step(bool last) {
-    const int kind = random_.Integer(0, 4), in = random_.Integer(0, Count(tensors_) - 1);
+    const auto kind = static_cast<Program::Kind>(random_.Integer(0, Program::kKinds - 1));
+    const auto is = [kind](auto... kinds) { return ((kind == kinds) || ...); };
+    const int in = random_.Integer(0, Count(tensors_) - 1);
     const int rows_in = tensors_[in][3], channels = tensors_[in][4];
-    const bool mixes = kind == 0, pools = kind == 2 || kind == 3;
-    const int filters = mixes ? random_.Integer(1, 60) : channels;
-    List step = {kind, pools ? 0 : random_.Integer(0, 2), 0, -1, -1, -1, -1};
+    const bool mixes = is(Kind::kConvolve), shuffles = is(Kind::kShuffle);
+    const bool bare = is(Kind::kMax, Kind::kAverage, Kind::kSoftmax, Kind::kShuffle);
+    const int filters = mixes || shuffles ? random_.Integer(1, 60) : channels;
+    const int activation = bare ? 0 : random_.Integer(0, 1) * random_.Integer(0, kActivations - 1);
+    List step = {static_cast<int32_t>(kind), activation, 0, -1, -1, -1, -1, -1};
     int rows = rows_in;
     List ins = {in};
-    if (kind == 4) {
-      if (random_.Integer(0, 1)) step[3] = Weight(channels);
+    if (shuffles) step[6] = Table(filters, 1, 0, channels - 1);
+    if (is(Kind::kSum, Kind::kProduct)) {
+      if (is(Kind::kSum) && random_.Integer(0, 1)) step[3] = Weight(channels);
       for (int other = 0; other < Count(tensors_); ++other) {
-        if (tensors_[other][3] == rows && tensors_[other][4] == channels) ins.push_back(other);
+        const bool fits = tensors_[other][3] == rows || tensors_[other][3] == 1;
+        if (fits && tensors_[other][4] == channels && ins.size() < 4) ins.push_back(other);
       }
-    } else {
+    } else if (!is(Kind::kSoftmax, Kind::kShuffle)) {
       const int taps = random_.Integer(1, 5);
       rows = random_.Integer(1, 14);
-      step[5] = Table(rows, taps, -1, rows_in - 1);
-      if (!pools) step[3] = Weight(taps * channels * (mixes ? filters : 1));
-      if (random_.Integer(0, 1)) {
+      step[6] = Table(rows, taps, -1, rows_in - 1);
+      if (is(Kind::kConvolve, Kind::kDepthwise)) step[3] = Weight(taps * channels * (mixes ? filters : 1));
+      if (is(Kind::kBlend)) {
+        step[7] = Factors(rows, taps);
+      } else if (random_.Integer(0, 1)) {
         const int shown = random_.Integer(1, 16);
-        step[6] = Table(shown, 1, 0, rows - 1);
+        step[7] = Table(shown, 1, 0, rows - 1);
         rows = shown;
       }
     }
-    if (!pools && random_.Integer(0, 1)) step[4] = Weight(filters);
+    const bool biased = is(Kind::kConvolve, Kind::kDepthwise, Kind::kSum);
+    if (biased && random_.Integer(0, 1)) step[4] = Weight(filters);
+    if (HasSlopes(static_cast<Activation>(activation))) step[5] = Weight(filters);
     step[2] = Count(tensors_);
     step.push_back(Count(ins));
     step.insert(step.end(), ins.begin(), ins.end());
@@ -93,6 +106,17 @@ class ProgramWriter {
     List table = {rows, taps};
     const List values = random_.Indices(int64_t{rows} * taps, low, high);
     table.insert(table.end(), values.begin(), values.end());
+    tables_.push_back(table);
+    return Count(tables_) - 1;
+  }
+
+  // Floats as the words of a table.
+  int32_t Factors(int rows, int taps) {
+    List table = {rows, taps};
+    Guarded values(int64_t{rows} * taps);
+    random_.Fill(values);
+    table.resize(table.size() + values.size());
+    std::memcpy(table.data() + 2, values.data(), values.size() * sizeof(float));
     tables_.push_back(table);
     return Count(tables_) - 1;
   }
@@ -178,7 +202,7 @@ class ProgramContents {
             std::vector<Guarded>& outputs) const {
     const Program::Tensor& out = program_.tensors[step.out];
     for (int64_t r = 0; r < out.rows; ++r) {
-      const int64_t row = step.spread < 0 ? r : program_.Values(step.spread)[r];
+      const int64_t row = step.spreads() ? program_.Values(step.spread)[r] : r;
       for (int64_t n = 0; n < out.channels; ++n) {
         const double value = Value(step, image, row, n, scratch, outputs);
         const int64_t at = At(out, r, n);
@@ -197,11 +221,24 @@ class ProgramContents {
       return Read(in, image, at, c, scratch, outputs);
     };
     const auto weight = [&](int64_t w, int64_t at) { return double{weights_[w].data()[at]}; };
+    const auto of_row = [&](int64_t in) {
+      return read(in, program_.tensors[in].rows == 1 ? 0 : row, n);
+    };
     double sum = 0, most = -INFINITY;
     int64_t count = 0;
     if (step.kind == Program::Kind::kSum) {
-      for (int64_t in : step.ins) sum += read(in, row, n);
+      for (int64_t in : step.ins) sum += of_row(in);
       if (step.filter >= 0) sum *= weight(step.filter, n);
+    } else if (step.kind == Program::Kind::kProduct) {
+      sum = 1;
+      for (int64_t in : step.ins) sum *= of_row(in);
+    } else if (step.kind == Program::Kind::kSoftmax) {
+      for (int64_t c = 0; c < program_.tensors[step.out].channels; ++c) {
+        sum += std::exp(read(step.ins[0], row, c) - of_row(step.ins[0]));
+      }
+      return 1.0 / sum;
+    } else if (step.kind == Program::Kind::kShuffle) {
+      return read(step.ins[0], row, program_.Values(step.table)[n]);
     } else {
       const ConvShape shape = program_.Shape(step);
       for (int64_t t = 0; t < shape.taps; ++t) {
@@ -213,6 +250,10 @@ class ProgramContents {
             sum += read(step.ins[0], at, c) *
                    weight(step.filter, (t * shape.channels + c) * shape.filters + n);
           }
+        } else if (step.kind == Program::Kind::kBlend) {
+          float factor;
+          std::memcpy(&factor, program_.Values(step.spread) + row * shape.taps + t, sizeof(factor));
+          sum += read(step.ins[0], at, n) * factor;
         } else {
           const double value = read(step.ins[0], at, n);
           most = std::isnan(value) ? value : std::max(most, value);
@@ -223,8 +264,7 @@ class ProgramContents {
     if (step.kind == Program::Kind::kMax) return count == 0 ? 0.0 : most;
     if (step.kind == Program::Kind::kAverage) return count == 0 ? 0.0 : sum / static_cast<double>(count);
     if (step.bias >= 0) sum += weight(step.bias, n);
-    const Bounds bounds(step.activation);
-    return std::min(std::max(sum, double{bounds.low}), double{bounds.high});
+    return Activate(step.activation, sum, step.slopes < 0 ? 0.0 : weight(step.slopes, n));
   }
 
   static constexpr double kTolerance = 2e-5;  // of the largest value

@@ -8,7 +8,8 @@ from fuzz_graphs import MAKERS, Graph, Line, Random, failure
 
 from espace_tf.keras_layers import for_library
 from espace_tf.network import costs, graph
-from espace_tf.network.layer_rules import RULES, UNKNOWN, activation, kin, rule
+from espace_tf.network.activations import activation
+from espace_tf.network.layer_rules import RULES, UNKNOWN, kin, rule
 
 SEED = 0
 SHAPES = {2: (4,), 3: (9, 4), 4: (7, 6, 4), 5: (3, 4, 5, 4)}
@@ -21,7 +22,7 @@ def network(name, seed):
     rank, make = MAKERS[name]
     shape = SHAPES[rank or 4]
     code = make(Random(seed), shape)
-    several = name in ("Add", "Concatenate")
+    several = name in ("Add", "Concatenate", "Multiply")
     lines = [
         Line("x0", f"Input({shape})"),
         Line("t1", "layers.Dense(4)({})", ("x0",)),
@@ -97,9 +98,15 @@ def test_activations_are_known_by_what_they_are(library):
         ("relu6", layers.ReLU(6)),
         ("relu6", layers.Activation("relu6")),
         (None, layers.ReLU(5)),
-        (None, layers.ReLU(negative_slope=0.1)),
+        ("leaky_relu", layers.ReLU(negative_slope=0.1)),
+        (None, layers.ReLU(6, negative_slope=0.1)),
+        ("leaky_relu", layers.PReLU()),
+        ("elu", layers.ELU(0.5)),
+        ("softmax", layers.Softmax()),
+        (None, layers.Softmax(axis=1)),
         (None, layers.ReLU(threshold=1.0)),
         (None, layers.Activation(relu)),
-        (None, layers.Conv2D(1, 1, activation="swish")),
+        (None, layers.Conv2D(1, 1, activation="softplus")),
+        ("silu" if library is keras else None, layers.Conv2D(1, 1, activation="swish")),
     ):
         assert activation(made) == wanted
