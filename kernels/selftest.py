@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf.kernels import native, reference
+from espace_tf.kernels.program import SUM, ProgramBuilder
 
 # Of the largest value; float32 may be TF32 on GPUs, which has 10 bits.
 TOLERANCE = {tf.float32: 5e-3, tf.float16: 1e-2, tf.bfloat16: 6e-2}
@@ -44,6 +45,25 @@ def check_small(operations: ModuleType) -> None:
     ).numpy()
     if not np.array_equal(shown.ravel(), [0.0, 42.0, 42.0]):
         raise ValueError(f"its self-test gave {shown.ravel().tolist()}, not [0, 42, 42]")
+    _check_program(operations)
+
+
+def _check_program(operations: ModuleType) -> None:
+    """Raises unless the binary reads programs as this package writes them."""
+    builder = ProgramBuilder()
+    value = builder.input(2, 3)
+    builder.output(builder.step(SUM, [value, value], 2, 3, activation="relu"))
+    program = tf.make_tensor_proto(builder.words())
+
+    def run() -> tf.Tensor:  # eager operations know no attribute that is a tensor
+        rows = tf.constant([[[-1.0, 0.0, 1.0], [2.0, 3.0, 4.0]]])
+        return operations.espace_fused_graph(
+            inputs=[rows], weights=[], program=program, outputs=1
+        ).out[0]
+
+    shown = tf.function(run, autograph=False).get_concrete_function()().numpy()
+    if not np.array_equal(shown.ravel(), [0.0, 0.0, 2.0, 4.0, 6.0, 8.0]):
+        raise ValueError(f"its program of a self-test gave {shown.ravel().tolist()}")
 
 
 def check_all(operations: ModuleType) -> None:

@@ -5,7 +5,17 @@ import pytest
 from program_oracle import run
 
 from espace_tf.kernels.index_map import Geometry, conv_table
-from espace_tf.kernels.program import AVERAGE, CONVOLVE, MAGIC, MAX, SUM, ProgramBuilder
+from espace_tf.kernels.program import (
+    AVERAGE,
+    BLEND,
+    CONVOLVE,
+    MAGIC,
+    MAX,
+    PRODUCT,
+    SHUFFLE,
+    SUM,
+    ProgramBuilder,
+)
 from espace_tf.kernels.program_reader import Program
 
 RNG = np.random.default_rng(0)
@@ -123,6 +133,70 @@ def test_random_graphs_never_overwrite_what_is_still_read(seed):
         np.testing.assert_allclose(one, values[value], err_msg=f"seed {seed}")
 
 
+def test_views_are_the_same_memory():
+    builder = ProgramBuilder()
+    x, two = builder.input(4, 6), builder.weight(6)
+    y = scaled(builder, x, two)
+    part = builder.columns(y, 2, 3)
+    long = builder.reshape(y, 12)
+    again = builder.columns(long, 5, 4)
+    assert not builder.activate(y, "relu"), "others read it"
+    builder.output(builder.concatenate([part, builder.columns(x, 0, 2), y]))
+    for value in (long, again, y):
+        builder.output(value)
+    words = builder.words()
+    assert tensors(words)[[y, part, long, again]][:, [2, 3, 4, 5]].tolist() == [
+        [0, 4, 6, 6],
+        [2, 4, 3, 6],
+        [0, 2, 12, 12],
+        [5, 2, 4, 12],
+    ]
+    values = RNG.normal(size=(2, 4, 6))
+    found, wanted = run(words, [values], [np.full(6, 2.0)]), 2 * values
+    flat = wanted.reshape(2, 2, 12)
+    np.testing.assert_allclose(
+        found[0], np.concatenate([wanted[..., 2:5], values[..., :2], wanted], -1)
+    )
+    for one, other in zip(found[1:], (flat, flat[..., 5:9], wanted), strict=True):
+        np.testing.assert_allclose(one, other)
+
+
+def test_what_has_gaps_or_leaves_is_copied_before_it_is_reshaped():
+    builder = ProgramBuilder()
+    x = builder.input(4, 6)
+    parts = [scaled(builder, x, builder.weight(6)) for _ in range(2)]
+    whole = builder.concatenate(parts)
+    builder.output(parts_of := builder.reshape(parts[0], 3))
+    builder.output(whole)
+    builder.output(builder.reshape(whole, 4))
+    assert builder.size(parts_of) == (8, 3)
+    values = RNG.normal(size=(2, 4, 6))
+    found = run(builder.words(), [values], [np.ones(6), np.full(6, 3.0)])
+    both = np.concatenate([values, 3 * values], -1)
+    wanted = (values.reshape(2, 8, 3), both, both.reshape(2, 12, 4))
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other)
+
+
+def test_blends_shuffles_and_products_of_one_row():
+    builder = ProgramBuilder()
+    x, slopes = builder.input(3, 4), builder.weight(4)
+    factors = RNG.normal(size=(2, 2)).astype("float32")
+    table = np.array([[0, 2], [1, -1]], np.int32)
+    y = builder.step(BLEND, [x], 2, 4, table=table, spread=factors)
+    assert builder.activate(y, "leaky_relu", slopes)
+    mean = builder.step(AVERAGE, [x], 1, 4, table=np.arange(3, dtype=np.int32)[None])
+    y = builder.step(PRODUCT, [y, mean, y], 2, 4)
+    order = np.array([[3], [0]], np.int32)
+    builder.output(builder.step(SHUFFLE, [y], 2, 2, table=order))
+    values, alpha = RNG.normal(size=(2, 3, 4)), RNG.normal(size=4)
+    first = factors[0, 0] * values[:, 0] + factors[0, 1] * values[:, 2]
+    blend = np.stack([first, factors[1, 0] * values[:, 1]], 1)
+    blend = np.where(blend > 0, blend, alpha * blend)
+    wanted = (blend**2 * values.mean(1, keepdims=True))[..., [3, 0]]
+    np.testing.assert_allclose(run(builder.words(), [values], [alpha])[0], wanted, rtol=1e-6)
+
+
 def test_equal_tables_are_stored_once():
     builder = ProgramBuilder()
     value, table = builder.input(4, 2), np.arange(4, dtype=np.int32)[:, None]
@@ -143,6 +217,14 @@ def test_bad_programs_are_refused_in_words():
         builder.step(MAX, [y], 1, 2, table=np.array([[3]], np.int32))
     with pytest.raises(ValueError, match="must give 2 rows"):
         builder.step(MAX, [y], 2, 2, table=np.array([[1]], np.int32))
+    with pytest.raises(ValueError, match="slopes go with"):
+        builder.step(SUM, [x], 4, 2, activation="elu")
+    with pytest.raises(ValueError, match="channels must divide"):
+        builder.reshape(x, 3)
+    with pytest.raises(ValueError, match="factors of the table's shape"):
+        builder.step(BLEND, [x], 1, 2, table=np.zeros((1, 1), np.int32), spread=np.zeros((1, 2)))
+    with pytest.raises(ValueError, match="table must give 2 channels"):
+        builder.step(SHUFFLE, [x], 4, 2, table=np.zeros((3, 1), np.int32))
     builder.output(x)
     words = builder.words()
     assert Program.read(words).outputs == ((4, 2),)
