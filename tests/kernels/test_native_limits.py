@@ -40,7 +40,7 @@ def test_an_output_past_all_counting_is_refused():
 
 
 def test_scratch_past_all_memory_is_refused_in_words():
-    step = [MAX, 0, 2, -1, -1, 0, -1, 1, 0]
+    step = [MAX, 0, 2, -1, -1, -1, 0, -1, 1, 0]
     tensors = [INPUT, 0, 0, 1, 1, 1, SCRATCH, 0, 0, 1, 1, 1, OUTPUT, 0, 0, 1, 1, 1]
     words = [MAGIC, 1, 1, 0, 3, 1, 1, LARGEST, *tensors, 1, 1, 0, *step]
     program = "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 33, 1 << 33))\n"
@@ -72,7 +72,7 @@ def test_a_step_that_writes_where_it_reads_is_refused():
     tensors = [INPUT, 0, 0, 2, 2, 2, OUTPUT, 0, 0, 2, 2, 4, OUTPUT, 0, 1, 2, 2, 4]
     table = [2, 1, 0, 1]
     words = [MAGIC, 1, 1, 0, 3, 1, 2, 0, *tensors, *table]
-    words += [MAX, 0, 1, -1, -1, 0, -1, 1, 0, MAX, 0, 2, -1, -1, 0, -1, 1, 1]
+    words += [MAX, 0, 1, -1, -1, -1, 0, -1, 1, 0, MAX, 0, 2, -1, -1, -1, 0, -1, 1, 1]
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="writes where it reads"):
         call(words, tf.ones([1, 2, 2]))
 
