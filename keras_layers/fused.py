@@ -47,7 +47,7 @@ class FusedGraph(keras.layers.Layer):
     Example:
         >>> fused = espace_tf.strip(small)
         >>> [type(layer).__name__ for layer in fused.layers]
-        ['InputLayer', 'FusedGraph', 'Dense']
+        ['InputLayer', 'FusedGraph']
     """
 
     def __init__(self, model, program, weights: Sequence[Sequence[str] | float], **kwargs):
@@ -78,8 +78,8 @@ class FusedGraph(keras.layers.Layer):
             )
         if len(self.sources) != len(self.program.weights):
             raise ValueError(
-                f"program takes {len(self.program.weights)} weights; weights names "
-                f"{len(self.sources)}"
+                f"program takes weights of {list(self.program.weights)} floats; weights names "
+                f"{len(self.sources)} of them"
             )
         found = [math.prod(weight.shape) for weight in self.program_weights()]
         if found != list(self.program.weights):
