@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from espace_tf.config import EspaceWarning
@@ -48,6 +48,31 @@ def compiled_like(copy: Any, model: Any) -> Any:
     names = ("optimizer", *_COMPILED)
     vars(copy).update({name: vars(model)[name] for name in names if name in vars(model)})
     return copy
+
+
+def compile_again(judge: Any, model: Any) -> None:
+    """Compiles a model with the losses of a compiled one, and with copies of its metrics."""
+    told = getattr(model, "_compile_config", None)
+    names = ("loss", "loss_weights", "metrics", "weighted_metrics")
+    given = {"loss": model.loss} if told is None else told.config
+    given = {name: given[name] for name in names if given.get(name) is not None}
+    judge.compile(
+        **{name: value if "loss" in name else copies(value) for name, value in given.items()}
+    )
+
+
+def copies(metrics: Any) -> Any:
+    """A nest of metrics as `compile` takes them with a new object for each that has a config."""
+    if isinstance(metrics, Mapping):
+        return {name: copies(each) for name, each in metrics.items()}
+    if isinstance(metrics, list | tuple):
+        return [copies(each) for each in metrics]
+    if not hasattr(metrics, "update_state"):
+        return metrics
+    try:
+        return type(metrics).from_config(metrics.get_config())
+    except Exception:  # of a function of the user's own; it may still do as it is
+        return metrics
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow as tf
@@ -16,11 +16,15 @@ _TRACED = ("train_function", "test_function", "predict_function", "train_tf_func
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a layer: its path, what went in and what came out (tensors or nests)."""
+    """One call of a layer: its path, what went in and what came out (tensors or nests).
+
+    Replicas of a model call its layers side by side, each in a thread: `thread` tells which one.
+    """
 
     path: str
     inputs: Any
     outputs: Any
+    thread: int = field(default_factory=threading.get_ident, compare=False)
 
 
 # One recording at a time: hooks stand on the layers themselves, where every thread sees them.

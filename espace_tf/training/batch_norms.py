@@ -1,6 +1,7 @@
 """Statistics of batch normalisations, estimated anew from data."""
 
 import itertools
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import tensorflow as tf
 from espace_tf.checks import check_count
 from espace_tf.data.batches import named_inputs
 from espace_tf.data.feed import Feed
-from espace_tf.network import graph, recording
+from espace_tf.network import graph, recording, replicas
 from espace_tf.network.layer_rules import rule
 from espace_tf.network.tracing import traced
 
@@ -45,16 +46,17 @@ class BatchNorms:
 
     Args:
         model: a Keras 3 or tf_keras model.
+        team: the replicas that the model is on.
     """
 
-    def __init__(self, model):
-        self.model = model
+    def __init__(self, model, team: replicas.Replicas | None = None):
+        self.model, self.team = model, team or replicas.Replicas()
         self._layers = {
             path: layer
             for path, layer in graph.layers(model).items()
             if rule(layer).kind == "batch_norm" and layer.trainable
         }
-        self._found: list[tuple[str, tf.Tensor, tf.Tensor, tf.Tensor]] = []
+        self._found: list[tuple[int, str, list[tf.Tensor]]] = []
         self._statistics = traced(self._run)
 
     def reestimate(self, inputs: Iterator[Any]) -> int:
@@ -74,23 +76,36 @@ class BatchNorms:
 
     def _normalise(self, path, layer, values, original):
         del original
-        outputs, mean, variance, count = _normalise(layer, values)
-        self._found.append((path, mean, variance, count))
+        outputs, *moments = _normalise(layer, values, self._rows)
+        self._found.append((threading.get_ident(), path, moments))
         return outputs
 
     def _run(self, batch):
         self._found.clear()
-        self.model(batch, training=False)
-        return [moments for _, *moments in self._found], tf.constant([p for p, *_ in self._found])
+        self._rows = tf.shape(tf.nest.flatten(batch)[0])[0]
+        return self.team.first(self.team.run(self._run_part, batch))
+
+    def _run_part(self, batch):
+        self.model(replicas.part(batch), training=False)
+        found = [each for thread, *each in self._found if thread == threading.get_ident()]
+        return [moments for _, moments in found], tf.constant([path for path, _ in found])
 
 
-def _normalise(layer, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Batch-normalised values with the mean [C], variance [C] and number of rows behind them."""
+def _normalise(
+    layer, values: tf.Tensor, rows: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Batch-normalised values with the mean [C], variance [C] and number of rows behind them.
+
+    Args:
+        layer: the batch normalisation.
+        values: what goes into it.
+        rows: samples in the batch.
+    """
     (axis,) = np.atleast_1d(layer.axis)
     axis = int(axis) % values.shape.rank
     others = [index for index in range(values.shape.rank) if index != axis]
     wide = tf.cast(values, tf.float32)
-    mean, variance = tf.nn.moments(wide, others, keepdims=True)
+    mean, variance, count = replicas.moments(wide, others, rows)
 
     def along_axis(weight):
         shape = [-1 if index == axis else 1 for index in range(values.shape.rank)]
@@ -104,7 +119,6 @@ def _normalise(layer, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tenso
         along_axis(layer.gamma) if layer.scale else None,
         layer.epsilon,
     )
-    count = tf.size(values) // values.shape[axis]
     flat = [tf.reshape(moment, [-1]) for moment in (mean, variance)]
     return tf.cast(outputs, values.dtype), *flat, count
 

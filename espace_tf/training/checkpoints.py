@@ -1,5 +1,6 @@
 """A training run on disk: one file, replaced in one step, that only the same run can continue."""
 
+import io
 import json
 import zipfile
 import zlib
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from espace_tf.files import atomic_write, output_folder
+from espace_tf.network.replicas import Replicas
 
 VERSION = 2
 # What NumPy and JSON raise of a file that is cut, changed, or another one.
@@ -22,6 +24,7 @@ class Checkpoint:
     Args:
         folder: made if it is missing.
         run: what the run is, JSON-able: only a run that is equal in all of it may continue.
+        team: the replicas of the run: only the chief has the folder, the others get what it reads.
 
     Raises:
         TypeError, ValueError: folder is no path.
@@ -33,12 +36,16 @@ class Checkpoint:
         >>> arrays, progress = checkpoint.load()
     """
 
-    def __init__(self, folder: str | Path, run: dict[str, Any]):
-        self.path = output_folder(folder, "checkpoint_dir") / "fine_tune.npz"
+    def __init__(self, folder: str | Path, run: dict[str, Any], team: Replicas | None = None):
+        self.team, self.path = team or Replicas(), Path(folder, "fine_tune.npz")
+        if self.team.is_chief:
+            self.path = output_folder(folder, "checkpoint_dir") / self.path.name
         self.run = json.loads(json.dumps(run))
 
     def save(self, arrays: Sequence[np.ndarray], progress: dict[str, Any]) -> None:
         """Writes the state; a crash at any moment leaves the former file or this one."""
+        if not self.team.is_chief:
+            return
         body = {"version": VERSION, "run": self.run, "progress": progress, "count": len(arrays)}
         named = {f"array{index}": array for index, array in enumerate(arrays)}
         text = json.dumps(body, default=lambda value: np.asarray(value).tolist())
@@ -52,10 +59,12 @@ class Checkpoint:
         Raises:
             ValueError: the file is damaged, of another version, or of another run.
         """
-        if not self.path.exists():
+        mine = self.team.is_chief and self.path.exists()
+        contents = self.team.from_chief(self.path.read_bytes() if mine else None)
+        if contents is None:
             return None
         try:
-            with np.load(self.path) as stored:
+            with np.load(io.BytesIO(contents)) as stored:
                 body = json.loads(stored["body"].tobytes())
                 arrays = [stored[f"array{index}"] for index in range(body["count"])]
         except _DAMAGED as error:

@@ -1,14 +1,17 @@
 """The loss of fine-tuning: the teacher's outputs and last maps, beside the loss of the task."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from espace_tf.data.losses import TINY, OutputLoss, divergence
-from espace_tf.network import cloning, graph, recording
+from espace_tf.network import cloning, graph, recording, replicas
 from espace_tf.network.layer_rules import rule
+
+Calls = tuple[list[recording.Call], list[recording.Call]]
 
 
 def output_distillation(
@@ -37,14 +40,21 @@ def output_distillation(
     return temperature**2 * divergence(*logs)
 
 
-def relative_error(student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
+def relative_error(
+    student: tf.Tensor, teacher: tf.Tensor, total: Callable[[tf.Tensor], tf.Tensor] = tf.identity
+) -> tf.Tensor:
     """sum (student - teacher)^2 / sum teacher^2 over the whole batch, float32 (a scalar).
 
     Relative, so that features that differ in size count alike.
+
+    Args:
+        student, teacher: the batch, or a replica's part of it.
+        total: makes the sum over the batch of the sum over a part.
     """
     student, teacher = tf.cast(student, tf.float32), tf.cast(teacher, tf.float32)
-    size = tf.reduce_sum(tf.square(teacher))
-    return tf.reduce_sum(tf.math.squared_difference(student, teacher)) / tf.maximum(size, TINY)
+    size = total(tf.reduce_sum(tf.square(teacher)))
+    error = total(tf.reduce_sum(tf.math.squared_difference(student, teacher)))
+    return error / tf.maximum(size, TINY)
 
 
 def last_maps(model, inputs: Any) -> list[str]:
@@ -158,24 +168,25 @@ class Teacher:
             )
         return {path: shapes[0][path] == shapes[1][path] for path in paths}
 
-    def targets(self, inputs: Any) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """The teacher's outputs and features, flat lists."""
-        outputs, calls = _call(self.model, self.features, inputs)
-        return tf.nest.flatten(outputs), _by_path(calls, self.features)
+    @contextlib.contextmanager
+    def record(self) -> Iterator[Calls]:
+        """The context in which both models' calls are recorded for `terms`."""
+        with recording.record(self.model, self.features) as theirs:
+            with recording.record(self.student, self.features) as ours:
+                yield theirs, ours
 
-    def record(self):
-        """The context in which the student's call is recorded for `terms`."""
-        return recording.record(self.student, self.features)
-
-    def terms(self, targets, outputs: Any, calls) -> dict[str, tf.Tensor]:
+    def terms(self, inputs: Any, outputs: Any, calls: Calls, rows: Any) -> dict[str, tf.Tensor]:
         """The unweighted distillation_loss and, with features, feature_loss: scalars, float32.
 
         Args:
-            targets: from `targets`, of the same inputs.
-            outputs: the student's outputs.
-            calls: what `record` gave for the student's call.
+            inputs: a batch, or a replica's part of it, that the student has been called on.
+            outputs: the student's outputs, of the whole batch.
+            calls: what `record` gave.
+            rows: samples in the batch.
         """
-        wanted, wanted_features = targets
+        theirs, ours = calls
+        wanted = tf.nest.flatten(self.model(inputs, training=False))
+        wanted = [tf.stop_gradient(each) for each in replicas.whole(wanted, rows)]
         flat = tf.nest.flatten(outputs)
         each = [
             output_distillation(output, ours, theirs, self.temperature)
@@ -183,25 +194,25 @@ class Teacher:
         ]
         result = {"distillation_loss": tf.add_n(each)}
         if self.features:
-            features = _by_path(calls, self.features)
-            errors = [relative_error(*pair) for pair in zip(features, wanted_features, strict=True)]
+            found = (_by_path(each, self.features) for each in (ours, theirs))
+            errors = [relative_error(*pair, replicas.total) for pair in zip(*found, strict=True)]
             result["feature_loss"] = tf.add_n(errors) / len(errors)
         return result
 
 
 def _call(model, paths: Sequence[str], inputs: Any) -> tuple[Any, list[recording.Call]]:
     """The outputs of a model at inference and the calls of some of its layers."""
-    with recording.record(model, paths) if paths else nullcontext([]) as calls:
+    with recording.record(model, paths) as calls:
         return model(inputs, training=False), calls
 
 
-def _by_path(calls, paths: list[str]) -> list[tf.Tensor]:
-    """Outputs of the recorded calls, path after path (a shared layer has one for every call)."""
+def _by_path(calls: list[recording.Call], paths: list[str]) -> list[tf.Tensor]:
+    """Outputs of this thread's calls, path after path (a shared layer has one for every call)."""
     return [
         value
         for path in paths
         for call in calls
-        if call.path == path
+        if call.path == path and call.thread == threading.get_ident()
         for value in tf.nest.flatten(call.outputs)
     ]
 

@@ -11,6 +11,7 @@ from espace_tf.data.arrays import describe
 from espace_tf.data.feed import Feed
 from espace_tf.network import graph
 from espace_tf.network.borrowed import compiled_with, trainable
+from espace_tf.network.replicas import Replicas, find_strategy
 from espace_tf.rewriting.fuse import check_not_fused
 from espace_tf.schedules import PolynomialDecay
 from espace_tf.training import learning_rate
@@ -18,7 +19,7 @@ from espace_tf.training.arguments import GRADUAL, check_options, checked_optimiz
 from espace_tf.training.checkpoints import Checkpoint
 from espace_tf.training.distillation import Teacher
 from espace_tf.training.loop import Loop
-from espace_tf.training.run_identity import described, judgement, weights_hash
+from espace_tf.training.run_identity import check_alike, described, judgement, weights_hash
 from espace_tf.training.set_aside import set_aside
 from espace_tf.training.step import Trainer
 from espace_tf.training.task import Task
@@ -46,6 +47,7 @@ def fine_tune(
     callbacks: Sequence[Any] = (),
     keep_best: bool = True,
     train_frozen: bool = False,
+    strategy: tf.distribute.Strategy | None = None,
     seed: int = 0,
     verbose: int = 1,
 ):
@@ -70,6 +72,14 @@ def fine_tune(
     The teacher is never changed. Batch-norm statistics are re-estimated after every epoch, before
     the validation. Models that compute in float16 train with a dynamically scaled loss. Callbacks
     find the model compiled with the optimizer that trains it, as in `fit`.
+
+    With a strategy every step is that of one device on the same batch, to float rounding: each
+    replica runs the model on its part of the batch; losses, batch-norm statistics and metrics are
+    of the whole. Only dropout draws for each part alone. On several machines (TF_CONFIG) each
+    process makes the same call with the same data; all have the same weights afterwards, the chief
+    alone prints and writes checkpoints, and callbacks run everywhere. If one dies the others raise
+    tf.errors.UnavailableError; with a checkpoint_dir, which the chief alone has to see, they go on
+    where they were once all are started again.
 
     Args:
         model: a Keras 3 or tf_keras model. Its compile state is not changed.
@@ -107,6 +117,9 @@ def fine_tune(
         keep_best: False leaves the weights of the last epoch in the model.
         train_frozen: True trains layers with trainable=False too, and leaves their flags as they
             are; False: they stay as they are, and a warning says how many weights train.
+        strategy: tf.distribute.MirroredStrategy, MultiWorkerMirroredStrategy or OneDeviceStrategy.
+            None: the one whose scope the model was made in, or is open; otherwise one device. A
+            model made outside is trained as a copy, which is what callbacks see.
         seed: of the order of arrays and of Keras 3's random layers (dropout), below 2**32.
         verbose: 0 silent, 1 progress bar, 2 one line an epoch.
 
@@ -120,7 +133,7 @@ def fine_tune(
         ValueError: an argument outside its range, a model that `strip` made, empty data, labels
             without a known loss or that are not the model's classes, no labels and no teacher, a
             teacher with other inputs or outputs, a checkpoint of another run, a callback that sets
-            the learning rate of the default optimizer.
+            the learning rate of the default optimizer, processes that do not make the same call.
         OSError: checkpoint_dir cannot be written.
         FloatingPointError: the loss became NaN or infinite; the model has its last good weights.
 
@@ -153,51 +166,67 @@ def fine_tune(
     library = graph.library(model)
     check_not_fused(model)
     optimizer = checked_optimizer(library, optimizer)
+    team = Replicas(find_strategy(model, strategy))
+    verbose = verbose if team.is_chief else 0
     feed, validation = _feeds(
         model, data, validation_data, batch_size, seed, keep_best or optimizer is None, verbose
     )
     batch = next(feed.epoch(0))
     _check_labels(batch[1], teacher, validation)
+    _check_divisible(model, team)
     weights = {"distillation_loss": distillation_weight, "feature_loss": feature_weight}
-    task = Task(model, batch, loss=loss, metrics=metrics)
-    lengths = []
-    for each in (feed, validation):
-        if each is not None:
-            task.check_labels(each.labels, each.name)
-            lengths.append(each.steps)  # refuses what does not end
-    if teacher is not None:
-        teacher = _teacher(model, teacher, batch, task, temperature, features, weights)
-    schedule = _schedule(model, schedule, epochs * lengths[0])
-    find_rate, optimizer = optimizer is None, _optimizer(library, optimizer)
-    with trainable(model, train_frozen), compiled_with(model, optimizer, task.judge):
-        run = {
-            "model": graph.fingerprint(model),
-            "model weights": weights_hash(model),
-            "teacher weights": None if teacher is None else weights_hash(teacher.model),
-            "data": checkpoint_dir and describe(data),
-            "validation data": checkpoint_dir and describe(validation_data),
-            "optimizer": "found" if find_rate else described(optimizer),
-            **judgement(task.judge, [each.loss for each in task.outputs]),
-            "schedule": described(schedule),
-            "features": None if teacher is None else teacher.features,
-            **weights,
-            **{"epochs": epochs, "batch_size": batch_size, "temperature": temperature},
-            **{"keep_best": keep_best, "train_frozen": train_frozen, "seed": seed},
-            "batch_norm_batches": batch_norm_batches,
-        }
-        loop = Loop(
-            Trainer(model, task, teacher, optimizer, weights, seed=seed),
-            feed,
-            validation,
-            epochs=epochs,
-            batch_norm_batches=batch_norm_batches,
-            schedule=schedule,
-            find_rate=find_rate,
-            keep_best=keep_best,
-            checkpoint=None if checkpoint_dir is None else Checkpoint(checkpoint_dir, run),
-            checkpoint_every=checkpoint_every,
+    with team.scope(), team.hold(model) as model:
+        task = Task(model, batch, loss=loss, metrics=metrics, team=team)
+        lengths = []
+        for each in (feed, validation):
+            if each is not None:
+                task.check_labels(each.labels, each.name)
+                lengths.append(each.steps)  # refuses what does not end
+        if teacher is not None:
+            teacher = _teacher(model, teacher, batch, task, temperature, features, weights)
+        schedule = _schedule(model, schedule, epochs * lengths[0])
+        find_rate, optimizer = optimizer is None, _optimizer(library, optimizer)
+        known = checkpoint_dir is not None or team.workers > 1
+        with trainable(model, train_frozen), compiled_with(model, optimizer, task.judge):
+            run = {
+                "model": graph.fingerprint(model),
+                "model weights": weights_hash(model),
+                "teacher weights": None if teacher is None else weights_hash(teacher.model),
+                "data": describe(data) if known else None,
+                "validation data": describe(validation_data) if known else None,
+                "optimizer": "found" if find_rate else described(optimizer),
+                **judgement(task.judge, [each.loss for each in task.outputs]),
+                "schedule": described(schedule),
+                "features": None if teacher is None else teacher.features,
+                **weights,
+                **{"epochs": epochs, "batch_size": batch_size, "temperature": temperature},
+                **{"keep_best": keep_best, "train_frozen": train_frozen, "seed": seed},
+                "batch_norm_batches": batch_norm_batches,
+            }
+            check_alike(team, {**run, "batches": lengths, "checkpoint_every": checkpoint_every})
+            stored = None if checkpoint_dir is None else Checkpoint(checkpoint_dir, run, team)
+            loop = Loop(
+                Trainer(model, task, teacher, optimizer, weights, seed=seed, team=team),
+                feed,
+                validation,
+                epochs=epochs,
+                batch_norm_batches=batch_norm_batches,
+                schedule=schedule,
+                find_rate=find_rate,
+                keep_best=keep_best,
+                checkpoint=stored,
+                checkpoint_every=checkpoint_every,
+            )
+            return loop.run(list(callbacks), verbose)
+
+
+def _check_divisible(model, team: Replicas) -> None:
+    fixed = user_data.fixed_batch(user_data.named_inputs(model))
+    if team.count > 1 and fixed is not None:
+        raise ValueError(
+            f"model must take batches of any size to be trained on {team.count} replicas. "
+            f"Received: one of a fixed batch of {fixed}; build it without batch_size"
         )
-        return loop.run(list(callbacks), verbose)
 
 
 def _feeds(model, data, validation_data, batch_size, seed, needed, verbose):

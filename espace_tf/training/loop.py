@@ -77,7 +77,8 @@ class Loop:
         self.trainer, self.feed, self.validation = trainer, feed, validation
         self.model = trainer.model
         self.epochs, self.batch_norm_batches = epochs, batch_norm_batches
-        self.batch_norms = BatchNorms(self.model)
+        self.team = trainer.team
+        self.batch_norms = BatchNorms(self.model, self.team)
         self.schedule = schedule
         self.fade = None if schedule is None else Fade(self.model)
         self.annealing = learning_rate.Annealing(trainer.optimizer) if find_rate else None
@@ -112,9 +113,9 @@ class Loop:
             loss = self._train_epoch(epoch, progress.batch, callbacks)
             logs = self._end_epoch(epoch, loss, callbacks)
             callbacks.on_epoch_end(epoch, logs)
-            progress.state = "stopped" if model.stop_training else "training"
+            progress.state = "stopped" if self._is_stopped() else "training"
             self._save(epoch + 1, 0)
-            if model.stop_training:
+            if progress.state == "stopped":
                 break
         if progress.state != "finished":
             self._finish()
@@ -183,14 +184,19 @@ class Loop:
             else:
                 trainer.restore(self.good)
                 callbacks.on_train_batch_end(index, {**trainer.results(), "loss": loss})
-                if not self.model.stop_training:  # no TerminateOnNaN
+                if not self._is_stopped():  # no TerminateOnNaN
                     self._stop(epoch, index, f"the loss is {loss}")
-            if self.model.stop_training:
+            if self._is_stopped():
                 break
             if (index + 1) % self.every == 0 and index + 1 < self.feed.steps:
                 self._keep(epoch, index)
                 self._save(epoch, index + 1)
         return loss
+
+    def _is_stopped(self) -> bool:
+        """Whether a callback ended the training, in any of the processes."""
+        self.model.stop_training = self.team.any(self.model.stop_training)
+        return self.model.stop_training
 
     def _checked(self, feed: Feed, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of a pass; labels that are no classes give the model its last good weights."""

@@ -1,10 +1,13 @@
 """What makes two training runs the same: a checkpoint is only continued by the run that made it."""
 
 import hashlib
+import json
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from espace_tf.network.replicas import Replicas
 
 
 def weights_hash(model) -> str:
@@ -47,3 +50,20 @@ def described(thing: Any) -> Any:
     if isinstance(thing, np.ndarray | np.generic) or tf.is_tensor(thing):
         return np.asarray(thing).tolist()
     return getattr(thing, "__qualname__", None) or type(thing).__name__
+
+
+def check_alike(team: Replicas, run: dict[str, Any]) -> None:
+    """Raises ValueError, in every process, unless all processes make the same run.
+
+    Args:
+        team: of the run.
+        run: what it is, JSON-able.
+    """
+    mine = json.loads(json.dumps(run))
+    chiefs = json.loads(team.from_chief(json.dumps(run).encode()))
+    if team.any(mine != chiefs):
+        names = sorted(name for name in mine if mine[name] != chiefs[name]) or ["in another one"]
+        raise ValueError(
+            "All processes of a strategy must make the same call with the same data and weights. "
+            f"Received: other ones than the chief's: {', '.join(names)}"
+        )

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf.data.losses import TINY
-from espace_tf.network import graph
+from espace_tf.network import graph, replicas
 from espace_tf.network.tracing import traced
 from espace_tf.training.distillation import Teacher
 from espace_tf.training.task import Task
@@ -32,15 +32,18 @@ class LossScale:
         """The scale and the number of steps since it changed."""
         return [self.scale, self.streak]
 
+    def unscaled(self, gradients: Sequence[tf.Tensor | None]) -> list[tf.Tensor | None]:
+        """The gradients of the loss, of those of the scaled one, float32."""
+        return [None if g is None else tf.cast(g, tf.float32) / self.scale for g in gradients]
+
     def apply(self, gradients: Sequence[tf.Tensor | None], apply) -> None:
-        """Calls `apply` with the unscaled gradients if all of them are finite; adapts the scale."""
-        gradients = [None if g is None else tf.cast(g, tf.float32) / self.scale for g in gradients]
+        """Calls `apply` if all unscaled gradients are finite; adapts the scale."""
         finite = tf.reduce_all(
             [tf.reduce_all(tf.math.is_finite(g)) for g in gradients if g is not None]
         )
 
         def good():
-            apply(gradients)
+            apply()
             grow = self.streak + 1 >= GROWTH_STEPS
             self.scale.assign(tf.where(grow, self.scale * 2.0, self.scale))
             self.streak.assign(tf.where(grow, 0, self.streak + 1))
@@ -64,15 +67,25 @@ class Trainer:
         optimizer: an optimizer of the model's library, not used elsewhere.
         weights: the weights of "distillation_loss" and "feature_loss" in the loss.
         seed: of Keras 3's random layers.
+        team: the replicas that the model is on.
 
     Raises:
         ValueError: the model has nothing to train.
     """
 
     def __init__(
-        self, model, task: Task, teacher: Teacher | None, optimizer, weights, *, seed: int
+        self,
+        model,
+        task: Task,
+        teacher: Teacher | None,
+        optimizer,
+        weights,
+        *,
+        seed: int,
+        team: replicas.Replicas | None = None,
     ):
         self.model, self.task, self.teacher, self.optimizer = model, task, teacher, optimizer
+        self.team = team or replicas.Replicas()
         self.weights = weights
         self.trained = list(model.trainable_variables)
         if not self.trained:
@@ -100,17 +113,18 @@ class Trainer:
         self.faded_step = traced(self._step)  # with layers that read a fade
         self.evaluate = traced(self._evaluate)
 
-    def _losses(self, x, y, weight, targets, training: bool) -> tuple[Any, tf.Tensor]:
-        """The outputs and the total loss of a batch; its terms go into the means."""
-        with self.teacher.record() if self.teacher else nullcontext() as calls:
-            outputs = self.model(x, training=training)
-        task = self.task.loss(x, y, outputs, weight)
-        terms = {} if self.teacher is None else self.teacher.terms(targets, outputs, calls)
-        total = task + self._weighted(task, terms)
-        for name, value in {"loss": total, "task_loss": task, **terms}.items():
-            if name in self.means:
-                self.means[name].update_state(value)
-        return outputs, total
+    def _recording(self):
+        """The context in which `_losses` may be called."""
+        return self.teacher.record() if self.teacher else nullcontext()
+
+    def _losses(self, calls, x, y, weight, training: bool) -> tuple[Any, dict[str, tf.Tensor]]:
+        """The outputs and the losses of a batch; only the model's run is this replica's part."""
+        rows = tf.shape(tf.nest.flatten(x)[0])[0]
+        own = replicas.part(x)
+        outputs = replicas.whole(self.model(own, training=training), rows)
+        task = self.task.loss(x, y, outputs, weight, rows)
+        terms = {} if self.teacher is None else self.teacher.terms(own, outputs, calls, rows)
+        return outputs, {"loss": task + self._weighted(task, terms), "task_loss": task, **terms}
 
     def _weighted(self, task: tf.Tensor, terms: dict[str, tf.Tensor]) -> tf.Tensor | float:
         """The teacher's part of the loss; features count at most as much as what the outputs do."""
@@ -137,27 +151,50 @@ class Trainer:
         return results.get("task_loss", 0.0) + self.weights["distillation_loss"] * distillation
 
     def _step(self, x, y, weight) -> tf.Tensor:
-        targets = None if self.teacher is None else self.teacher.targets(x)
-        with tf.GradientTape() as tape:
-            outputs, total = self._losses(x, y, weight, targets, True)
-            scaled = total if self.scale is None else total * self.scale.scale
-        watched = [v if isinstance(v, tf.Variable) else v.value for v in self._moving]
-        gradients = tape.gradient(scaled, watched)
+        with self._recording() as calls:
+            found = self.team.run(lambda *batch: self._gradients(calls, *batch), x, y, weight)
+        gradients, outputs, losses = found
+
+        def apply():
+            self.team.run(self._apply, gradients)
+
         if self.scale is None:
-            self._apply(gradients)
+            apply()
         else:
-            self.scale.apply(gradients, self._apply)
-        self.task.update(x, y, outputs, weight)
-        return total
+            self.scale.apply(self.team.first(gradients), apply)
+        return self._note(x, y, weight, outputs, losses)
+
+    def _gradients(self, calls, x, y, weight) -> tuple[Any, Any, dict[str, tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            outputs, losses = self._losses(calls, x, y, weight, True)
+            scaled = losses["loss"] * (1.0 if self.scale is None else self.scale.scale)
+        watched = [v if isinstance(v, tf.Variable) else v.value for v in self._moving]
+        gradients = replicas.summed_gradients(tape.gradient(scaled, watched))
+        if self.scale is not None:
+            gradients = self.scale.unscaled(gradients)
+        return gradients, outputs, replicas.agreed(losses)
 
     def _apply(self, gradients: Sequence[tf.Tensor | None]) -> None:
         pairs = zip(gradients, self._moving, strict=True)
-        self.optimizer.apply_gradients([pair for pair in pairs if pair[0] is not None])
+        replicas.apply_gradients(self.optimizer, [pair for pair in pairs if pair[0] is not None])
 
     def _evaluate(self, x, y, weight) -> None:
-        targets = None if self.teacher is None else self.teacher.targets(x)
-        outputs, _ = self._losses(x, y, weight, targets, False)
+        with self._recording() as calls:
+            found = self.team.run(lambda *batch: self._judged(calls, *batch), x, y, weight)
+        self._note(x, y, weight, *found)
+
+    def _judged(self, calls, x, y, weight) -> tuple[Any, dict[str, tf.Tensor]]:
+        outputs, losses = self._losses(calls, x, y, weight, False)
+        return outputs, replicas.agreed(losses)
+
+    def _note(self, x, y, weight, outputs, losses) -> tf.Tensor:
+        """Adds a batch to the means and metrics; its loss."""
+        outputs, losses = self.team.first((outputs, losses))
+        for name, value in losses.items():
+            if name in self.means:
+                self.means[name].update_state(value)
         self.task.update(x, y, outputs, weight)
+        return losses["loss"]
 
     def begin(self) -> None:
         """Leaves out what callbacks have frozen when training begins; as in fit, no later."""

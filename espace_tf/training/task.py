@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from espace_tf.data import labels, losses
 from espace_tf.data.judge import ACCURACIES
-from espace_tf.network import graph
+from espace_tf.network import graph, replicas
+from espace_tf.network.borrowed import compile_again, copies
 
 
 class Task:
@@ -22,6 +23,7 @@ class Task:
             model's regularisation.
         loss: as in `compile`, or None.
         metrics: as in `compile`, or None.
+        team: the replicas that the model is on; where there are several, metrics are copies.
 
     Attributes:
         outputs: what is known of each output.
@@ -30,8 +32,11 @@ class Task:
         ValueError: no loss is known for the labels, or loss, metrics and labels do not go together.
     """
 
-    def __init__(self, model, batch, *, loss: Any = None, metrics: Any = None):
+    def __init__(
+        self, model, batch, *, loss: Any = None, metrics: Any = None, team: Any | None = None
+    ):
         self.model, self.judge = model, None
+        self.team = team or replicas.Replicas()
         x, y, weight = batch
         outputs = model(x, training=False)
         compiled, _ = graph.compiled_loss(model)
@@ -46,18 +51,23 @@ class Task:
             self.check_labels(y)
             own = loss is None and compiled is not None
             try:
-                self.judge = model if own else self._judge(metrics)
+                alone = self.team.strategy is None
+                self.judge = model if own and alone else self._judge(metrics, own)
                 self._try(x, y, outputs, weight)
             except Exception as error:  # Each library raises its own kinds.
                 raise ValueError(_words(loss, metrics, y, outputs, error)) from error
 
-    def _judge(self, metrics: Any) -> Any:
-        """An empty model that is compiled with the losses."""
+    def _judge(self, metrics: Any, own: bool) -> Any:
+        """An empty model that is compiled with the losses, or as the model is."""
         judge = graph.library(self.model).Model(name="judge")
         judge.output_names = getattr(self.model, "output_names", None)
+        if own:
+            compile_again(judge, self.model)
+            return judge
         given = [each.loss for each in self.outputs]
         if metrics is None and len(given) == 1 and self.outputs[0].kind in ACCURACIES:
             metrics = [ACCURACIES[self.outputs[0].kind]]
+        metrics = metrics if self.team.strategy is None else copies(metrics)
         judge.compile(loss=given[0] if len(given) == 1 else given, metrics=metrics)
         return judge
 
@@ -81,15 +91,22 @@ class Task:
             found = losses.in_order(y, [each.name for each in self.outputs], "labels", given)
             labels.check(given, self._shapes, found, name)
 
-    def loss(self, x, y, outputs, weight) -> tf.Tensor:
-        """The task loss with the model's regularisation, a float32 scalar."""
-        total = tf.constant(0.0)
+    def loss(self, x, y, outputs, weight, rows: Any) -> tf.Tensor:
+        """The task loss with the model's regularisation, a float32 scalar.
+
+        Args:
+            x, y, weight: a batch.
+            outputs: the model's, of the whole batch.
+            rows: samples in the batch.
+        """
+        value = tf.constant(0.0)
         if self.judge is not None:
-            total += tf.cast(self.judge.compute_loss(x, y, outputs, weight), tf.float32)
+            with self.team.losses_of_whole_batches(graph.library(self.model)):
+                value += tf.cast(self.judge.compute_loss(x, y, outputs, weight), tf.float32)
         if self.judge is not self.model:
             for extra in self.model.losses:
-                total += tf.cast(tf.reduce_sum(extra), tf.float32)
-        return total
+                value += replicas.mean(tf.cast(tf.reduce_sum(extra), tf.float32), rows)
+        return value
 
     def update(self, x, y, outputs, weight) -> None:
         """Adds a batch to the metrics."""

@@ -1,0 +1,130 @@
+"""Runs of fine_tune with a strategy, in a process of their own: prints nothing, writes arrays.
+
+    python replica_runs.py mirrored LIBRARY FILE      on two logical CPUs
+    python replica_runs.py worker LIBRARY FILE        one process of several; TF_CONFIG tells which
+
+With a second argument after FILE the process kills itself in the second epoch, unless that file
+exists already.
+"""
+
+import importlib
+import os
+import pathlib
+import signal
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from espace_tf import keras_layers
+from espace_tf.training.fine_tune import fine_tune
+
+SEED = 11
+
+
+def samples(count=16):
+    rng = np.random.default_rng(SEED)
+    x = rng.normal(size=(count, 8, 8, 2)).astype("float32")
+    return x, rng.integers(0, 3, count), rng.uniform(0.5, 2.0, count).astype("float32")
+
+
+def batches():
+    """Of 5 samples, of which two replicas get unequal parts, and a last one of 1."""
+    return tf.data.Dataset.from_tensor_slices(samples()).batch(5)
+
+
+def validation():
+    """The second batch has one sample, fewer than replicas."""
+    return tf.data.Dataset.from_tensor_slices(samples(5)).batch(4)
+
+
+def network(library, compressed=True):
+    library.utils.set_random_seed(SEED)
+    layers, ours = library.layers, keras_layers.for_library(library)
+    inputs = library.Input((8, 8, 2), name="image")
+    x = layers.Conv2D(4, 3, strides=2, name="first", kernel_regularizer="l2")(inputs)
+    x = layers.ReLU(name="relu")(layers.BatchNormalization(name="norm")(x))
+    if compressed:
+        options = {"rank": 4, "positions": [0, 2, 6, 8], "activation": "relu"}
+        x = ours.DecomposedConv2D(6, 3, padding="same", name="second", **options)(x)
+    else:
+        x = layers.Conv2D(6, 3, padding="same", activation="relu", name="second")(x)
+    x = layers.GlobalAveragePooling2D(name="mean")(x)
+    return library.Model(inputs, layers.Dense(3, name="class")(x))
+
+
+def tuned(library, model, **options):
+    """The history of a run in which everything counts: clipping, weights, masks, the teacher."""
+    options = {
+        "optimizer": library.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=1.0),
+        "teacher": network(library, compressed=False),
+        "validation_data": validation(),
+        "epochs": 2,
+        "verbose": 0,
+        **options,
+    }
+    return fine_tune(model, batches(), **options).history
+
+
+def compiled(library):
+    """A network with what `compile` may be told, of the scope that is open."""
+    model = network(library)
+    model.compile(
+        loss=library.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        weighted_metrics=[library.metrics.SparseCategoricalCrossentropy(from_logits=True)],
+    )
+    return model
+
+
+def mirrored(library):
+    """The history and the weights of a model made and tuned in a scope, on two devices."""
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = compiled(library)
+        return tuned(library, model), model.get_weights()
+
+
+class Kill(keras.callbacks.Callback):
+    """Kills the process in the second epoch, once."""
+
+    def __init__(self, file):
+        super().__init__()
+        self.file = pathlib.Path(file)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.optimizer.iterations.numpy() == 6 and not self.file.exists():
+            self.file.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def worker(library, folder, kill):
+    """The history and the weights of a process with a model made outside the scope."""
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()  # before TensorFlow does anything else
+    model = compiled(library)
+    history = tuned(
+        library,
+        model,
+        strategy=strategy,
+        checkpoint_dir=folder,
+        checkpoint_every=2,
+        callbacks=[Kill(kill)] if kill else [],
+    )
+    return history, model.get_weights()
+
+
+def main(kind, name, file, kill=None):
+    if kind == "mirrored":
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpu, two)
+    library = importlib.import_module(name)
+    folder = pathlib.Path(file).parent / "checkpoint"
+    run = mirrored(library) if kind == "mirrored" else worker(library, folder, kill)
+    arrays = {f"history/{key}": values for key, values in run[0].items()}
+    arrays |= {f"weight/{index}": weight for index, weight in enumerate(run[1])}
+    np.savez(file, **arrays)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
