@@ -12,6 +12,9 @@ AGREEMENTS = {
 }
 WORDS = {**QUALITIES, **AGREEMENTS, "top5": "top-5 accuracy", "images": "images"}
 
+# Epochs that a table of a terminal's width has room for.
+_COLUMNS = 6
+
 
 def grid(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
     """A title above a `rich.table.Table`, the first column to the left, numbers to the right."""
@@ -32,22 +35,24 @@ def quality(known: Mapping[str, Any]) -> str | None:
 
 
 def training_table(summary: Mapping[str, Any]) -> Any:
-    """One row an epoch: the losses and metrics, on the training data and on held-out examples."""
-    history = summary["history"]
-    alike = {f"{part}task_loss" for part in ("", "val_")
-             if history.get(f"{part}task_loss") == history.get(f"{part}loss")}  # fmt: skip
-    names = [name for name in history if name not in {"fade", *alike}]
+    """One column an epoch, the first, the best and the last of many; one row a loss or metric."""
+    history, last = summary["history"], summary["epochs"]
+    alike = {
+        f"{part}task_loss"
+        for part in ("", "val_")
+        if history.get(f"{part}task_loss") == history.get(f"{part}loss")
+    }
+    best, rate = summary["best_epoch"], summary["learning_rate"]
+    epochs = range(1, last + 1) if last <= _COLUMNS else sorted({1, best or last, last})
     rows = [
-        (epoch + 1, *(f"{history[name][epoch]:.4f}" for name in names))
-        for epoch in range(summary["epochs"])
+        (name, *(f"{values[epoch - 1]:.4f}" for epoch in epochs))
+        for name, values in history.items()
+        if name not in {"fade", *alike}
     ]
-    rate = summary["learning_rate"]
-    kept = "the last epoch's weights" if summary["best_epoch"] is None else (
-        f"the weights of epoch {summary['best_epoch']}")  # fmt: skip
-    title = f"{summary['model']}: {kept}"
-    return grid(
-        title if rate is None else f"{title}, learning rate {rate:g}", ["epoch", *names], rows
-    )
+    kept = "as they came" if best == 0 else f"of epoch {last if best is None else best}"
+    title = f"{summary['model']}: the weights {kept}"
+    title = title if rate is None else f"{title}, learning rate {rate:g}"
+    return grid(title, ["epoch", *map(str, epochs)], rows)
 
 
 def evaluation_table(summary: Mapping[str, Any]) -> Any:

@@ -1,0 +1,74 @@
+"""On several machines, tried on one: the script of docs/guides/machines.md.
+
+    python docs/guides/machines.py --workers=2 --output_dir=out/machines -- \\
+        --model=out/compress/compressed.keras --original=out/train/model.keras \\
+        --dataset=fashion_mnist --data_dir=out/tfds --train_split=train[:2560] --epochs=1 \\
+        --train_batch_size=64 --optimizer=adam --learning_rate=1e-4
+
+starts `espace_tf.bin.fine_tune` with the flags after -- once alone and once as --workers processes,
+each with the TF_CONFIG that it would have on a machine of its own, and prints how far the weights
+of both runs are apart.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+from espace_tf.bin import models
+
+_WORKERS = flags.DEFINE_integer("workers", 2, "Processes.", 2)
+_OUTPUT = flags.DEFINE_string("output_dir", "out/machines", "Where the results go.")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens at."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("localhost", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def start(arguments: list[str], config: dict | None = None) -> subprocess.Popen:
+    """The command as a process, of a cluster if there is one."""
+    environment = dict(os.environ)
+    if config is not None:
+        environment["TF_CONFIG"] = json.dumps(config)
+    command = [sys.executable, "-m", "espace_tf.bin.fine_tune", *arguments]
+    return subprocess.Popen(command, env=environment)
+
+
+def main(argv: list[str]) -> None:
+    """Runs both and compares."""
+    output = Path(_OUTPUT.value)
+    alone, together = ([*argv[1:], f"--output_dir={output / each}"] for each in ("one", "several"))
+    processes = [start(alone)]
+    if processes[0].wait():
+        raise RuntimeError("espace-fine_tune failed on one device")
+    cluster = {"worker": [f"localhost:{port}" for port in free_ports(_WORKERS.value)]}
+    processes = [
+        start(
+            [*together, "--strategy=multi_worker"],
+            {"cluster": cluster, "task": {"type": "worker", "index": index}},
+        )
+        for index in range(_WORKERS.value)
+    ]
+    if any([process.wait() for process in processes]):
+        raise RuntimeError("espace-fine_tune failed in one of the processes")
+    one, several = (
+        models.load(output / each / "model.keras").get_weights() for each in ("one", "several")
+    )
+    apart = max(float(np.abs(a - b).max()) for a, b in zip(one, several, strict=True))
+    print(f"{_WORKERS.value} processes and one device: weights at most {apart:.1e} apart")
+
+
+if __name__ == "__main__":
+    app.run(main)
