@@ -19,7 +19,10 @@ _SHAPES = Path(__file__).parent / "shapes"
 
 _KINDS = {
     getattr(program, name): name.lower()
-    for name in ("CONVOLVE", "DEPTHWISE", "MAX", "AVERAGE", "SUM")
+    for name in (
+        *("CONVOLVE", "DEPTHWISE", "MAX", "AVERAGE", "SUM"),
+        *("PRODUCT", "SOFTMAX", "BLEND", "SHUFFLE"),
+    )
 }
 _OPERATIONS = {program.CONVOLVE: 2, program.DEPTHWISE: 2}  # of others: one for each number read
 
@@ -63,15 +66,15 @@ def read_steps(words: np.ndarray) -> list[Step]:
         at += 2 + rows * taps
     found = []
     for _ in range(steps):
-        kind, _, out, kernel, _, table, _, count = words[at : at + 8]
-        ins = words[at + 8 : at + 8 + count]
-        at += 8 + count
+        kind, _, out, kernel, _, _, table, _, count = words[at : at + program.STEP_WORDS]
+        ins = words[at + program.STEP_WORDS : at + program.STEP_WORDS + count]
+        at += program.STEP_WORDS + count
         found.append(
             _step(
                 int(kind),
                 [maps[each] for each in ins],
                 maps[out],
-                reads[table] if table >= 0 else None,
+                reads[table] if table >= 0 and kind != program.SHUFFLE else None,
                 int(sizes[kernel]) if kernel >= 0 else 0,
             )
         )
