@@ -7,11 +7,17 @@
 # make bazel: the operator and the C++ tests with Bazel 4 as Debian packages it.
 # make cuda: libespace_cuda.so, the operators on GPUs without TensorFlow; needs nvcc, no GPU.
 # make cuda-test: the GPU kernels on the CPU; cuda-test-races: a few calls, with ThreadSanitizer.
+# make docs: the site, in build/site, warnings being errors; make pictures: those of docs/how.md;
+# make notebooks: runs those of docs/notebooks and keeps what they print; NOTEBOOK_FLAGS=--short
+# runs them with few images and keeps nothing.
+# make wheel: the sources and a wheel, in dist; make wheel-test: tries them in fresh environments.
+# make test-matrix: the quick tests with the oldest and the newest TensorFlow and Python.
 # make demo: sets up and compresses the shipped network. make test: sets up and runs every test.
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 DEMO_FLAGS ?=
+NOTEBOOK_FLAGS ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 SANITIZED := BUILD=../../build/core_sanitized \
@@ -22,7 +28,8 @@ AARCH64 := aarch64-linux-gnu
 BAZEL := bazel --bazelrc=bazel/debian.bazelrc
 
 .PHONY: setup native core-test core-test-sanitized core-test-threads core-test-aarch64 \
-  fuzz fuzz-short fuzz-graphs bazel cuda cuda-test cuda-test-races demo test lint clean
+  fuzz fuzz-short fuzz-graphs bazel cuda cuda-test cuda-test-races demo test lint clean \
+  docs pictures notebooks wheel wheel-test test-matrix
 
 setup: $(VENV)/.installed
 
@@ -86,6 +93,25 @@ demo: setup native
 # In two processes, which takes 8 GB of memory: a test that computes seldom keeps two cores busy.
 test: setup native
 	$(PY) -m pytest --numprocesses=2 --dist=loadfile
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
+pictures: setup native
+	PYTHONPATH=. $(PY) docs/pictures/draw.py
+
+notebooks: setup native
+	PYTHONPATH=. $(PY) docs/notebooks/execute.py $(NOTEBOOK_FLAGS)
+
+wheel: setup
+	rm -f dist/espace_tf-*
+	$(PY) release/build.py
+
+wheel-test: wheel
+	$(PY) release/try_out.py dist/*
+
+test-matrix: setup
+	$(PY) release/matrix.py
 
 lint: setup
 	$(PY) -m ruff check .

@@ -51,7 +51,7 @@ class GradualMasks(_Callback):
 
     Example:
         >>> schedule = espace_tf.schedules.PolynomialDecay(end_step=1000)
-        >>> model.fit(x, y, callbacks=[espace_tf.callbacks.GradualMasks(schedule)])
+        >>> small.fit(x, y, callbacks=[espace_tf.callbacks.GradualMasks(schedule)])
     """
 
     def __init__(self, schedule: Callable[[Any], float]):

@@ -33,6 +33,7 @@ def in_words(path: str | os.PathLike, name: str = "path") -> Iterator[None]:
     Example:
         >>> with in_words("gone/notes.txt"):
         ...     open("gone/notes.txt", "w")
+        Traceback (most recent call last):
         FileNotFoundError: [Errno 2] path 'gone/notes.txt' cannot be written (No such file or
         directory): make its folder first, or give another path
     """

@@ -25,7 +25,7 @@ def library() -> Path:
         FileNotFoundError: it was not built.
 
     Example:
-        >>> from tflite_runtime.interpreter import load_delegate
+        >>> from ai_edge_litert.interpreter import load_delegate
         >>> own = load_delegate(str(espace_tf.litert.library()), {"num_threads": "2"})
     """
     path = Path(kernels.__file__).with_name("_litert.so")

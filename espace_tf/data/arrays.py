@@ -22,7 +22,7 @@ def as_arrays(data: Any, name: str = "data") -> Any:
         TypeError: something in it is no array.
 
     Example:
-        >>> as_arrays((pandas.DataFrame({"a": [1, 2]}), [0, 1]))
+        >>> as_arrays(([[1], [2]], [0, 1]))
         (array([[1], [2]]), array([0, 1]))
     """
 

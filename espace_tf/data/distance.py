@@ -26,8 +26,9 @@ class Distance:
         answers: each output of the given network on all the images, [B, ...].
 
     Example:
-        >>> Distance(of_outputs(model, model(images)), [model(images)])([model(x)], [small(x)])
-        0.013
+        >>> outputs = losses.of_outputs(model, model(images))
+        >>> Distance(outputs, [model(images)])([model(x)], [model(x)])
+        0.0
     """
 
     def __init__(self, outputs: Sequence[OutputLoss], answers: Sequence[np.ndarray | tf.Tensor]):

@@ -27,8 +27,8 @@ class Judge:
         ValueError: there are no labels, or `losses.of_outputs` refuses them.
 
     Example:
-        >>> Judge(model, (images, labels))(model)
-        {'loss': 0.21, 'accuracy': 0.93}
+        >>> sorted(Judge(model, (images, labels))(model))
+        ['accuracy', 'loss']
     """
 
     def __init__(self, model: Any, data: Any, loss: Any = None, *, name: str = "data"):

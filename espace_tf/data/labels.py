@@ -56,6 +56,7 @@ def check(
 
     Example:
         >>> check(["sparse_categorical_crossentropy"], [np.zeros((2, 3))], [np.array([0, 3])])
+        Traceback (most recent call last):
         ValueError: data's labels must be classes of the model, from 0 to 2. Received: 0 to 3
     """
     for loss, output, label in zip(losses, outputs, labels, strict=True):

@@ -91,9 +91,8 @@ def of_outputs(model: Any, outputs: Any, labels: Any = None, loss: Any = None) -
             do not go with the outputs.
 
     Example:
-        >>> model.compile(loss="binary_crossentropy")
         >>> [each.kind for each in of_outputs(model, model(images))]
-        ['multi-label']
+        ['classes']
     """
     library, flat, names = graph.library(model), tf.nest.flatten(outputs), names_of(model, outputs)
     given, weights = graph.compiled_loss(model) if loss is None else (loss, None)

@@ -68,7 +68,7 @@ def export_tflite(
     Example:
         >>> result = export_tflite(model, "model.tflite", quantize="float16")
         >>> print(result)
-        model.tflite: float16, 73,744 bytes, outputs within 0.0003 of the model's
+        model.tflite: float16, ... bytes (dense float32 weights: ...), outputs within ... of ...
     """
     require("litert", "ai_edge_litert")
     path = output_path(path, suffix=".tflite")

@@ -22,9 +22,9 @@ class Network:
         fingerprint: of the architecture.
 
     Example:
-        >>> network = Network.read(keras.applications.VGG16(weights=None))
+        >>> network = Network.read(keras.applications.MobileNet(weights=None))
         >>> network.sites[0].path
-        'block1_conv1'
+        'conv1'
     """
 
     model: Any

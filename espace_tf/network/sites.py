@@ -20,8 +20,8 @@ def read_sites(model: Any) -> list[Site]:
         ValueError: the model has not been built.
 
     Example:
-        >>> [site.path for site in read_sites(keras.applications.VGG16(weights=None))][:2]
-        ['block1_conv1', 'block1_conv2']
+        >>> [site.path for site in read_sites(keras.applications.MobileNet(weights=None))][:2]
+        ['conv1', 'conv_dw_1']
     """
     own = layers(model)
     found = {path: layer for path, layer in own.items() if kin(layer).convolution}

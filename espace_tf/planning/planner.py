@@ -97,8 +97,8 @@ def plan(
     made = build(analysis, speedup, clock, choices, reasons)
     if not reached:
         warnings.warn(
-            f"speedup {speedup:g} was asked for, but the fastest plan that is worth its damage is "
-            f"predicted to reach only {made.predicted_speedup:.2f}; "
+            f"speedup {speedup:g} was asked for, but the fastest plan that is worth the loss "
+            f"it costs is predicted to reach only {made.predicted_speedup:.2f}; "
             f"{clock.other_ms / clock.model_ms:.0%} of the time is spent outside the convolutions "
             "that may be touched",
             UnreachableSpeedWarning,

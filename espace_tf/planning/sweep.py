@@ -132,9 +132,15 @@ def table(rows: Sequence[SweepRow]) -> Any:
     from rich.table import Table
 
     grid = Table(title="Speeds")
-    columns = ("asked", "measured", "damage", "accuracy", "loss")
-    for name in columns:
-        grid.add_column(name, justify="right")
+    columns = {
+        "asked": "times faster, asked",
+        "measured": "measured",
+        "damage": "predicted loss increase",
+        "accuracy": "accuracy",
+        "loss": "loss",
+    }
+    for title in columns.values():
+        grid.add_column(title, justify="right")
     for each in rows:
         values = (getattr(each, name) for name in columns)
         grid.add_row(*("-" if value is None else f"{value:.4g}" for value in values))

@@ -79,7 +79,6 @@ def report(
         OSError: the path cannot be written; nothing is left there.
 
     Example:
-        >>> small = compress(model, data, speedup=2)
         >>> report(small, "report.html", accuracy={"before": 0.92, "after": 0.915})
         PosixPath('report.html')
     """

@@ -30,7 +30,7 @@ def strip(model: Any, *, fuse: bool | None = None) -> Any:
         The new model; the same outputs at inference, to float rounding. `espace_plan` is kept.
 
     Example:
-        >>> espace_tf.benchmark(strip(model), strip(small), batch_size=16)
+        >>> rows = espace_tf.benchmark(strip(model), strip(small), batch_size=16)
     """
     known, library, training = graph.layers(model), graph.library(model), graph.trained(model)
     pairs = {

@@ -46,7 +46,7 @@ class Runtime:
         ...         function, x = prepared
         ...         return [function(x)]
         >>> rows = espace_tf.benchmark(model, small, runtime=Compiled(), batch_size=8)
-        >>> config = EspaceConfig(runtime=Compiled(), batch_size=8)
+        >>> config = espace_tf.EspaceConfig(runtime=Compiled(), batch_size=8)
         >>> small = espace_tf.compress(model, data, speedup=2, config=config)
     """
 

@@ -19,7 +19,7 @@ class Fade:
         ValueError: no layer of the model has a mask.
 
     Example:
-        >>> fade = Fade(model)
+        >>> fade = Fade(small)
         >>> fade.assign(0.5)
         >>> with fade:
         ...     loss = train_step(batch)

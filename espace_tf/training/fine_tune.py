@@ -144,8 +144,7 @@ def fine_tune(
                   optimizer=keras.optimizers.SGD(1e-3, momentum=0.9, weight_decay=5e-4))
 
     Example:
-        >>> compressed = espace_tf.compress(model, (x, y), speedup=4)
-        >>> history = fine_tune(compressed, (x, y), teacher=model, epochs=2)
+        >>> history = fine_tune(small, (x, y), teacher=model, epochs=2)
     """
     check_options(
         epochs=epochs,

@@ -43,7 +43,7 @@ def resnet(
 
     Example:
         >>> resnet().count_params()
-        274442
+        274042
     """
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < 8 or depth % 6 != 2:
         raise ValueError(f"depth must be 6 n + 2: 20, 32, 44, 56. Received: {depth!r}")

@@ -373,7 +373,7 @@ def test_a_loss_gets_the_least_time_that_it_allows(seed, monkeypatch):
 def test_no_time_is_bought_that_is_dearer_than_the_bound(seed, monkeypatch):
     of = dataclasses.replace(analysis(seed), target="labels")
     monkeypatch.setattr(planner, "DEAREST", 0.5)
-    with pytest.warns(UnreachableSpeedWarning, match="worth its damage"):
+    with pytest.warns(UnreachableSpeedWarning, match="worth the loss"):
         found = plan(of, speedup=50.0)
     total = sum(layer.damage for layer in found.layers.values())
     assert total <= 0.5 * math.log(of.model_ms / found.predicted_ms) * (1 + 1e-9)

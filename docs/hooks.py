@@ -1,0 +1,30 @@
+"""What `mkdocs build` does besides: lays the package as it installs, and takes pages from the root.
+
+In a checkout keras_layers/ and kernels/ lie beside espace_tf/, and only its import joins them;
+the reference is read without importing anything.
+"""
+
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).parent.parent
+_PAGES = {"changes.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+
+
+def on_startup(command: str, dirty: bool) -> None:
+    """Links every file of the package, and its two folders, into build/api/espace_tf."""
+    del command, dirty
+    package = _ROOT / "build" / "api" / "espace_tf"
+    package.mkdir(parents=True, exist_ok=True)
+    for old in package.iterdir():
+        old.unlink()
+    inside = [path for path in (_ROOT / "espace_tf").iterdir() if path.name != "__pycache__"]
+    for path in (*inside, _ROOT / "keras_layers", _ROOT / "kernels"):
+        (package / path.name).symlink_to(path)
+
+
+def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
+    """A page, or the file in the root that it stands for, with its links as they are here."""
+    del kwargs
+    source = _PAGES.get(page.file.src_uri)
+    return markdown if source is None else (_ROOT / source).read_text().replace("](docs/", "](")
