@@ -4,6 +4,8 @@
 # make fuzz: a million random and hostile calls, and programs of fused graphs; fuzz-short: fewer.
 # SEED= begins elsewhere.
 # make fuzz-graphs: COUNT random Keras graphs through apply, strip, fuse, files; from SEED on.
+# make litert-test: the delegate for LiteRT against a runtime that is played, with sanitizers, CALLS
+# spoiled calls; litert-test-aarch64: for another processor, built with CMake too, emulated.
 # make bazel: the operator and the C++ tests with Bazel 4 as Debian packages it.
 # make cuda: libespace_cuda.so, the operators on GPUs without TensorFlow; needs nvcc, no GPU.
 # make cuda-test: the GPU kernels on the CPU; cuda-test-races: a few calls, with ThreadSanitizer.
@@ -28,6 +30,7 @@ AARCH64 := aarch64-linux-gnu
 BAZEL := bazel --bazelrc=bazel/debian.bazelrc
 
 .PHONY: setup native core-test core-test-sanitized core-test-threads core-test-aarch64 \
+  litert-test litert-test-aarch64 \
   fuzz fuzz-short fuzz-graphs bazel cuda cuda-test cuda-test-races demo test lint clean \
   docs pictures notebooks wheel wheel-test test-matrix
 
@@ -63,6 +66,20 @@ core-test-aarch64:
 	    "(Debian: apt-get install g++-aarch64-linux-gnu qemu-user)"; \
 	fi
 
+litert-test:
+	$(MAKE) -C kernels/core -f ../litert/test.mk $(SANITIZED) CALLS=$(or $(CALLS),4000)
+
+litert-test-aarch64:
+	@if command -v $(AARCH64)-g++ && command -v qemu-aarch64 && command -v cmake; then \
+	  $(MAKE) -C kernels/core -f ../litert/test.mk CXX=$(AARCH64)-g++ BUILD=../../build/core_aarch64 \
+	    RUN="qemu-aarch64 -L /usr/$(AARCH64)" CALLS=$(or $(CALLS),400) && \
+	  cmake -S kernels/litert -B build/litert_aarch64 -DCMAKE_SYSTEM_NAME=Linux \
+	    -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=$(AARCH64)-g++ && \
+	  cmake --build build/litert_aarch64; \
+	else \
+	  echo "litert-test-aarch64 is skipped: it needs $(AARCH64)-g++, qemu-aarch64 and cmake"; \
+	fi
+
 fuzz:
 	$(MAKE) -C kernels/core $(SANITIZED) fuzz CALLS=1000000 PROGRAMS=20000 SEED=$(SEED)
 
@@ -74,7 +91,7 @@ fuzz-graphs: setup native
 
 bazel: setup
 	PYTHON_BIN_PATH=$(abspath $(PY)) $(BAZEL) test :channels_test :core_test :fused_graph_test \
-	  :fuzz_test :memory_test :pointwise_test :windows_test
+	  :delegate_test :fuzz_test :memory_test :pointwise_test :windows_test
 	PYTHON_BIN_PATH=$(abspath $(PY)) $(BAZEL) build :native
 
 cuda:

@@ -23,5 +23,6 @@ def test_bazel_compiles_what_setup_compiles():
         kind, _, variant = name.partition("_")
         by_variant = f"{kind}_%s.cc" in build and variant in build
         assert name in build or by_variant, f"BUILD does not compile {name}.cc"
-    for name in strings(lists["OPERATIONS"]):
-        assert f"kernels/tf/{name}.cc" in build, f"BUILD does not compile {name}.cc"
+    for folder, names in (("tf", "OPERATIONS"), ("litert", "DELEGATE")):
+        for name in strings(lists[names]):
+            assert f"kernels/{folder}/{name}.cc" in build, f"BUILD does not compile {name}.cc"

@@ -150,8 +150,16 @@ def _examples(model: Any, data: Any) -> list[list[np.ndarray]] | None:
     options = {"inputs": named_inputs(model), "name": "representative_data"}
     found = batches(data, REPRESENTATIVE_EXAMPLES, size, **options)
     examples = [in_order(model, inputs) for inputs, _ in found]
+    sizes = [array.shape[1:] for array in examples[0]]
+    alike = [batch for batch in examples if [array.shape[1:] for array in batch] == sizes]
+    arrays = [np.concatenate(parts) for parts in zip(*alike, strict=True)]
     # The converter's calibration resizes one input after the other: batches must be of one size.
-    return [batch for batch in examples if len(batch[0]) == len(examples[0][0])]
+    count = len(arrays[0])
+    if model.inputs[0].shape[0] is None:
+        size = count // -(-count // size)
+    size = min(size, count)
+    starts = range(0, count - size + 1, size)
+    return [[array[start : start + size] for array in arrays] for start in starts]
 
 
 def _check_outputs(model: Any, examples: list[list[np.ndarray]]) -> None:

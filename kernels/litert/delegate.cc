@@ -56,7 +56,8 @@ bool Names(const Registration& registration, const Node& node) {
     const char* name = registration.custom_name;
     return name != nullptr && std::strcmp(name, kCustomName) == 0;
   }
-  if (registration.builtin_code != kStablehloComposite || node.builtin_data == nullptr) return false;
+  if (registration.builtin_code != kStablehloComposite) return false;
+  if (node.builtin_data == nullptr) return false;
   const char* name = static_cast<const Composite*>(node.builtin_data)->name;
   return name != nullptr && std::strcmp(name, kCompositeName) == 0;
 }
@@ -105,13 +106,13 @@ class Kernel {
       if (words ? tensor->type != kInt32 : !known) {
         return "its constant " + Number(constants.size()) + " is of type " + Number(tensor->type);
       }
-      constants.push_back({tensor->data, static_cast<int64_t>(tensor->bytes),
-                           tensor->type == kFloat16});
+      constants.push_back(
+          {tensor->data, static_cast<int64_t>(tensor->bytes), tensor->type == kFloat16});
     }
     if (constants.empty()) return "it has no words";
     std::unique_ptr<Stretch> stretch;
-    std::string error = Stretch::Make(constants[0], {constants.begin() + 1, constants.end()},
-                                      &stretch);
+    std::string error =
+        Stretch::Make(constants[0], {constants.begin() + 1, constants.end()}, &stretch);
     if (!error.empty()) return error;
     std::unique_ptr<Kernel> kernel(new Kernel(std::move(stretch), owner));
     kernel->inputs_ = std::move(given);
@@ -180,8 +181,8 @@ class Kernel {
   std::string FindShapes(const Context* context) {
     if (inputs_.size() != program().inputs.size() || outputs_.size() != program().outputs.size()) {
       return "its program has " + Number(program().inputs.size()) + " inputs and " +
-             Number(program().outputs.size()) + " outputs, the operator " +
-             Number(inputs_.size()) + " and " + Number(outputs_.size());
+             Number(program().outputs.size()) + " outputs, the operator " + Number(inputs_.size()) +
+             " and " + Number(outputs_.size());
     }
     for (size_t i = 0; i < outputs_.size(); ++i) {
       const Tensor* tensor = At(context, outputs_[i]);
@@ -286,7 +287,8 @@ std::string Read(char** keys, char** values, size_t count, Options* options) {
       return "an option must be num_threads or strict, got " + key;
     }
     char* end = nullptr;
-    const long number = std::strtol(value.c_str(), &end, 10), most = threads ? Team::kMostThreads : 1;
+    const long number = std::strtol(value.c_str(), &end, 10);
+    const int most = threads ? Team::kMostThreads : 1;
     if (value.empty() || *end != '\0' || number < 0 || number > most) {
       return key + " must be 0 to " + Number(most) + ", got " + value;
     }

@@ -16,8 +16,8 @@ float FromHalf(uint16_t bits) {
   const int exponent = bits >> 10 & 31, fraction = bits & 1023;
   float value;
   if (exponent == 31) {
-    value = fraction ? std::numeric_limits<float>::quiet_NaN()
-                     : std::numeric_limits<float>::infinity();
+    value =
+        fraction ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
   } else {
     value = exponent ? std::ldexp(static_cast<float>(fraction + 1024), exponent - 25)
                      : std::ldexp(static_cast<float>(fraction), -24);
@@ -93,12 +93,19 @@ std::string Stretch::Fill(const std::vector<int32_t>& columns,
     all.push_back(floats.back().data());
   }
   packed_ = graph_.Pack(all);
-  kept_.resize(weights.size());
+  // Filters of convolutions have become panels, and nothing reads them any more.
+  std::vector<bool> done(weights.size());
   for (const Program::Step& step : program().steps) {
-    const bool packed = step.kind == Program::Kind::kConvolve;
-    for (int64_t weight : {packed ? -1 : step.filter, packed ? -1 : step.bias, step.slopes}) {
-      if (weight >= 0 && kept_[weight].empty()) kept_[weight] = std::move(floats[weight]);
+    if (step.kind == Program::Kind::kConvolve) done[step.filter] = true;
+  }
+  for (const Program::Step& step : program().steps) {
+    const bool convolves = step.kind == Program::Kind::kConvolve;
+    for (int64_t weight : {convolves ? -1 : step.filter, step.bias, step.slopes}) {
+      if (weight >= 0) done[weight] = false;
     }
+  }
+  for (size_t i = 0; i < weights.size(); ++i) {
+    kept_.push_back(done[i] ? std::vector<float>() : std::move(floats[i]));
   }
   for (const std::vector<float>& each : kept_) pointers_.push_back(each.data());
   return "";

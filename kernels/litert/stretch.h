@@ -46,7 +46,7 @@ class Stretch {
 
   const FusedGraph graph_;
   FusedGraph::Packed packed_;
-  std::vector<std::vector<float>> kept_;  // the weights that steps without packed ones read
+  std::vector<std::vector<float>> kept_;  // the weights that are read where they lie
   std::vector<const float*> pointers_;    // to those
 };
 
