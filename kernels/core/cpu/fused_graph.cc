@@ -22,8 +22,8 @@ constexpr int64_t kPiecesPerThread = 4;
 constexpr double kLoadCost = 8;
 // An activation that is no bound takes as long as so many.
 constexpr double kActivationCost = 64;
-// Floats that a sum of joined rows takes at once.
-constexpr size_t kLongRow = 2048;
+// Floats that a sum or product of joined rows takes at once.
+constexpr int64_t kLongRow = 2048;
 // Rows that windows write before their activation.
 constexpr int64_t kCurvedRows = 64;
 
@@ -246,7 +246,8 @@ class FusedGraph::Call {
   // Steps whose channels do not mix, rows [begin, end) of the flattened [images, computed].
   void Combine(size_t s, const Images& images, int64_t begin, int64_t end) const {
     const Program::Step& step = program_.steps[s];
-    if (Kind::kSum == step.kind && JoinedSum(step, images, begin, end)) return;
+    const bool by_row = step.kind == Kind::kSum || step.kind == Kind::kProduct;
+    if (by_row && Joined(step, images, begin, end)) return;
     if (graph_.steps_[s].windows != nullptr) {
       const Bounds bounds(step.activation);
       const View<float> out = Write(step.out, images);
@@ -292,40 +293,80 @@ class FusedGraph::Call {
     }
   }
 
-  // A sum of whole maps whose rows follow each other without a gap, as long rows. Returns whether
-  // it is one.
-  bool JoinedSum(const Program::Step& step, const Images& images, int64_t begin,
-                 int64_t end) const {
+  // A sum or product of whole maps whose rows follow each other without a gap, as long rows: what is
+  // the same for all rows is written several times side by side. Returns whether it is one.
+  bool Joined(const Program::Step& step, const Images& images, int64_t begin, int64_t end) const {
     const Program::Tensor& to = program_.tensors[step.out];
-    bool joined = step.filter < 0 && step.bias < 0 && step.slopes < 0 && to.stride == to.channels;
+    const int64_t period = to.channels;
+    bool joined = step.slopes < 0 && to.stride == period;
     for (int64_t in : step.ins) {
       const Program::Tensor& each = program_.tensors[in];
-      joined &= each.stride == to.channels && each.rows == to.rows;
+      joined &= each.rows == 1 || (each.stride == period && each.rows == to.rows);
     }
     if (!joined) return false;
-    const int64_t longest = static_cast<int64_t>(graph_.ones_.size());
-    const std::vector<const float*> factors(step.ins.size(), graph_.ones_.data());
-    std::vector<const float*> rows(step.ins.size());
+    const int64_t most = std::min(end - begin, to.rows) * period;
+    const int64_t longest = std::clamp(kLongRow / period * period, period, std::max(most, period));
     const View<float> out = Write(step.out, images);
-    const Bounds bounds(step.activation);
     for (int64_t row = begin; row < end;) {
-      const int64_t image = row / to.rows, first = row % to.rows * to.channels;
-      const int64_t floats = std::min(end - row, to.rows - row % to.rows) * to.channels;
+      const int64_t image = row / to.rows, first = row % to.rows * period;
+      const int64_t floats = std::min(end - row, to.rows - row % to.rows) * period;
+      const LongRows long_rows = Repeated(step, images, image, longest);
       for (int64_t at = first; at < first + floats; at += longest) {
-        for (size_t i = 0; i < rows.size(); ++i) {
-          rows[i] = Read(step.ins[i], images).at(image, 0) + at;
-        }
-        const int64_t count = std::min(longest, first + floats - at);
-        float* to_row = out.at(image, 0) + at;
-        ChannelsOf(graph_.variant_)
-            .weigh({rows.data(), static_cast<int64_t>(rows.size())}, factors.data(), nullptr,
-                   bounds.low, bounds.high, count, to_row);
-        if (IsBound(step.activation)) continue;
-        PointwiseOf(graph_.variant_).activate(step.activation, nullptr, count, to_row);
+        CombineLong(step, long_rows, at, std::min(longest, first + floats - at),
+                    out.at(image, 0) + at);
       }
-      row += floats / to.channels;
+      row += floats / period;
     }
     return true;
+  }
+
+  // What a sum or product of joined rows reads, and how far apart: 0 for what is there once.
+  struct LongRows {
+    std::vector<const float*> ins;
+    std::vector<int64_t> steps;
+    const float *factor, *bias;  // bias: or null
+  };
+
+  LongRows Repeated(const Program::Step& step, const Images& images, int64_t image,
+                    int64_t longest) const {
+    thread_local std::vector<float> memory;
+    const int64_t period = program_.tensors[step.out].channels;
+    const bool single = program_.tensors[step.out].rows == 1;
+    float* next = Scratch(memory, (static_cast<int64_t>(step.ins.size()) + 2) * longest);
+    const auto repeat = [&](const float* from) {
+      float* to = next;
+      for (int64_t at = 0; at < longest; at += period) std::copy_n(from, period, to + at);
+      next += longest;
+      return to;
+    };
+    LongRows rows{{}, {}, graph_.ones_.data(), nullptr};
+    for (int64_t in : step.ins) {
+      const float* from = Read(in, images).at(image, 0);
+      const bool once = program_.tensors[in].rows == 1 && !single;
+      rows.ins.push_back(once ? repeat(from) : from);
+      rows.steps.push_back(once ? 0 : 1);
+    }
+    if (step.filter >= 0) rows.factor = repeat(weights_[step.filter]);
+    if (step.bias >= 0) rows.bias = repeat(weights_[step.bias]);
+    return rows;
+  }
+
+  void CombineLong(const Program::Step& step, const LongRows& from, int64_t at, int64_t count,
+                   float* out) const {
+    thread_local std::vector<const float*> rows, factors;
+    rows.clear();
+    for (size_t i = 0; i < from.ins.size(); ++i) rows.push_back(from.ins[i] + from.steps[i] * at);
+    const Reads reads{rows.data(), static_cast<int64_t>(rows.size())};
+    const Bounds bounds(step.activation);
+    const PointwiseKernels& pointwise = PointwiseOf(graph_.variant_);
+    if (step.kind == Kind::kProduct) {
+      pointwise.multiply(reads, bounds.low, bounds.high, count, out);
+    } else {
+      factors.assign(rows.size(), from.factor);
+      ChannelsOf(graph_.variant_)
+          .weigh(reads, factors.data(), from.bias, bounds.low, bounds.high, count, out);
+    }
+    if (!IsBound(step.activation)) pointwise.activate(step.activation, nullptr, count, out);
   }
 
   // Computes one row and copies it to all rows that show it.
@@ -456,8 +497,8 @@ FusedGraph::FusedGraph(const Variant& variant, Program program, double piece_cos
                                                      spread);
       }
       prepared.cost *= kLoadCost * static_cast<double>(step.ins.size());
-      ones_.resize(std::max<size_t>({ones_.size(), kLongRow, static_cast<size_t>(shape.channels)}),
-                   1.0f);
+      const int64_t ones = std::max(kLongRow, shape.channels);
+      ones_.resize(std::max(ones_.size(), static_cast<size_t>(ones)), 1.0f);
     }
     const bool curved = !IsBound(step.activation);
     if (curved) prepared.cost += kActivationCost * results;
