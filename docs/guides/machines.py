@@ -7,7 +7,7 @@
 
 starts `espace_tf.bin.fine_tune` with the flags after -- once alone and once as --workers processes,
 each with the TF_CONFIG that it would have on a machine of its own, and prints how far the weights
-of both runs are apart.
+of both runs are apart. (Dropout draws for each process alone: with it they are apart.)
 """
 
 import json
