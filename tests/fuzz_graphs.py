@@ -25,6 +25,7 @@ import espace_tf
 from espace_tf import kernels
 from espace_tf.keras_layers import DecomposedConv2D, MaskedConv2D
 from espace_tf.network import costs
+from espace_tf.network.graph import layers
 from espace_tf.network.sites import read_sites
 from espace_tf.rewriting.fuse import fuse
 
@@ -37,6 +38,7 @@ NAMES = {
     "MaskedConv2D": MaskedConv2D,
     "DecomposedConv2D": DecomposedConv2D,
 }
+OURS = {"MaskedConv2D", "DecomposedConv2D", "FusedGraph"}
 TOLERANCE = 1e-4  # of the largest output
 
 
@@ -423,6 +425,11 @@ def check(graph, seed, tflite=False):
     stripped = espace_tf.strip(half)
     same("strip at half rank, not fused", espace_tf.strip(half, fuse=False)(x), wanted)
     same("strip at half rank", stripped(x), wanted)
+    stock = espace_tf.strip(stripped if seed % 2 else half, stock=True)
+    same("strip at half rank into stock layers", stock(x), wanted)
+    ours = {type(each).__name__ for each in layers(stock).values()} & OURS
+    if ours:
+        raise WrongError(f"stock layers: there still is a {', '.join(sorted(ours))}")
     with kernels.plain():
         same("the layers of fused graphs", stripped(x), wanted)
     with tempfile.TemporaryDirectory() as folder:

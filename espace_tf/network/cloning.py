@@ -119,6 +119,9 @@ def _class(model: Any, base: str) -> type:
 
 
 def _input(library: Any, tensor: Any) -> Any:
+    if library.__name__ == "tf_keras":
+        name = tensor._keras_history.layer.name
+        return library.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)
     layer = tensor._keras_history.operation
     made = library.Input(
         batch_shape=tensor.shape,
@@ -180,6 +183,53 @@ def clone_in_stretches(model: Any, divide: Divide, wrap: Callable[[Any], Any]) -
     return copy
 
 
+def clone_expanded(model: Any, expand: Callable[[Any], Callable | None]) -> Any:
+    """A copy of a model as Functional ones, weights included, in which a layer may become several.
+
+    Args:
+        model: a Functional or Sequential model of Keras 3 or tf_keras that has been built.
+        expand: called as expand(layer), once for each layer; returns what is to be called with the
+            layer's inputs in its place, whose weights the caller sets, or None.
+
+    Returns:
+        The new model, not compiled.
+
+    Raises:
+        ValueError: a model that has not been built, or a layer that its config cannot rebuild.
+    """
+    library, cache, kept = graph.library(model), {}, []
+
+    def make(layer: Any) -> Any:
+        if id(layer) not in cache:
+            new = _expanded(library, layer, make) if graph.is_container(layer) else expand(layer)
+            if new is None:
+                new = again(layer)
+                kept.append((layer, new))
+            cache[id(layer)] = new
+        return cache[id(layer)]
+
+    made = make(model)
+    for source, target in kept:
+        if isinstance(source, library.layers.Layer):
+            _copy_layer(source, target)
+    return made
+
+
+def _expanded(library: Any, model: Any, make: Callable) -> Any:
+    calls = _calls(model)
+    if not calls:
+        raise ValueError(f"model {model.name!r} must have been built: call it on data first")
+    inputs = tf.nest.map_structure(
+        lambda tensor: _input(library, tensor), graph.structure(model, "input")
+    )
+    flat = tf.nest.flatten(inputs)
+    made = {id(old): new for old, new in zip(model.inputs, flat, strict=True)}
+    _run(calls, made, make)
+    outputs = graph.structure(model, "output")
+    outputs = tf.nest.map_structure(lambda tensor: made[id(tensor)], outputs)
+    return library.Model(inputs, outputs, name=model.name)
+
+
 def _divided(library: Any, model: Any, make: Callable, divide: Divide, wrap: Callable) -> Any:
     """The container of `clone_in_stretches`, for one of them."""
     calls = _calls(model)
@@ -217,10 +267,25 @@ def _calls(model: Any) -> list[Any]:
 def _run(calls: list[Any], made: dict[int, Any], make: Callable) -> None:
     """Calls the new layers on the new tensors, which `made` has by the number of the old one."""
     for call in calls:
-        args, kwargs = call.arguments.fill_in(made)
-        outputs = make(call.operation)(*args, **kwargs)
-        flat = tf.nest.flatten(outputs)
-        made.update((id(old), new) for old, new in zip(call.outputs, flat, strict=True))
+        if hasattr(call, "operation"):
+            layer, (args, kwargs) = call.operation, call.arguments.fill_in(made)
+        else:  # tf_keras takes each tensor from a list, one for every call that reads it
+            shown = {str(key): _Endless(tensor) for key, tensor in made.items()}
+            layer, (args, kwargs) = call.layer, call.map_arguments(shown)
+        outputs = tf.nest.flatten(make(layer)(*args, **kwargs))
+        before = tf.nest.flatten(call.outputs)
+        made.update((id(old), new) for old, new in zip(before, outputs, strict=True))
+
+
+class _Endless:
+    """A list that never gets shorter, of one thing."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def pop(self) -> Any:
+        """The thing."""
+        return self.value
 
 
 def _run_wrapped(library, name, chosen, calls, outputs, made, make, wrap) -> Any:

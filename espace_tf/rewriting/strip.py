@@ -9,9 +9,10 @@ from espace_tf.network.activations import activation
 from espace_tf.network.layer_rules import COMPRESSED, rule
 from espace_tf.network.likeness import like
 from espace_tf.rewriting import fuse as fusing
+from espace_tf.rewriting.stock import stock_copy
 
 
-def strip(model: Any, *, fuse: bool | None = None) -> Any:
+def strip(model: Any, *, fuse: bool | None = None, stock: bool = False) -> Any:
     """A copy of a model for inference: batch norms folded into the layers before them, no dropout.
 
     Both become identities of the same name. A batch norm is folded where it alone reads a
@@ -25,13 +26,25 @@ def strip(model: Any, *, fuse: bool | None = None) -> Any:
             `FusedGraph` layer, with the layers inside (see `espace_tf.rewriting.fuse`); they are no
             longer in the model's own list of layers. None: only in a model with masked or
             decomposed layers. tf_keras models have no such layers.
+        stock: makes the model, nested models in it too, Functional ones of the library's own layers
+            and operations: pairs of Conv2D for decomposed layers; Dense and Conv2D between two
+            gathers for masked ones. What is saved loads without this package, and what knows Keras
+            knows it: `model.quantize`, `model.export`, tfmot. A Keras file must be a .keras one.
 
     Returns:
         The new model; the same outputs at inference, to float rounding. `espace_plan` is kept.
 
+    Raises:
+        ValueError: fuse=True together with stock=True: a fused graph is no stock layer.
+
     Example:
         >>> rows = espace_tf.benchmark(strip(model), strip(small), batch_size=16)
     """
+    if stock and fuse:
+        raise ValueError(
+            "stock=True makes a model of Keras's own layers, of which a fused graph is none. "
+            "Received: fuse=True too; leave one of them out"
+        )
     known, library, training = graph.layers(model), graph.library(model), graph.trained(model)
     pairs = {
         path: known[norm]
@@ -54,10 +67,12 @@ def strip(model: Any, *, fuse: bool | None = None) -> Any:
     weights = {path: known[path].get_weights() for path in activations}
     weights |= {path: _fold(known[path], norm) for path, norm in pairs.items()}
     stripped = cloning.clone_with(model, replace, weights)
+    if stock:
+        stripped = stock_copy(stripped)
     if hasattr(model, "espace_plan"):
         stripped.espace_plan = model.espace_plan
     if fuse is None:
-        fuse = any(rule(layer).kind in COMPRESSED for layer in known.values())
+        fuse = not stock and any(rule(layer).kind in COMPRESSED for layer in known.values())
     return fusing.fuse(stripped) if fuse else stripped
 
 
