@@ -52,6 +52,7 @@ if not _is_command and _find_spec("tensorflow") and _find_spec("keras"):
     from espace_tf.timing.benchmark import benchmark
     from espace_tf.training.batch_norms import reestimate_batch_norm
     from espace_tf.training.fine_tune import fine_tune
+    from espace_tf.training.reconstruct import reconstruct
 
     __all__ += [
         "SweepRow",
@@ -68,6 +69,7 @@ if not _is_command and _find_spec("tensorflow") and _find_spec("keras"):
         "keras_layers",
         "litert",
         "ops",
+        "reconstruct",
         "reestimate_batch_norm",
         "report",
         "schedules",

@@ -83,6 +83,9 @@ class EspaceConfig:
         max_gap: a mask of the default profile leaves no hole wider than this many positions.
         min_map: a map whose height or width is below this is never masked.
         rounds: how often `compress` plans again after it has measured the whole network, at most.
+        reconstruct: about how many seconds (of two cores) `compress` trains the network to imitate
+            the given one, without labels, after its layers were refitted, see `reconstruct`; 0:
+            neither.
         tolerance: how far the measured speed-up may lie from the asked one, relative to it.
         cache_dir: a folder where finished stages of `analyze` are kept, so that it can resume.
 
@@ -111,6 +114,7 @@ class EspaceConfig:
     max_gap: int = 2
     min_map: int = 8
     rounds: int = 3
+    reconstruct: float = 60.0
     tolerance: float = 0.05
     cache_dir: str | PathLike | None = None
 
@@ -124,6 +128,7 @@ class EspaceConfig:
             "energy": check_number(self.energy, "energy", 1e-6, 1.0),
             "shrinkage": check_number(self.shrinkage, "shrinkage", 0.0, 1.0),
             "tolerance": check_number(self.tolerance, "tolerance", 0.001, 1.0),
+            "reconstruct": check_number(self.reconstruct, "reconstruct", 0.0),
             "keeps": tuple(
                 check_number(keep, "keeps", 0.01, 0.99) for keep in _several(self.keeps, "keeps")
             ),

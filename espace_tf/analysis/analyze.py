@@ -222,7 +222,7 @@ def _key(network: Network, data: Any, config: EspaceConfig, loss: Any) -> str | 
     digest = hashlib.sha256()
     for weight in network.model.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
-    settings = dataclasses.replace(config, cache_dir=None, rounds=1, tolerance=0.1)
+    settings = dataclasses.replace(config, cache_dir=None, rounds=1, tolerance=0.1, reconstruct=0)
     loss = [loss, None] if loss is not None else graph.compiled_loss(network.model)
     loss = _described(loss)
     described = describe(data)

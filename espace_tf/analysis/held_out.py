@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf.data import targets
-from espace_tf.data.arrays import count
+from espace_tf.data.arrays import count, split
 from espace_tf.data.batches import batches, fixed_batch, named_inputs
 from espace_tf.data.distance import Distance
 from espace_tf.data.judge import hits
@@ -86,6 +86,11 @@ class HeldOut:
             agreement=min(agreements, default=1.0),
             **known,
         )
+
+    @property
+    def images(self) -> Any:
+        """The images that the statistics may read, without labels."""
+        return tf.nest.map_structure(lambda each: each[: self.seen], split(self.data)[0])
 
     @property
     def tells_accuracy(self) -> bool:

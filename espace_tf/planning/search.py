@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,8 @@ _FINAL = (1000, 15.0)
 _REPLANS = 4
 # How often a plan is made whose network turns out to lose more than its speed is worth.
 _REJECTIONS = 3
+# And a further one where all losses turn out so many times smaller, and bought too little for that.
+_CHEAPER = 1.25
 # Of a budget that is looked for, the share aimed at and the least one that is near enough; how many
 # more plans are compared than are timed, since that costs less; what a first plan may lose for each
 # unit of accuracy.
@@ -59,6 +62,7 @@ class Search:
         reference: the same, made ready to be timed against.
         held_out: what compressed networks are compared on; None: they are not.
         previous: the plan of an earlier stage, see `plan`.
+        refit: improves a network in place before it is compared with the given one; None: nothing.
     """
 
     def __init__(
@@ -68,14 +72,17 @@ class Search:
         reference: Reference,
         held_out: HeldOut | None = None,
         previous: Plan | None = None,
+        refit: Callable[[Any], Any] | None = None,
     ):
         self.analysis = analysis
         self._network, self._reference = network, reference
         self._held_out, self._previous = held_out, previous
+        self._refit = refit
 
     def with_analysis(self, analysis: Analysis) -> "Search":
         """The same for another analysis of the network, whose plans are others."""
-        return Search(self._network, analysis, self._reference, self._held_out, self._previous)
+        known = self._reference, self._held_out, self._previous, self._refit
+        return Search(self._network, analysis, *known)
 
     def applied(self, made: Plan) -> Any:
         """The network with a plan that was found before."""
@@ -87,19 +94,26 @@ class Search:
         The one that is chosen is measured once more: of several noisy numbers the one nearest to
         the wish was picked, and repeating that number would report the wish. Where its answers are
         much further from the given network's than was predicted, the plan is made anew with damages
-        that explain it: no time is bought that is dearer than it is worth.
+        that explain it: no time is bought that is dearer than it is worth. Likewise where they are
+        nearer, once the network was refitted, and the speed was missed for its price.
         """
-        scale = 1.0
+        scale, kept = 1.0, None
         for _ in range(_REJECTIONS):
-            made = self._finished(self._nearest(speedup, scale))
-            predicted = sum(layer.damage or 0.0 for layer in made.espace_plan.layers.values())
-            if predicted <= 0 or not _is_too_dear(made.espace_plan):
+            small = self._finished(self._nearest(speedup, scale))
+            made = small.espace_plan
+            if kept is None or _is_better(made, kept.espace_plan):
+                kept = small
+            predicted = sum(layer.damage or 0.0 for layer in made.layers.values())
+            if predicted <= 0 or made.comparison is None:
                 break
-            dearer = made.espace_plan.comparison.loss_increase / predicted
-            if dearer <= scale:
+            explained = float(np.clip(made.comparison.loss_increase / predicted, 1e-3, 1e6))
+            dear, missed = _is_too_dear(made), _is_short(made, self.analysis.config.tolerance)
+            slower = dear and explained > scale
+            faster = missed and not dear and explained < scale / _CHEAPER
+            if not slower and not faster:
                 break
-            scale = min(dearer, 1e6)
-        return made
+            scale = explained
+        return kept
 
     def within(self, budget: Budget) -> Any:
         """The fastest applied plan that loses no more on the held-out images than may be lost.
@@ -114,7 +128,7 @@ class Search:
             if choices(made) in seen:
                 break
             seen.add(choices(made))
-            small = applied(self._network, made)
+            small = self._refitted(applied(self._network, made))
             compared = self._held_out.compare(small)
             spent = budget.spent(compared)
             faster = best is None or made.predicted_ms < best.plan.predicted_ms
@@ -139,7 +153,8 @@ class Search:
             reason = f"the compressed network was measured at {speed:.2f} times the speed of the "
             return _unchanged(self._network, made, reason + "given one")
         if made.comparison is None and made.layers and self._held_out is not None:
-            made = dataclasses.replace(made, comparison=self._held_out.compare(model))
+            compared = self._held_out.compare(self._refitted(model))
+            made = dataclasses.replace(made, comparison=compared)
         model.espace_plan = dataclasses.replace(made, measured_speedup=speed)
         return model
 
@@ -180,6 +195,11 @@ class Search:
             else:
                 return best
 
+    def _refitted(self, small: Any) -> Any:
+        if self._refit is not None:
+            self._refit(small)
+        return small
+
     def _try(self, made: Plan) -> _Tried:
         """Applies a plan and measures the model shortly."""
         small = applied(self._network, made)
@@ -211,6 +231,7 @@ def prepared(
     held_out: HeldOut | None = None,
     previous: Plan | None = None,
     budget: Budget | None = None,
+    refit: Callable[[Any], Any] | None = None,
 ) -> Search:
     """A network analysed, and ready to be planned for.
 
@@ -221,6 +242,7 @@ def prepared(
         network, data, config, loss, verbose: as for `compress`.
         held_out, previous: as for `Search`; without held_out a part of the data is held out.
         budget: what the network is going to be held to, if anything.
+        refit: as for `Search`.
 
     Raises:
         ValueError: a budget that the labels do not tell.
@@ -241,7 +263,20 @@ def prepared(
     if made_up is not None:
         target = f"{analysis.target}; no data: images made up from the batch norms"
         analysis = dataclasses.replace(analysis, target=target)
-    return Search(network, analysis, reference, held_out, previous)
+    return Search(network, analysis, reference, held_out, previous, refit)
+
+
+def _is_short(made: Plan, tolerance: float) -> bool:
+    """Whether a network is slower than was asked for."""
+    return made.speedup is not None and made.measured_speedup < made.speedup * (1 - tolerance)
+
+
+def _is_better(made: Plan, other: Plan) -> bool:
+    """Whether a plan is not too dear, and the other one is or is further from the asked speed."""
+    if _is_too_dear(made) or made.speedup is None:
+        return not _is_too_dear(made)
+    misses = [abs(math.log(each.measured_speedup / each.speedup)) for each in (made, other)]
+    return _is_too_dear(other) or misses[0] < misses[1]
 
 
 def _is_too_dear(made: Plan) -> bool:

@@ -115,6 +115,7 @@ class Teacher:
         temperature: T of outputs that are probabilities, > 0.
         features: "auto" for the last maps that both models have alike, None for none, or paths of
             layers of both models.
+        private: whether the teacher is a copy already, that nobody else calls.
 
     Raises:
         ValueError: outputs or features of the two models do not match.
@@ -129,11 +130,13 @@ class Teacher:
         outputs: Sequence[OutputLoss],
         temperature: float,
         features: str | list[str] | None,
+        private: bool = False,
     ):
-        model = cloning.private_copy(model) if graph.is_container(model) else model
+        if not private and graph.is_container(model):
+            model = cloning.private_copy(model)
         self.model, self.student, self.temperature = model, student, temperature
         wanted, given = model(inputs, training=False), student(inputs, training=False)
-        _check_outputs(wanted, given)
+        check_outputs(wanted, given)
         self.outputs = outputs
         self.features = self._find_features(features, inputs)
 
@@ -217,7 +220,8 @@ def _by_path(calls: list[recording.Call], paths: list[str]) -> list[tf.Tensor]:
     ]
 
 
-def _check_outputs(teacher: Any, student: Any) -> None:
+def check_outputs(teacher: Any, student: Any) -> None:
+    """Raises ValueError unless the outputs of two models have the same shapes."""
     shapes = [[tuple(v.shape) for v in tf.nest.flatten(outputs)] for outputs in (teacher, student)]
     if shapes[0] != shapes[1]:
         raise ValueError(

@@ -303,9 +303,7 @@ def test_stages_race_and_go_on_after_a_crash(monkeypatch, tmp_path):
     [("default", "labels"), ("default", "images"), ("default", "none"), ("faithful", "labels")],
 )
 def test_from_end_to_end(profile, data):
-    config = EspaceConfig(
-        profile=profile, batch_size=8, calibration_images=32, damage_images=16, rounds=2
-    )
+    config = dataclasses.replace(quick(), profile=profile, rounds=2)
     images, labels = labelled()
     given = {"labels": (images, labels), "images": images, "none": None}[data]
     model = network()
@@ -319,7 +317,8 @@ def test_from_end_to_end(profile, data):
 
 
 def quick() -> EspaceConfig:
-    return EspaceConfig(batch_size=8, calibration_images=32, damage_images=16, rounds=1)
+    options = {"calibration_images": 32, "damage_images": 16, "rounds": 1}
+    return EspaceConfig(batch_size=8, reconstruct=0.5, **options)
 
 
 def trained() -> tuple[keras.Model, tuple[np.ndarray, np.ndarray]]:

@@ -1,5 +1,6 @@
 """Budgets, and the search for the fastest network within one."""
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -98,3 +99,28 @@ def test_answers_that_cost_more_than_predicted_buy_less_speed(monkeypatch):
     assert made.measured_speedup < 3.5
     paid = made.comparison.loss_increase / math.log(made.measured_speedup)
     assert paid <= search.DEAREST * 1.05
+
+
+def test_what_a_refit_brings_back_buys_the_speed_that_was_too_dear(monkeypatch):
+    rng = np.random.default_rng(1)
+    known, refitted = analysis(rng), []
+    for site in known.sites.values():
+        options = [dataclasses.replace(each, damage=40 * each.damage) for each in site.options]
+        site.options = tuple(options)
+
+    def compare(model):
+        share = 0.02 if any(model is each for each in refitted) else 1.0
+        layers = model.espace_plan.layers.values()
+        return compared(share * sum(layer.damage for layer in layers))
+
+    monkeypatch.setattr(search, "applied", lambda _, made: SimpleNamespace(espace_plan=made))
+    monkeypatch.setattr(
+        search, "_measured_speedup", lambda _, small, *__: small.espace_plan.predicted_speedup
+    )
+    monkeypatch.setattr(SiteAnalysis, "factors", lambda *_: None)
+    truth = SimpleNamespace(compare=compare)
+    without = Search(None, known, None, truth).at_speed(4.0).espace_plan
+    assert without.measured_speedup < 3.3
+    made = Search(None, known, None, truth, refit=refitted.append).at_speed(4.0).espace_plan
+    assert made.measured_speedup == pytest.approx(4.0, rel=0.1)
+    assert made.comparison.loss_increase <= search.DEAREST * math.log(4.0)

@@ -1,0 +1,71 @@
+"""refit: against NumPy's least squares in float64, on hostile values, and never worse."""
+
+import numpy as np
+import pytest
+
+from espace_tf.numerics.refit import refit
+
+
+def rows(rng, groups: int, count: int, noise: float):
+    reads = rng.normal(2, 1, size=(groups, count, 5)).astype(np.float32)
+    weights = rng.normal(size=(groups, 5, 3))
+    residuals = reads @ weights + 0.7 + noise * rng.normal(size=(groups, count, 3))
+    return reads, residuals.astype(np.float32)
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_is_the_least_squares_solution_of_numpy(shift):
+    rng = np.random.default_rng(0)
+    reads, residuals = rows(rng, 2, 400, 0.3)
+    held = slice(300, None)
+    change, bias = refit(
+        reads[:, :300],
+        residuals[:, :300],
+        reads[:, held],
+        residuals[:, held],
+        shift=shift,
+        ridges=(0.0,),
+    )
+    for group in range(2):
+        x = reads[group, :300].astype(np.float64)
+        x = np.hstack([x, np.ones((300, 1))]) if shift else x
+        wanted = np.linalg.lstsq(x, residuals[group, :300].astype(np.float64), rcond=None)[0]
+        np.testing.assert_allclose(change[group], wanted[:5], atol=1e-5)
+        np.testing.assert_allclose(bias[group], wanted[5] if shift else 0, atol=1e-5)
+
+
+def test_noise_alone_is_not_learned():
+    rng = np.random.default_rng(1)
+    reads = rng.normal(size=(1, 12, 10)).astype(np.float32)
+    noise = rng.normal(size=(1, 12, 2)).astype(np.float32)
+    found = refit(reads[:, :6], noise[:, :6], reads[:, 6:], noise[:, 6:])
+    if found is not None:
+        left = noise[:, 6:] - reads[:, 6:] @ found[0] - found[1][:, None]
+        assert np.square(left).sum() < np.square(noise[:, 6:]).sum()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38, 1e-38, 0.0])
+@pytest.mark.parametrize("where", ["reads", "residuals", "both"])
+def test_hostile_values_raise_nothing_and_make_nothing_worse(value, where):
+    rng = np.random.default_rng(2)
+    reads, residuals = rows(rng, 1, 40, 0.1)
+    if where != "residuals":
+        reads[0, :20, 2] = value
+    if where != "reads":
+        residuals[0, 3] = value
+    parts = reads[:, :30], residuals[:, :30], reads[:, 30:], residuals[:, 30:]
+    found = refit(*parts)
+    if found is None:
+        return
+    assert all(np.isfinite(each).all() for each in found)
+    left = parts[3] - (parts[2] @ found[0] + found[1][:, None])
+    assert np.square(left).sum() <= np.square(parts[3]).sum()
+
+
+def test_dependent_columns_and_few_rows_are_solved():
+    rng = np.random.default_rng(3)
+    narrow = rng.normal(size=(1, 20, 2)).astype(np.float32)
+    reads = np.concatenate([narrow, narrow, 1e-9 * narrow], axis=2)
+    wanted = narrow @ rng.normal(size=(1, 2, 4)).astype(np.float32)
+    change, bias = refit(reads[:, :6], wanted[:, :6], reads[:, 6:], wanted[:, 6:])
+    np.testing.assert_allclose(reads @ change + bias[:, None], wanted, atol=1e-3)
