@@ -12,7 +12,7 @@ import numpy as np
 from espace_tf.analysis import analyze
 from espace_tf.analysis.held_out import HeldOut
 from espace_tf.analysis.synthetic import synthetic_inputs
-from espace_tf.config import EspaceConfig
+from espace_tf.config import EspaceConfig, EspaceWarning
 from espace_tf.network.network import Network
 from espace_tf.planning.budget import Budget
 from espace_tf.planning.correction import Correction
@@ -24,9 +24,11 @@ from espace_tf.timing.reference import Reference
 
 _SCALES = (0.25, 4.0)  # how much one measurement may correct the predicted times at most
 # How many rounds of calls, for how many seconds at most, decide about a correction, and how many
-# say at the end what was reached.
-_QUICK = (300, 6.0)
-_FINAL = (1000, 15.0)
+# say at the end what was reached, with what error: otherwise longer.
+_QUICK = (300, 6.0, 0.0)
+_FINAL = (1000, 15.0, 0.025)
+# A larger error of the last one is told.
+_DOUBTFUL = 0.07
 # Plans made in search of one that was not measured yet, for one measurement.
 _REPLANS = 4
 # How often a plan is made whose network turns out to lose more than its speed is worth.
@@ -300,9 +302,24 @@ def _unchanged(network: Network, rejected: Plan, reason: str) -> Any:
     return applied(network, made)
 
 
-def _measured_speedup(reference: Reference, small: Any, repeats: int, seconds: float) -> float:
-    """Time of the given model over that of its compressed form, called in turns."""
-    return reference.speedup(small, repeats=repeats, seconds=seconds)
+def _measured_speedup(
+    reference: Reference, small: Any, repeats: int, seconds: float, enough: float
+) -> float:
+    """Time of the given model over that of its compressed form, called in turns.
+
+    Where an error is asked for that the machine is too busy for, that is told.
+    """
+    found = reference.speedup(small, repeats=repeats, seconds=seconds, enough=enough)
+    if enough and found.error > _DOUBTFUL:
+        warnings.warn(
+            f"the machine is busy: the compressed network was measured at {found.value:.2f} times "
+            f"the speed, with an error of {found.error:.0%} although it was measured longer. The "
+            "plan was made from such times too: compress again when nothing else runs, or see "
+            "`benchmark` for a later measurement",
+            EspaceWarning,
+            stacklevel=2,
+        )
+    return found.value
 
 
 def _explained(made: Plan, measured: float) -> float:

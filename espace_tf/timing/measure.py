@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -11,6 +11,8 @@ from espace_tf.keras_layers import DecomposedConv2D, MaskedConv2D
 from espace_tf.records.site import Site
 
 _WARMUP = 2
+_RUNS = 8  # of rounds, whose medians tell the error of a ratio
+_LONGER = 3  # times as long a busy machine is measured
 
 
 def alternate(
@@ -38,24 +40,57 @@ def alternate(
     return (1e3 * np.median(rounds(calls, repeats, seconds, least), axis=0)).tolist()
 
 
+class Ratio(NamedTuple):
+    """How many times longer one call takes than another.
+
+    Attributes:
+        value: the median over rounds of both.
+        error: relative to that, two standard errors: what another measurement may differ by.
+    """
+
+    value: float
+    error: float
+
+
 def ratio(
-    slow: Callable[[], Any], fast: Callable[[], Any], *, repeats: int, seconds: float
-) -> float:
+    slow: Callable[[], Any],
+    fast: Callable[[], Any],
+    *,
+    repeats: int,
+    seconds: float,
+    enough: float = 0.0,
+) -> Ratio:
     """How many times longer one call takes than another: the median over rounds of both.
 
     A machine that others use too is fast in one minute and slow in the next. Such a phase
     multiplies both times of a round by the same factor, which the round's ratio does not hold, and
     the two medians of the times do: they may be of different phases. Interruptions that hit one
     call only, the first as often as the second, throw a ratio up or down, and the median leaves
-    both out.
+    both out. How far it can be trusted is told by the medians of runs of rounds: neighbours are too
+    alike to count as independent ("batch means", Law and Kelton, "Simulation Modeling and
+    Analysis", section 9.5.3).
 
     Args:
         slow, fast: functions without arguments that return when the work is done.
         repeats: rounds at most, after two rounds of warming up.
         seconds: no further round is begun after this time, but three are always taken.
+        enough: of the error. Where it is larger, up to _LONGER times the rounds and seconds are
+            spent.
     """
-    first, second = rounds([slow, fast], repeats, seconds, 3).T
-    return float(np.median(first / second))
+    taken = [rounds([slow, fast], repeats, seconds, 3)]
+    while True:
+        first, second = np.concatenate(taken).T
+        found = _with_error(first / second)
+        if not enough or found.error <= enough or len(taken) == _LONGER:
+            return found
+        taken.append(rounds([slow, fast], repeats, seconds, 3))
+
+
+def _with_error(ratios: np.ndarray) -> Ratio:
+    middle = float(np.median(ratios))
+    runs = np.array([np.median(run) for run in np.array_split(ratios, min(_RUNS, len(ratios)))])
+    error = 2 * float(runs.std(ddof=1)) / len(runs) ** 0.5 if len(runs) > 1 else np.inf
+    return Ratio(middle, error / middle if middle > 0 else np.inf)
 
 
 def rounds(

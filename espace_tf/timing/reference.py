@@ -30,10 +30,10 @@ class Reference:
         """A call of it on a batch of noise, to be timed."""
         return self._runner(self.stripped)
 
-    def speedup(self, small: Any, *, repeats: int, seconds: float) -> float:
-        """Its time over that of a compressed model, stripped as well; called in turns."""
+    def speedup(self, small: Any, *, repeats: int, seconds: float, enough: float) -> measure.Ratio:
+        """Its time over that of a compressed model, stripped as well; arguments of `ratio`."""
         other = self._runner(runtimes.find(self._config.runtime).form(small))
-        return measure.ratio(self.call, other, repeats=repeats, seconds=seconds)
+        return measure.ratio(self.call, other, repeats=repeats, seconds=seconds, enough=enough)
 
     def _runner(self, stripped: Any) -> Callable[[], Any]:
         arrays = comparison.noise(stripped, self._config.batch_size, self._config.input_size)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from espace_tf.config import EspaceWarning
 from espace_tf.planning import search
 from espace_tf.planning.budget import Budget
 from espace_tf.planning.search import Search
@@ -14,6 +15,7 @@ from espace_tf.records.analysis import Analysis, SiteAnalysis
 from espace_tf.records.comparison import Comparison
 from espace_tf.records.option import Option
 from espace_tf.records.site import Site
+from espace_tf.timing.measure import Ratio
 
 
 def compared(loss: float, drop: float | None = None) -> Comparison:
@@ -124,3 +126,13 @@ def test_what_a_refit_brings_back_buys_the_speed_that_was_too_dear(monkeypatch):
     made = Search(None, known, None, truth, refit=refitted.append).at_speed(4.0).espace_plan
     assert made.measured_speedup == pytest.approx(4.0, rel=0.1)
     assert made.comparison.loss_increase <= search.DEAREST * math.log(4.0)
+
+
+def test_a_machine_that_is_too_busy_to_measure_is_told(monkeypatch):
+    found = Ratio(2.0, 0.2)
+    reference = SimpleNamespace(speedup=lambda small, **_: found)
+    assert search._measured_speedup(reference, None, *search._QUICK) == 2.0
+    with pytest.warns(EspaceWarning, match="machine is busy: .* 2.00 times .* error of 20%"):
+        search._measured_speedup(reference, None, *search._FINAL)
+    found = Ratio(2.0, 0.02)
+    assert search._measured_speedup(reference, None, *search._FINAL) == 2.0

@@ -51,16 +51,42 @@ def test_a_ratio_of_rounds_survives_phases_of_the_machine():
         clock = Clock(patch)
         slow = clock.call("slow", [9, 9, *(0.03 * each for each in pace)])
         fast = clock.call("fast", [9, 9, *(0.01 * each for each in pace)])
-        assert measure.ratio(slow, fast, repeats=7, seconds=100) == pytest.approx(3.0)
+        assert measure.ratio(slow, fast, repeats=7, seconds=100).value == pytest.approx(3.0)
         hit = clock.call("hit", [9, 9, 0.03, 0.5, 0.03, 0.03, 0.03])
         fast = clock.call("fast", [9, 9, 0.01, 0.01, 0.01, 0.2, 0.01])
-        assert measure.ratio(hit, fast, repeats=5, seconds=100) == pytest.approx(3.0)
+        assert measure.ratio(hit, fast, repeats=5, seconds=100).value == pytest.approx(3.0)
+
+
+def test_the_error_of_a_ratio_holds_what_another_measurement_differs_by(monkeypatch):
+    clock, random = Clock(monkeypatch), np.random.default_rng(0)
+
+    def measured(phases: np.ndarray) -> measure.Ratio:
+        """Of a call whose time changes from phase to phase, ten rounds each."""
+        slow = clock.call("slow", [9, 9, *np.repeat(phases, 10)])
+        fast = clock.call("fast", [9, 9, *np.ones(10 * len(phases))])
+        return measure.ratio(slow, fast, repeats=10 * len(phases), seconds=1e9)
+
+    assert measured(np.full(8, 3.0)) == (3.0, 0.0)
+    found = [measured(random.normal(3, 0.3, 8)) for _ in range(60)]
+    near = [abs(each.value / 3 - 1) < 2 * each.error for each in found]
+    assert np.mean(near) > 0.9
+    assert 0.04 < np.median([each.error for each in found]) < 0.1
+
+
+def test_a_busy_machine_is_measured_longer(monkeypatch):
+    clock = Clock(monkeypatch)
+    for enough, rounds in ((0.0, 8), (0.5, 8), (0.01, 8 * 3 + 2 * 2)):
+        clock.order.clear()
+        slow = clock.call("slow", [9, 9, *np.linspace(1, 3, 8), *np.linspace(1, 3, 40)])
+        fast = clock.call("fast", [1.0] * 60)
+        measure.ratio(slow, fast, repeats=8, seconds=1e9, enough=enough)
+        assert len(clock.order) == 2 * (rounds + 2), enough
 
 
 def test_a_call_may_tell_the_seconds_that_it_took_elsewhere(monkeypatch):
     clock = Clock(monkeypatch)
     here, elsewhere = clock.call("here", [1.0] * 5), lambda: clock.call("", [7.0])() or 0.25
-    assert measure.ratio(here, elsewhere, repeats=3, seconds=100) == pytest.approx(4.0)
+    assert measure.ratio(here, elsewhere, repeats=3, seconds=100).value == pytest.approx(4.0)
 
 
 def site(**changes):
