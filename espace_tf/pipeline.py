@@ -79,7 +79,8 @@ def compress(
 
     Returns:
         The new model, of the same library, with `espace_plan` (the Plan, with what was measured and
-        compared) and `espace_analysis` (the Analysis, for `report`; delete it to free its memory).
+        compared; `apply` of it gives the model before `reconstruct`) and `espace_analysis` (the
+        Analysis, for `report`; delete it to free its memory).
 
     Raises:
         TypeError: an argument of another type.
@@ -92,7 +93,8 @@ def compress(
             one, or it costs more than the budget allows, which wins; the message has both numbers.
             Or nothing makes the model faster, and a copy of it as it is is returned; the message
             says why.
-        EspaceWarning: many answers have changed; neither data nor a speed were given.
+        EspaceWarning: many answers have changed; neither data nor a speed were given; the machine
+            was too busy to be measured.
 
     Example:
         >>> small = compress(model, (images, labels), speedup=2)

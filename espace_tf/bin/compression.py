@@ -118,6 +118,7 @@ class Compression:
             next(iter(smalls.values())).espace_analysis.save(self.run.state / "analysis.json")
             for name, small in smalls.items():
                 small.espace_plan.save(self.run.state / f"{name}.plan.json")
+                small.save_weights(self._weights(name))  # not those of the plan: reconstructed
             self.run.step("plans", lambda: list(smalls))
         analysis = Analysis.load(self.run.state / "analysis.json")
         smalls = {}
@@ -125,9 +126,13 @@ class Compression:
             # Also in the first run, so that a restart begins with the very same numbers.
             made = Plan.load(self.run.state / f"{name}.plan.json")
             small = apply(self.model, made)
+            small.load_weights(self._weights(name))
             small.espace_plan, small.espace_analysis = made, analysis
             smalls[name] = small
         return smalls
+
+    def _weights(self, name: str) -> Path:
+        return self.run.state / f"{name}.weights.h5"
 
     def _compressed(self) -> list[Any]:
         given = (self.model, None if self.data is None else self.data.train)

@@ -27,6 +27,7 @@ WRONG = {
     "max_gap": [0],
     "min_map": [1, 8.0],
     "rounds": [0],
+    "reconstruct": [-1, float("inf"), "60"],
     "tolerance": [0.0, 2.0],
     "cache_dir": [3],
 }
