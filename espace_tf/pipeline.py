@@ -18,6 +18,7 @@ from espace_tf.planning.budget import Budget
 from espace_tf.planning.planner import UnreachableSpeedWarning
 from espace_tf.planning.request import checked, goal, warn_if_off
 from espace_tf.planning.search import Search, prepared
+from espace_tf.progress import ANALYSIS, Progress, shown
 from espace_tf.race import winner
 from espace_tf.records.analysis import Analysis
 from espace_tf.records.plan import Plan
@@ -75,7 +76,8 @@ def compress(
             top; .01 is one point. Needs labels of classes. Small budgets need many images.
         config: every other knob; None: EspaceConfig().
         loss: what the model was trained with; None: the compiled loss, else inferred.
-        verbose: 0 silent; 1, or 2 as in `fine_tune`, progress and a table of all layers.
+        verbose: 0 silent; 1, or 2 as in `fine_tune`, one display of progress with the time left,
+            and a table of all layers.
 
     Returns:
         The new model, of the same library, with `espace_plan` (the Plan, with what was measured and
@@ -109,12 +111,14 @@ def compress(
         if config.reconstruct and config.profile == "default":
             work = Reconstruction(network.model, held_out.images, loss, config.seed)
     refit = None if work is None else work.refit
-    search = prepared(
-        network, data, config, loss, verbose, held_out=held_out, budget=budget, refit=refit
-    )
-    small = _found(search, speedup, budget)
-    if work is not None:
-        _train(small, work, held_out, config.reconstruct)
+    with shown(verbose) as progress:
+        search = prepared(
+            network, data, config, loss, progress, held_out=held_out, budget=budget, refit=refit
+        )
+        with progress("plans and their speeds", config.rounds + 2) as search.advance:
+            small = _found(search, speedup, budget)
+        if work is not None:
+            _train(small, work, held_out, config.reconstruct, progress)
     small.espace_analysis = search.analysis
     if verbose:
         _print_summary(small.espace_plan, search.analysis)
@@ -143,13 +147,16 @@ def _found(search: Search, speedup: float | None, budget: Budget | None) -> Any:
     return small
 
 
-def _train(small: Any, work: Reconstruction, held_out: HeldOut, seconds: float) -> None:
+def _train(
+    small: Any, work: Reconstruction, held_out: HeldOut, seconds: float, progress: Progress
+) -> None:
     """The second half of `reconstruct`; undone if the answers come out worse on the held-out."""
     made = small.espace_plan
     if made.comparison is None:
         return
     before = [weight.numpy() for weight in small.weights]
-    work.train(small, seconds)
+    with progress("reconstruction", work.steps(seconds)) as advance:
+        work.train(small, seconds, advance)
     compared = held_out.compare(small)
     if compared.loss_increase > made.comparison.loss_increase:
         assign(small.weights, before)
@@ -221,7 +228,8 @@ def compress_in_stages(
         kept = everything.inside(f"stage-{stage}")
         if small is not None:
             network, previous = Network.read(densify(model, small)), small.espace_plan
-        search = prepared(network, data, config, loss, verbose, held_out, previous)
+        with shown(verbose, ANALYSIS) as progress:
+            search = prepared(network, data, config, loss, progress, held_out, previous)
         target = speedup ** (stage / stages)
         if race and stage == stages:
 

@@ -15,7 +15,7 @@ SOURCES = sorted(
 # What stands here may import only what stands above it; those of one line do not know each other.
 ORDER = """
 kernels
-checks files
+checks files progress
 litert numerics
 keras_layers
 config

@@ -1,6 +1,5 @@
 """The parts of analyze(): statistics, options and their times, one-at-a-time losses."""
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -26,6 +25,7 @@ from espace_tf.kernels.fused import fused_operations
 from espace_tf.network import graph
 from espace_tf.network.layer_rules import rule
 from espace_tf.network.network import Network
+from espace_tf.progress import ANALYSIS, Progress, shown
 from espace_tf.records.analysis import Analysis, SiteAnalysis
 from espace_tf.records.option import Option
 from espace_tf.records.site import Site
@@ -37,8 +37,6 @@ from espace_tf.timing.reference import Reference
 _BATCH = 16  # images per batch of statistics: bounds the memory of the backward pass
 # Seconds for building and calling all layers' options; what one layer leaves, the others get.
 _TIMING_SECONDS = 80.0
-
-Progress = Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None]]]
 
 
 def analyze(
@@ -63,7 +61,7 @@ def analyze(
         config: None: EspaceConfig().
         loss: what the model was trained with; None: the compiled loss, else inferred. Without
             labels a classifier's labels are drawn from its own output distribution.
-        verbose: 0 silent; 1, or 2 as in `fine_tune`, progress bars.
+        verbose: 0 silent; 1, or 2 as in `fine_tune`, one display of progress with the time left.
 
     Raises:
         TypeError: not a Keras model, or data of another kind.
@@ -83,7 +81,8 @@ def analyze(
     check_choice(verbose, "verbose", (0, 1, 2))
     require_runtime(config.runtime)
     network, config = Network.read(model).copied(), fitted(model, data, config)
-    return run(network, data, config, loss, verbose, Reference(network.model, config))
+    with shown(verbose, ANALYSIS) as progress:
+        return run(network, data, config, loss, progress, Reference(network.model, config))
 
 
 def run(
@@ -91,7 +90,7 @@ def run(
     data: Any,
     config: EspaceConfig,
     loss: Any,
-    verbose: int,
+    progress: Progress,
     reference: Reference,
     seen: int | None = None,
 ) -> Analysis:
@@ -109,7 +108,6 @@ def run(
     kernels = {site.path: _weights(network.layers[site.path]) for site in usable}
     key = None if config.cache_dir is None else _key(network, data, config, loss)
     cache = ResultCache(key and config.cache_dir, key)
-    progress = _progress(verbose)
     images, inputs = 0, user_data.named_inputs(model)
 
     def batches(limit: int) -> Iterator[tuple[Any, Any]]:
@@ -339,28 +337,3 @@ def _baseline(model: Any, resolved: targets.Resolved, batches: Iterator) -> floa
         total += float(resolved.target(model(x, training=False), y, 0))
         samples += len(tf.nest.flatten(x)[0])
     return total / samples
-
-
-def _progress(verbose: int) -> Progress:
-    """progress(name, total) -> context giving advance(count): a bar, or nothing."""
-
-    @contextlib.contextmanager
-    def silent(name: str, total: int) -> Iterator[Callable[[int], None]]:
-        yield lambda count: None
-
-    @contextlib.contextmanager
-    def bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
-        from rich import progress
-
-        columns = (
-            progress.TextColumn("{task.description:<22}"),
-            progress.BarColumn(),
-            progress.MofNCompleteColumn(),
-            progress.TimeElapsedColumn(),
-        )
-        with progress.Progress(*columns) as shown:
-            task = shown.add_task(name, total=total)
-            yield lambda count: shown.update(task, advance=count)
-            shown.update(task, completed=total)
-
-    return bar if verbose else silent

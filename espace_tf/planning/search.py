@@ -17,6 +17,7 @@ from espace_tf.network.network import Network
 from espace_tf.planning.budget import Budget
 from espace_tf.planning.correction import Correction
 from espace_tf.planning.planner import DEAREST, LEAST_LOSS, UnreachableSpeedWarning, plan
+from espace_tf.progress import Progress
 from espace_tf.records.analysis import Analysis
 from espace_tf.records.plan import Plan
 from espace_tf.rewriting.apply import applied
@@ -80,6 +81,9 @@ class Search:
         self._network, self._reference = network, reference
         self._held_out, self._previous = held_out, previous
         self._refit = refit
+        self.advance: Callable[[int], None] = lambda count: (
+            None
+        )  # told of each network that is made
 
     def with_analysis(self, analysis: Analysis) -> "Search":
         """The same for another analysis of the network, whose plans are others."""
@@ -198,12 +202,14 @@ class Search:
                 return best
 
     def _refitted(self, small: Any) -> Any:
+        self.advance(1)
         if self._refit is not None:
             self._refit(small)
         return small
 
     def _try(self, made: Plan) -> _Tried:
         """Applies a plan and measures the model shortly."""
+        self.advance(1)
         small = applied(self._network, made)
         speed = _measured_speedup(self._reference, small, *_QUICK) if made.layers else 1.0
         miss = 0.0 if made.speedup is None else abs(speed / made.speedup - 1)
@@ -229,7 +235,7 @@ def prepared(
     data: Any,
     config: EspaceConfig,
     loss: Any,
-    verbose: int,
+    progress: Progress,
     held_out: HeldOut | None = None,
     previous: Plan | None = None,
     budget: Budget | None = None,
@@ -241,7 +247,8 @@ def prepared(
     better than the weights alone (`python -m benchmarks.without_data`).
 
     Args:
-        network, data, config, loss, verbose: as for `compress`.
+        network, data, config, loss: as for `compress`.
+        progress: what is told of the analysis.
         held_out, previous: as for `Search`; without held_out a part of the data is held out.
         budget: what the network is going to be held to, if anything.
         refit: as for `Search`.
@@ -261,7 +268,7 @@ def prepared(
         )
     seen = None if held_out is None else held_out.seen
     data = made_up if held_out is None else held_out.data
-    analysis = analyze.run(network, data, config, loss, verbose, reference, seen)
+    analysis = analyze.run(network, data, config, loss, progress, reference, seen)
     if made_up is not None:
         target = f"{analysis.target}; no data: images made up from the batch norms"
         analysis = dataclasses.replace(analysis, target=target)

@@ -11,6 +11,7 @@ from espace_tf.config import EspaceConfig
 from espace_tf.data.judge import Judge
 from espace_tf.planning import request
 from espace_tf.planning.search import prepared
+from espace_tf.progress import ANALYSIS, shown
 from espace_tf.records.plan import Plan
 
 
@@ -81,7 +82,8 @@ def sweep(
     judge = None
     if validation_data is not None:
         judge = Judge(model, validation_data, loss, name="validation_data")
-    search = prepared(network, data, config, loss, verbose)
+    with shown(verbose, ANALYSIS) as progress:
+        search = prepared(network, data, config, loss, progress)
     rows = [given(model, **_judged(judge, model))]
     for speedup in speedups:
         small = search.at_speed(speedup)

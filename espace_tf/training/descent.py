@@ -35,6 +35,9 @@ class Descent:
         best: where weights are noted.
         judge: gives the loss on held-out images.
         loss: as in `compile`, or None.
+
+    Attributes:
+        advance: told of every step that is taken.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Descent:
         half = any(each.compute_dtype == "float16" for each in graph.layers(model).values())
         self._scale = LossScale() if half else None
         self._step = traced(self._one_step)
+        self.advance: Callable[[int], None] = lambda count: None
 
     def run(self, steps: int, end: float, seed: int) -> None:
         """Takes steps; notes the weights now and then.
@@ -90,6 +94,7 @@ class Descent:
             # On a machine so slow that time ends first, the rate comes down with that.
             annealing.assign(rate, max(step, int(spent * steps)), steps)
             self._step(*batch)
+            self.advance(1 if looks else 0)
             if looks and (step + 1) % max(1, steps // looks) == 0 and step + 1 < steps:
                 self._best.note(step + 1, self._judge())
         if looks:

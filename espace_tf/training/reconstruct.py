@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -152,13 +153,22 @@ class Reconstruction:
         best.put_back()
         return Reconstructed(best.first_loss, best.loss)
 
-    def train(self, model: Any, seconds: float) -> Reconstructed:
-        """The second half, Adam; the weights are those that were best on the held-out images."""
+    def train(
+        self, model: Any, seconds: float, advance: Callable[[int], None] = lambda count: None
+    ) -> Reconstructed:
+        """The second half, Adam; the weights are those that were best on the held-out images.
+
+        Args:
+            model: a compressed form of the network, trained in place.
+            seconds: as for `reconstruct`.
+            advance: told of every step, of `steps(seconds)` at most.
+        """
         best, judge = Best(model.weights), self._judge(model)
         best.note(0, judge())
-        steps = self._steps(seconds)
+        steps = self.steps(seconds)
         if steps and model.trainable_variables and math.isfinite(best.loss):
             descent = Descent(model, self._teacher, self._images, best, judge, self._loss)
+            descent.advance = advance
             descent.run(steps, time.perf_counter() + _LATE * seconds, self._seed)
             best.put_back()
         return Reconstructed(best.first_loss, best.loss)
@@ -197,7 +207,8 @@ class Reconstruction:
         fitted = min(images, max(4, most * 4 // 5))
         return fitted, min(aside, max(1, fitted // 4))
 
-    def _steps(self, seconds: float) -> int:
+    def steps(self, seconds: float) -> int:
+        """How many steps are taken in so many seconds of two cores."""
         try:
             macs = costs.macs(self._teacher)
         except ValueError:  # of an open size

@@ -1,0 +1,147 @@
+"""One display for a whole call: its stage, what is done, and about how long it takes yet."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+# About how the time of a call is divided; what really passed corrects it.
+SHARES = {
+    "input statistics": 1.0,
+    "loss gradients": 1.5,
+    "times of layers": 3.0,
+    "one-at-a-time losses": 3.0,
+    "plans and their speeds": 3.0,
+    "reconstruction": 4.0,
+}
+ANALYSIS = dict(list(SHARES.items())[:4])
+
+
+class Progress(Protocol):
+    """A call gives the context of a stage, in which advance(count) tells of what is done."""
+
+    def __call__(
+        self, stage: str, total: int
+    ) -> contextlib.AbstractContextManager[Callable[[int], None]]:
+        """Begins a stage of so many parts."""
+
+
+@contextlib.contextmanager
+def silent(stage: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A `Progress` that shows nothing."""
+    yield lambda count: None
+
+
+@contextlib.contextmanager
+def shown(verbose: int, stages: Mapping[str, float] = SHARES) -> Iterator[Progress]:
+    """A display of these stages, if `verbose`, while the block lasts.
+
+    A terminal and a notebook have one bar for all of them; a file or pipe gets a line when a stage
+    begins, without carriage returns.
+
+    Args:
+        verbose: 0 for nothing.
+        stages: in their order, each with its share of the time; one that never begins counts as
+            done when a later one does.
+
+    Example:
+        >>> with shown(1, {"reading": 1, "thinking": 3}) as progress:
+        ...     with progress("reading", 2) as advance:
+        ...         advance(1)
+    """
+    if not verbose:
+        yield silent
+        return
+    from rich import console as consoles
+    from rich import progress
+
+    console = consoles.Console(highlight=False)
+    course = Course(stages)
+    if not (console.is_terminal or console.is_jupyter):
+        yield _Lines(course, console)
+        return
+    columns = (
+        progress.TextColumn("{task.description:<22}"),
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("{task.fields[left]}"),
+    )
+    with progress.Progress(*columns, console=console) as bar:
+        yield _Bar(course, bar)
+
+
+class Course:
+    """How far a call is, by stages that take their shares of the time.
+
+    Args:
+        stages: as in `shown`.
+    """
+
+    def __init__(self, stages: Mapping[str, float]):
+        total = sum(stages.values())
+        self._shares = {name: share / total for name, share in stages.items()}
+        self._start, self._before, self._stage, self._part = time.perf_counter(), 0.0, "", 0.0
+
+    def begin(self, stage: str) -> None:
+        """All stages that stand before this one are done; one that is not known takes no time."""
+        self._stage, self._part = stage, 0.0
+        if stage in self._shares:
+            names = list(self._shares)
+            self._before = sum(self._shares[name] for name in names[: names.index(stage)])
+
+    def advance(self, part: float) -> None:
+        """Adds a part of the stage, at most the whole of it."""
+        self._part = min(self._part + part, 1.0)
+
+    @property
+    def done(self) -> float:
+        """The share of the time that has passed, about."""
+        return self._before + self._part * self._shares.get(self._stage, 0.0)
+
+    @property
+    def left(self) -> str:
+        """About how long it takes yet, in words; empty as long as nothing tells."""
+        if self.done < 0.02:
+            return ""
+        seconds = (time.perf_counter() - self._start) * (1 / self.done - 1)
+        minutes, seconds = divmod(round(seconds), 60)
+        return f"about {minutes}:{seconds:02d} left"
+
+
+class _Lines:
+    """One line for every stage that begins."""
+
+    def __init__(self, course: Course, console: Any):
+        self._course, self._console = course, console
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str, total: int) -> Iterator[Callable[[int], None]]:
+        self._course.begin(stage)
+        left = self._course.left
+        self._console.print(f"{self._course.done:4.0%} {stage}" + f", {left}" * bool(left))
+        yield lambda count: self._course.advance(count / max(total, 1))
+
+
+class _Bar:
+    """The bar of a terminal or a notebook."""
+
+    def __init__(self, course: Course, bar: Any):
+        self._course, self._bar = course, bar
+        self._task = bar.add_task("", total=1.0, left="")
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str, total: int) -> Iterator[Callable[[int], None]]:
+        self._course.begin(stage)
+        self._show(stage)
+
+        def advance(count: int) -> None:
+            self._course.advance(count / max(total, 1))
+            self._show(stage)
+
+        yield advance
+        advance(total)
+
+    def _show(self, stage: str) -> None:
+        done, left = self._course.done, self._course.left
+        self._bar.update(self._task, description=stage, completed=done, left=left)
