@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from espace_tf.analysis.held_out import HeldOut
@@ -18,7 +18,7 @@ from espace_tf.planning.budget import Budget
 from espace_tf.planning.planner import UnreachableSpeedWarning
 from espace_tf.planning.request import checked, goal, warn_if_off
 from espace_tf.planning.search import Search, prepared
-from espace_tf.progress import ANALYSIS, Progress, shown
+from espace_tf.progress import ANALYSIS, shown
 from espace_tf.race import winner
 from espace_tf.records.analysis import Analysis
 from espace_tf.records.plan import Plan
@@ -118,7 +118,8 @@ def compress(
         with progress("plans and their speeds", config.rounds + 2) as search.advance:
             small = _found(search, speedup, budget)
         if work is not None:
-            _train(small, work, held_out, config.reconstruct, progress)
+            with progress("reconstruction", work.steps(config.reconstruct)) as advance:
+                _train(small, work, held_out, budget, config.reconstruct, advance)
     small.espace_analysis = search.analysis
     if verbose:
         _print_summary(small.espace_plan, search.analysis)
@@ -148,17 +149,22 @@ def _found(search: Search, speedup: float | None, budget: Budget | None) -> Any:
 
 
 def _train(
-    small: Any, work: Reconstruction, held_out: HeldOut, seconds: float, progress: Progress
+    small: Any,
+    work: Reconstruction,
+    held_out: HeldOut,
+    budget: Budget | None,
+    seconds: float,
+    advance: Callable[[int], None],
 ) -> None:
-    """The second half of `reconstruct`; undone if the answers come out worse on the held-out."""
+    """The second half of `reconstruct`; undone if more is lost than before, or than may be."""
     made = small.espace_plan
     if made.comparison is None:
         return
     before = [weight.numpy() for weight in small.weights]
-    with progress("reconstruction", work.steps(seconds)) as advance:
-        work.train(small, seconds, advance)
+    work.train(small, seconds, advance)
     compared = held_out.compare(small)
-    if compared.loss_increase > made.comparison.loss_increase:
+    worse = compared.loss_increase > made.comparison.loss_increase
+    if worse or (budget is not None and budget.spent(compared) > 1):
         assign(small.weights, before)
     else:
         small.espace_plan = dataclasses.replace(made, comparison=compared)

@@ -66,6 +66,9 @@ class Search:
         held_out: what compressed networks are compared on; None: they are not.
         previous: the plan of an earlier stage, see `plan`.
         refit: improves a network in place before it is compared with the given one; None: nothing.
+
+    Attributes:
+        advance: told of each network that is measured or compared.
     """
 
     def __init__(
@@ -81,9 +84,7 @@ class Search:
         self._network, self._reference = network, reference
         self._held_out, self._previous = held_out, previous
         self._refit = refit
-        self.advance: Callable[[int], None] = lambda count: (
-            None
-        )  # told of each network that is made
+        self.advance: Callable[[int], None] = lambda count: None
 
     def with_analysis(self, analysis: Analysis) -> "Search":
         """The same for another analysis of the network, whose plans are others."""

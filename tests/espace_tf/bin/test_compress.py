@@ -53,7 +53,7 @@ def quick(monkeypatch):
     made = compress.config
 
     def small_config(*given):
-        quickly = {"rounds": 1, "calibration_images": 64, "damage_images": 16}
+        quickly = {"rounds": 1, "calibration_images": 64, "damage_images": 16, "reconstruct": 0.3}
         return dataclasses.replace(made(*given), **quickly, keeps=(0.5,), mask_families=("grid",))
 
     monkeypatch.setattr(compress, "config", small_config)
