@@ -9,11 +9,11 @@ import tensorflow as tf
 
 from espace_tf.data import losses
 from espace_tf.data.losses import TINY
-from espace_tf.network import graph
+from espace_tf.network import graph, recording
 from espace_tf.network.tracing import traced
 from espace_tf.training import learning_rate
 from espace_tf.training.best import Best
-from espace_tf.training.distillation import Teacher
+from espace_tf.training.distillation import Teacher, output_distillation, relative_error
 from espace_tf.training.step import LossScale, assign
 
 BATCH = 32
@@ -50,10 +50,10 @@ class Descent:
         loss: Any,
     ):
         self._model, self._best, self._judge = model, best, judge
-        outputs = losses.of_outputs(model, model(images[0], training=False), None, loss)
-        options = {"outputs": outputs, "temperature": _TEMPERATURE, "features": "auto"}
-        self._teacher = Teacher(teacher, model, images[0], private=True, **options)
-        self._targets = traced(self._teacher.targets)
+        self._outputs = losses.of_outputs(model, model(images[0], training=False), None, loss)
+        options = {"outputs": self._outputs, "temperature": _TEMPERATURE, "features": "auto"}
+        self._features = Teacher(teacher, model, images[0], private=True, **options).features
+        self._targets = traced(lambda x: self._answers(teacher, x))
         self._images, self._kept = images, None
         found = self._targets(images[0])
         if sum(_bytes(each) for each in tf.nest.flatten(found)) * len(images) <= _MEMORY:
@@ -108,14 +108,27 @@ class Descent:
                 x = tf.nest.map_structure(tf.convert_to_tensor, self._images[place])
                 yield x, self._targets(x) if self._kept is None else self._kept[place]
 
+    def _answers(self, model: Any, x: Any) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """The outputs and the last maps of a model at inference."""
+        with recording.record(model, self._features) as calls:
+            outputs = tf.nest.flatten(model(x, training=False))
+        found = {path: [] for path in self._features}
+        for call in calls:
+            found[call.path] += tf.nest.flatten(call.outputs)
+        return outputs, [value for values in found.values() for value in values]
+
     def _one_step(self, x: Any, targets: Any) -> None:
         with tf.GradientTape() as tape:
-            with self._teacher.record() as calls:
-                outputs = self._model(x, training=False)
-            terms = self._teacher.terms(targets, outputs, calls)
-            total = terms["distillation_loss"]
-            if "feature_loss" in terms:
-                features = terms["feature_loss"]
+            outputs, maps = self._answers(self._model, x)
+            total = tf.add_n(
+                [
+                    output_distillation(output, ours, theirs, _TEMPERATURE)
+                    for output, ours, theirs in zip(self._outputs, outputs, targets[0], strict=True)
+                ]
+            )
+            if maps:
+                pairs = zip(maps, targets[1], strict=True)
+                features = tf.add_n([relative_error(*pair) for pair in pairs]) / len(maps)
                 share = tf.stop_gradient(total / tf.maximum(features, TINY))
                 total += features * tf.minimum(share, 1.0)
             scaled = total if self._scale is None else total * self._scale.scale
@@ -124,7 +137,8 @@ class Descent:
         if self._scale is None:
             self._apply(gradients)
         else:
-            self._scale.apply(gradients, self._apply)
+            gradients = self._scale.unscaled(gradients)
+            self._scale.apply(gradients, lambda: self._apply(gradients))
 
     def _apply(self, gradients: list[Any]) -> None:
         pairs = zip(gradients, self._trained, strict=True)
