@@ -6,6 +6,7 @@ keeps what a long call has finished; `checks` words errors, `files` writes whole
 """
 
 import sys as _sys
+from importlib import import_module as _import_module
 from importlib.util import find_spec as _find_spec
 from pathlib import Path as _Path
 
@@ -76,3 +77,10 @@ if not _is_command and _find_spec("tensorflow") and _find_spec("keras"):
         "strip",
         "sweep",
     ]
+
+
+def __getattr__(name: str):
+    # Not before it is asked for: it imports tensorflow-model-optimization.
+    if name != "tfmot":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _import_module("espace_tf.tfmot")

@@ -6,7 +6,7 @@ from espace_tf import kernels
 from espace_tf.keras_layers.arguments import ArgumentsMixin
 from espace_tf.keras_layers.chain import ChainMaps, Link, chain_maps
 from espace_tf.kernels.index_map import IndexMap
-from espace_tf.kernels.reference import ACTIVATIONS
+from espace_tf.kernels.reference import ACTIVATIONS, by_channel
 
 
 class ConvolutionMixin(ArgumentsMixin):
@@ -22,9 +22,14 @@ class ConvolutionMixin(ArgumentsMixin):
             masked one (1). Inference always uses the mask. It belongs to a training run: neither
             tracked nor saved. A traced function keeps what it found: assign to a variable to change
             the value, but set or clear the attribute before the tracing.
+        between: None, or a function of what one convolution of the chain hands to the next.
+        int8: whether it trains for a file of integers, which needs convolutions in the place of
+            matrix products, and what is computed quantized before it is shown.
     """
 
     fade = None
+    between = None
+    int8 = False
 
     def _chain(self) -> list[Link]:
         """The convolutions, first to last: what a layer has to say."""
@@ -120,6 +125,12 @@ class ConvolutionMixin(ArgumentsMixin):
         fade = tf.cast(tf.convert_to_tensor(fade), dense.dtype)
         return fade * masked + (1 - fade) * dense
 
+    def reads_tables(self) -> list[bool]:
+        """Of each convolution of the layer whether it computes some positions only."""
+        if self._maps is None:
+            return [False] * len(self._chain())
+        return [step.geometry is None for step in self._maps.maps]
+
     def index_maps(self, size: tuple[int, int]) -> list[tuple[str, int, IndexMap]]:
         """(name of its weight, output channels, index map) of each convolution of the layer.
 
@@ -133,6 +144,8 @@ class ConvolutionMixin(ArgumentsMixin):
     def _run(self, values, maps: ChainMaps | None = None):
         """The chain through its index maps, or without them at every position."""
         links, fused = self._chain(), self._fused_activation()
+        if self.int8 and maps is not None and maps.shown is not None:
+            return self._run_int8(values, maps)
         for index, link in enumerate(links):
             last = index == len(links) - 1
             index_map = None if maps is None else maps.maps[index]
@@ -140,16 +153,34 @@ class ConvolutionMixin(ArgumentsMixin):
             values = self._convolve(
                 values, link, bias, fused if last and fused else "none", index_map
             )
+            if self.between is not None and not last:
+                values = self.between(values)
         if maps is not None and maps.shown is not None:
             values = tf.reshape(values, [-1, *maps.output_size, self.filters])
         return values if fused else self.activation(values)
+
+    def _run_int8(self, values, maps: ChainMaps):
+        """As `_run`, with the activation right after the last convolution."""
+        for link, index_map in zip(self._chain(), maps.maps, strict=True):
+            last = link.weight == self._chain()[-1].weight
+            spread = index_map.spread
+            if last:
+                index_map = IndexMap(index_map.table, None, index_map.rows_in)
+            bias = tf.convert_to_tensor(self.bias) if last and self.use_bias else None
+            values = self._convolve(values, link, bias, "none", index_map)
+            if last:
+                values = tf.gather(self.activation(values), spread, axis=1)
+            elif self.between is not None:
+                values = self.between(values)
+        return tf.reshape(values, [-1, *maps.output_size, self.filters])
 
     def _convolve(self, values, link: Link, bias, activation: str, index_map: IndexMap | None):
         """One convolution; a full map runs dense and stays a map, any other one gives rows."""
         weight = tf.convert_to_tensor(getattr(self, link.weight))  # in the compute dtype
         options = {"activation": activation, "groups": self.groups}
         if index_map is not None and index_map.geometry is None:
-            return kernels.apply_map(values, weight, bias, index_map, **options)
+            apply = by_channel(kernels.apply_map) if self.int8 else kernels.apply_map
+            return apply(values, weight, bias, index_map, **options)
         return kernels.conv2d(
             values,
             weight,

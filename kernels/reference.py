@@ -7,6 +7,7 @@ own: gathering the gradient through a transposed table was measured to be no fas
 """
 
 import contextvars
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,6 +15,8 @@ import tensorflow as tf
 
 # Set while a function is traced for a TensorFlow Lite file: LiteRT gathers by 16-bit indices too.
 SHORT_INDICES = contextvars.ContextVar("espace_tf_short_indices", default=False)
+# Set while a layer runs whose weights are quantized by channel, which matrix products cannot be.
+BY_CHANNEL = contextvars.ContextVar("espace_tf_by_channel", default=False)
 
 ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "none": lambda values: values,
@@ -50,7 +53,8 @@ def masked_conv2d(
         [B, R or Q, N].
     """
     cells = _gather_cells(rows, table)
-    computed = _by_group(_correlate, cells, filter, groups)
+    correlate = functools.partial(_correlate, positions=size_of(table, 0))
+    computed = _by_group(correlate, cells, filter, groups)
     return _show(_finish(computed, bias, activation), table, spread)
 
 
@@ -143,6 +147,20 @@ def conv2d(
     return _finish(_by_group(convolve, inputs, filter, groups), bias, activation)
 
 
+def by_channel(operator: Callable) -> Callable:
+    """An operator whose matrix products are, in the reference, convolutions over the taps."""
+
+    @tf.autograph.experimental.do_not_convert
+    def call(*arguments, **options):
+        token = BY_CHANNEL.set(True)
+        try:
+            return operator(*arguments, **options)
+        finally:
+            BY_CHANNEL.reset(token)
+
+    return call
+
+
 def _gather_cells(rows: tf.Tensor, table: np.ndarray | tf.Tensor) -> tf.Tensor:
     """What every tap of every computed position reads: [B * Q, taps, C]."""
     taps, channels = size_of(table, 1), size_of(rows, 2)
@@ -156,12 +174,15 @@ def _gather_cells(rows: tf.Tensor, table: np.ndarray | tf.Tensor) -> tf.Tensor:
     return tf.reshape(rows, [-1, taps, channels])
 
 
-def _correlate(cells: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
-    """[B * Q, taps, C] with [taps, C, N] gives [B * Q, N]."""
-    length = size_of(filter, 0) * size_of(filter, 1)
-    return tf.matmul(
-        tf.reshape(cells, [-1, length]), tf.reshape(filter, [length, size_of(filter, 2)])
-    )
+def _correlate(cells: tf.Tensor, filter: tf.Tensor, positions: int | tf.Tensor) -> tf.Tensor:
+    """[B * Q, taps, C] with [taps, C, N] gives [B * Q, N]; positions is Q."""
+    taps, channels, filters = (size_of(filter, axis) for axis in range(3))
+    if BY_CHANNEL.get():
+        cells = tf.reshape(cells, [-1, positions, taps, channels])
+        found = tf.nn.conv2d(cells, tf.reshape(filter, [1, taps, channels, filters]), 1, "VALID")
+        return tf.reshape(found, [-1, filters])
+    length = taps * channels
+    return tf.matmul(tf.reshape(cells, [-1, length]), tf.reshape(filter, [length, filters]))
 
 
 def _by_group(

@@ -30,7 +30,7 @@ planning
 schedules
 training
 callbacks
-reports
+reports tfmot
 kept
 race
 pipeline

@@ -1,5 +1,6 @@
 """A model made ready for inference: batch norms folded, dropout gone, stretches fused."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -45,18 +46,40 @@ def strip(model: Any, *, fuse: bool | None = None, stock: bool = False) -> Any:
             "stock=True makes a model of Keras's own layers, of which a fused graph is none. "
             "Received: fuse=True too; leave one of them out"
         )
+    stripped = fold(model)
+    if stock:
+        stripped = stock_copy(stripped)
+    if hasattr(model, "espace_plan"):
+        stripped.espace_plan = model.espace_plan
+    if fuse is None:
+        known = graph.layers(model).values()
+        fuse = not stock and any(rule(layer).kind in COMPRESSED for layer in known)
+    return fusing.fuse(stripped) if fuse else stripped
+
+
+def fold(model: Any, wanted: Callable[[Any], bool] = lambda layer: True) -> Any:
+    """A copy of a model whose layers have what follows them in their weights and activations.
+
+    Args:
+        model: a Functional or Sequential model of Keras 3 or tf_keras.
+        wanted: whether a layer may take in the batch norm after it, or be left out if it does
+            nothing at inference.
+
+    Returns:
+        The copy, with Identity layers for those that are gone.
+    """
     known, library, training = graph.layers(model), graph.library(model), graph.trained(model)
     pairs = {
         path: known[norm]
         for path, norm in graph.single_consumers(model)
-        if norm not in training and _folds(known[path], known[norm])
+        if norm not in training and wanted(known[path]) and _folds(known[path], known[norm])
     }
     folded = {id(norm) for norm in pairs.values()}
     activations = _activations(model, folded)
     folded |= {id(known[after]) for after, _ in activations.values()}
 
     def replace(path: str, layer: Any) -> Any:
-        nothing = rule(layer).kind == "identity" and path not in training
+        nothing = wanted(layer) and rule(layer).kind == "identity" and path not in training
         if id(layer) in folded or nothing:
             return library.layers.Identity(name=layer.name, dtype=layer.get_config()["dtype"])
         changes = {"use_bias": True} if path in pairs else {}
@@ -66,14 +89,7 @@ def strip(model: Any, *, fuse: bool | None = None, stock: bool = False) -> Any:
 
     weights = {path: known[path].get_weights() for path in activations}
     weights |= {path: _fold(known[path], norm) for path, norm in pairs.items()}
-    stripped = cloning.clone_with(model, replace, weights)
-    if stock:
-        stripped = stock_copy(stripped)
-    if hasattr(model, "espace_plan"):
-        stripped.espace_plan = model.espace_plan
-    if fuse is None:
-        fuse = not stock and any(rule(layer).kind in COMPRESSED for layer in known.values())
-    return fusing.fuse(stripped) if fuse else stripped
+    return cloning.clone_with(model, replace, weights)
 
 
 def _folds(layer: Any, norm: Any) -> bool:

@@ -1,0 +1,234 @@
+"""Pruning, clustering and quantization-aware training of compressed tf_keras models.
+
+With tensorflow-model-optimization (tfmot), whose own calls do the work: this module tells it what
+the layers of this package are. Imported only when asked for; importing it does not change which
+Keras `tf.keras` is.
+"""
+
+import importlib
+import os
+import warnings
+from typing import Any
+
+import tensorflow as tf
+
+from espace_tf.checks import require
+from espace_tf.keras_layers import legacy
+from espace_tf.network import graph
+from espace_tf.rewriting.strip import fold
+
+_SWITCH = "TF_USE_LEGACY_KERAS"
+
+
+def _import_tfmot() -> Any:
+    """tfmot, which on import asks TensorFlow for Keras 2, in this process and in all it starts."""
+    require("tfmot", "tensorflow_model_optimization")
+    before = os.environ.get(_SWITCH)
+    tf.keras.layers  # noqa: B018  once it is read, TensorFlow's choice is made
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of what it imports itself
+            return importlib.import_module("tensorflow_model_optimization")
+    finally:
+        os.environ.pop(_SWITCH, None)
+        if before is not None:
+            os.environ[_SWITCH] = before
+
+
+_tfmot = _import_tfmot()
+_quantizers = _tfmot.quantization.keras.quantizers
+_LAYERS = (legacy.MaskedConv2D, legacy.DecomposedConv2D)
+for _layer in _LAYERS:  # tfmot clusters subclasses of its own class only
+    _tfmot.clustering.keras.ClusterableLayer.register(_layer)
+
+
+class _Weights(_quantizers.LastValueQuantizer):
+    """8 bits, symmetric.
+
+    Args:
+        by_channel: a range for each output channel.
+        flat: the kernel becomes [1, taps, channels, filters], as a convolution over a table has it:
+            the converter refuses to reshape what is quantized by channel.
+    """
+
+    def __init__(self, by_channel: bool, flat: bool):
+        super().__init__(num_bits=8, per_axis=by_channel, symmetric=True, narrow_range=True)
+        self.flat = flat
+
+    def __call__(self, inputs, training, weights, **kwargs):
+        """The quantized kernel."""
+        if self.flat:
+            inputs = tf.reshape(inputs, [1, -1, *inputs.shape[-2:]])
+        return super().__call__(inputs, training, weights, **kwargs)
+
+    def build(self, tensor_shape, name, layer):
+        """The variables of the ranges, kept in the wrapper `layer`."""
+        if not self.per_axis:
+            return super().build(tensor_shape, name, layer)
+        return {
+            f"{end}_var": layer.add_weight(
+                name=f"{name}_{end}",
+                shape=(tensor_shape[-1],),
+                initializer=tf.constant_initializer(6.0 if end == "max" else -6.0),
+                trainable=False,
+            )
+            for end in ("min", "max")
+        }
+
+    def get_config(self):
+        """Everything that the constructor takes."""
+        return {"by_channel": self.per_axis, "flat": self.flat}
+
+
+class _Values(_quantizers.MovingAverageQuantizer):
+    """8 bits, one range, a moving average of what was seen."""
+
+    def __init__(self, place: str):
+        super().__init__(num_bits=8, per_axis=False, symmetric=False, narrow_range=False)
+        self.place = place
+
+    def build(self, tensor_shape, name, layer):
+        """The variables of the range, with names of their own: a wrapper may hold two of these."""
+        return super().build(tensor_shape, f"{self.place}_{name}", layer)
+
+    def get_config(self):
+        """Everything that the constructor takes."""
+        return {"place": self.place}
+
+
+class ConvolutionQuantizeConfig(_tfmot.quantization.keras.QuantizeConfig):
+    """How `MaskedConv2D` and `DecomposedConv2D` are quantized: kernels, what lies between, outputs.
+
+    Kernels have a range for each output channel. The tensor between the two convolutions is
+    quantized as well; without that a file computes both in float.
+    """
+
+    _KNOWN = ("linear", "relu", "swish", "sigmoid", "tanh")
+
+    def get_weights_and_quantizers(self, layer):
+        """The kernels; those of groups, which are split, with one range."""
+        tables = layer.reads_tables()
+        return [
+            (weight, _Weights(by_channel=layer.groups == 1, flat=flat))
+            for weight, flat in zip(layer.get_prunable_weights(), tables, strict=True)
+        ]
+
+    def get_activations_and_quantizers(self, layer):
+        """What lies between two convolutions, and the activation where tfmot knows it."""
+        linear = legacy.tf_keras.activations.linear
+        found = [(linear, _Values("between"))] * self._has_between(layer)
+        return found + [(layer.activation, _Values("output"))] * self._is_known(layer)
+
+    def set_quantize_weights(self, layer, quantize_weights):
+        """Puts the quantized kernels in place."""
+        layer.int8 = True
+        for (name, _), weight in zip(
+            layer.get_clusterable_weights(), quantize_weights, strict=True
+        ):
+            setattr(layer, name, weight)
+
+    def set_quantize_activations(self, layer, quantize_activations):
+        """Puts the quantized activations in place."""
+        given = list(quantize_activations)
+        if self._has_between(layer):
+            layer.between = given.pop(0)
+        if given:
+            layer.activation = given.pop(0)
+
+    def get_output_quantizers(self, layer):
+        """The output, where its activation is one that tfmot does not know."""
+        return [] if self._is_known(layer) else [_Values("output")]
+
+    def get_config(self):
+        """Nothing to choose."""
+        return {}
+
+    def _has_between(self, layer) -> bool:
+        return len(layer.get_clusterable_weights()) > 1
+
+    def _is_known(self, layer) -> bool:
+        inner = getattr(layer.activation, "activation", layer.activation)
+        return getattr(inner, "__name__", "") in self._KNOWN
+
+
+class IdentityQuantizeConfig(_tfmot.quantization.keras.QuantizeConfig):
+    """Of a layer that hands on what it gets: nothing is quantized."""
+
+    def get_weights_and_quantizers(self, layer):
+        """None."""
+        return []
+
+    def get_activations_and_quantizers(self, layer):
+        """None."""
+        return []
+
+    def set_quantize_weights(self, layer, quantize_weights):
+        """Nothing to do."""
+        del layer, quantize_weights  # AutoGraph wants a body
+
+    def set_quantize_activations(self, layer, quantize_activations):
+        """Nothing to do."""
+        del layer, quantize_activations
+
+    def get_output_quantizers(self, layer):
+        """None."""
+        return []
+
+    def get_config(self):
+        """Nothing to choose."""
+        return {}
+
+
+_CONFIGS = (ConvolutionQuantizeConfig, IdentityQuantizeConfig)
+
+
+def quantize_annotate(model: Any) -> Any:
+    """A copy of a compressed tf_keras model for `tfmot.quantization.keras.quantize_apply`.
+
+    Batch norms and ReLUs after layers of ours are folded into these first; tfmot does so with
+    layers of Keras itself.
+
+    Args:
+        model: a Functional or Sequential tf_keras model without models inside.
+
+    Returns:
+        The model with every layer annotated, with the weights that it has.
+
+    Raises:
+        TypeError: no tf_keras model.
+        ValueError: tfmot's, of a model inside a model.
+
+    Example:
+        >>> annotated = espace_tf.tfmot.quantize_annotate(compressed)
+        >>> with espace_tf.tfmot.quantize_scope():
+        ...     quantized = tfmot.quantization.keras.quantize_apply(annotated)
+    """
+    library = graph.library(model)
+    if library is not legacy.tf_keras:
+        raise TypeError(
+            "model must be a tf_keras model, as tensorflow-model-optimization takes no other. "
+            f"Received: a {library.__name__} model"
+        )
+    copy = fold(model, lambda layer: isinstance(layer, _LAYERS))
+
+    def annotated(layer):
+        config = None
+        if isinstance(layer, _LAYERS):
+            config = ConvolutionQuantizeConfig()
+        elif isinstance(layer, library.layers.Identity):
+            config = IdentityQuantizeConfig()
+        if config is None:
+            return layer
+        return _tfmot.quantization.keras.quantize_annotate_layer(layer, config)
+
+    own = library.models.clone_model(copy, clone_function=annotated)
+    return _tfmot.quantization.keras.quantize_annotate_model(own)
+
+
+def quantize_scope() -> Any:
+    """The scope in which tfmot and tf_keras know the layers of this package and their quantization.
+
+    For `quantize_apply` and for loading what was quantized.
+    """
+    known = {each.__name__: each for each in (*_CONFIGS, *_LAYERS)}
+    return _tfmot.quantization.keras.quantize_scope(known)

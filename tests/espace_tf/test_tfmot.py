@@ -1,0 +1,156 @@
+"""tensorflow-model-optimization's own calls on networks with layers of this package."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+import espace_tf.tfmot
+from espace_tf.keras_layers import legacy
+
+SEED = 13
+LOSS = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@pytest.fixture(scope="module")
+def tfmot():
+    import tensorflow_model_optimization
+
+    return tensorflow_model_optimization
+
+
+def samples():
+    random = np.random.default_rng(SEED)
+    return random.normal(size=(32, 8, 8, 3)).astype("float32"), random.integers(0, 4, 32)
+
+
+def network():
+    """Each of our layers, masked and dense, before a batch norm, a ReLU, or with an activation."""
+    tf_keras.utils.set_random_seed(SEED)
+    layers, options = tf_keras.layers, {"padding": "same", "use_bias": False}
+    inputs = layers.Input((8, 8, 3))
+    x = layers.Conv2D(6, 3, name="stock", **options)(inputs)
+    first = layers.ReLU()(layers.BatchNormalization()(x))
+    half = [8 * y + z for y in range(0, 8, 2) for z in range(8)]
+    x = legacy.DecomposedConv2D(6, 3, 4, positions=half, name="both", **options)(first)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = legacy.MaskedConv2D(6, 3, positions=range(0, 64, 2), name="masked", **options)(x)
+    x = layers.Add()([layers.BatchNormalization()(x), first])
+    x = legacy.DecomposedConv2D(8, 3, 4, strides=2, activation="relu", name="thin")(x)
+    return tf_keras.Model(inputs, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)))
+
+
+def trained(model, callbacks=()):
+    model.compile("sgd", LOSS)
+    model.fit(*samples(), verbose=0, callbacks=list(callbacks))
+    return model
+
+
+def kernels(model):
+    return {
+        f"{layer.name}/{name}": weight.numpy()
+        for layer in model.layers
+        if isinstance(layer, legacy.MaskedConv2D | legacy.DecomposedConv2D)
+        for name, weight in layer.get_clusterable_weights()
+    }
+
+
+def assert_loads_alike(model, path):
+    model.save(path)
+    x = samples()[0]
+    np.testing.assert_array_equal(tf_keras.models.load_model(path)(x), model(x))
+
+
+def test_the_import_leaves_the_process_its_keras():
+    assert tf.keras.Model is keras.Model and "TF_USE_LEGACY_KERAS" not in os.environ
+    program = (
+        "import os, sys, espace_tf\n"
+        "assert 'tensorflow_model_optimization' not in sys.modules\n"
+        "assert espace_tf.tfmot.quantize_scope is not None\n"
+        "import keras, tensorflow as tf\n"
+        "assert tf.keras.Model is keras.Model and os.environ['TF_USE_LEGACY_KERAS'] == '0'\n"
+    )
+    environment = {**os.environ, "TF_USE_LEGACY_KERAS": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_pruning(tfmot, tmp_path):
+    schedule = tfmot.sparsity.keras.ConstantSparsity(0.5, begin_step=0, frequency=1)
+    pruned = tfmot.sparsity.keras.prune_low_magnitude(network(), pruning_schedule=schedule)
+    trained(pruned, [tfmot.sparsity.keras.UpdatePruningStep()])
+    found = tfmot.sparsity.keras.strip_pruning(pruned)
+    assert len(kernels(found)) == 5
+    for name, kernel in kernels(found).items():
+        assert (kernel == 0).mean() == pytest.approx(0.5, abs=0.5 / kernel.size), name
+    assert_loads_alike(found, tmp_path / "pruned.keras")
+
+
+def test_clustering(tfmot, tmp_path):
+    evenly = tfmot.clustering.keras.CentroidInitialization.LINEAR
+    clustered = trained(tfmot.clustering.keras.cluster_weights(network(), 4, evenly))
+    found = tfmot.clustering.keras.strip_clustering(clustered)
+    assert len(kernels(found)) == 5
+    for name, kernel in kernels(found).items():
+        assert len(np.unique(kernel)) <= 4, name
+    assert_loads_alike(found, tmp_path / "clustered.keras")
+
+
+def quantized(tfmot, model):
+    annotated = espace_tf.tfmot.quantize_annotate(model)
+    with espace_tf.tfmot.quantize_scope():
+        return tfmot.quantization.keras.quantize_apply(annotated)
+
+
+def test_a_network_trained_for_int8_becomes_a_file_without_float_operations(tfmot, tmp_path):
+    model = trained(network())
+    found = quantized(tfmot, model)
+    x = samples()[0]
+    found(x, training=True)  # finds ranges
+    scale = np.abs(model(x, training=False)).max()
+    np.testing.assert_allclose(found(x), model(x, training=False), atol=0.3 * scale)
+    found = trained(found)
+
+    found.save(tmp_path / "saved")
+    with espace_tf.tfmot.quantize_scope():
+        np.testing.assert_array_equal(tf_keras.models.load_model(tmp_path / "saved")(x), found(x))
+
+    converter = tf.lite.TFLiteConverter.from_keras_model(found)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of statistics, which the network holds
+        content = converter.convert()
+    lite = interpreter(content)
+    tensors = {each["index"]: each["dtype"] for each in lite.get_tensor_details()}
+    for operation in lite._get_ops_details():
+        if operation["op_name"] not in ("QUANTIZE", "DEQUANTIZE"):
+            types = {tensors[index] for index in operation["outputs"]}
+            assert types == {np.int8}, operation["op_name"]
+    entry, exit_ = lite.get_input_details()[0]["index"], lite.get_output_details()[0]["index"]
+    lite.resize_tensor_input(entry, x.shape)
+    lite.allocate_tensors()
+    lite.set_tensor(entry, x)
+    lite.invoke()
+    np.testing.assert_allclose(lite.get_tensor(exit_), found(x), atol=0.2 * scale)
+
+
+def interpreter(content):
+    from ai_edge_litert.interpreter import Interpreter
+
+    return Interpreter(model_content=content)
+
+
+def test_what_tfmot_does_not_take_is_refused_in_words():
+    with pytest.raises(TypeError, match="must be a tf_keras model.*a keras model"):
+        espace_tf.tfmot.quantize_annotate(keras.Sequential([keras.Input([4])]))
+    with pytest.raises(TypeError, match="model must be"):
+        espace_tf.tfmot.quantize_annotate("model")
