@@ -65,8 +65,8 @@ def backend() -> Backend:
     The first call loads the binary; `load` says when it warns.
 
     Example:
-        >>> print(backend())
-        native (_masked_conv2d.tf2.21.so)
+        >>> str(backend())  # "native (_masked_conv2d.tf2.21.so)", or "reference" and the reason
+        '... (...)'
     """
     operations, reason = load()
     return Backend("reference" if operations is None else "native", reason, operations)

@@ -37,8 +37,8 @@ def synthetic_inputs(network: Network, images: int, seed: int) -> np.ndarray | N
         something else than one image.
 
     Example:
-        >>> synthetic_inputs(Network.read(model).copied(), 4, seed=0).shape
-        (4, 32, 32, 3)
+        >>> synthetic_inputs(Network.read(model).copied(), 16, seed=0).shape
+        (16, 32, 32, 3)
     """
     model = network.model
     norms = {path: each for path, each in network.layers.items() if _is_norm(each)}

@@ -55,7 +55,7 @@ def record(
         >>> with record(model, ["conv1"]) as calls:
         ...     model(images)
         >>> calls[0].outputs.shape
-        TensorShape([24, 16, 16, 32])
+        TensorShape([24, 8, 8, 8])
     """
     wanted, calls, undo = _known(model, paths), [], []
     _RECORDING.acquire()

@@ -73,7 +73,7 @@ def sweep(
         UnreachableSpeedWarning: as `compress`, once for every speed that was missed.
 
     Example:
-        >>> rows = sweep(model, train, speedups=(2, 3, 4), validation_data=test)
+        >>> rows = sweep(model, train, speedups=(2, 3), validation_data=test)
         >>> report(rows[2].model, "report.html", sweep=rows)
         PosixPath('report.html')
     """

@@ -37,7 +37,7 @@ def apply(model: Any, plan: Plan) -> Any:
     Example:
         >>> small = apply(model, Plan.uniform(model, rank_ratio=0.5, keep=0.5))
         >>> small.espace_plan.layers["conv2"].rank
-        48
+        12
     """
     if not isinstance(plan, Plan):
         raise TypeError(f"plan must be a Plan. Received: {type(plan).__name__}")

@@ -1,0 +1,86 @@
+"""The pages in docs/: their Python runs in order, what they name is there."""
+
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import espace_tf
+from espace_tf.analysis import analyze as times
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+SEED = 31
+# Blocks of "py" are calls that the examples of docstrings make, too.
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page: Path) -> str:
+    return "\n".join(BLOCK.findall(page.read_text()))
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT / "docs"))
+
+
+def network(size: int) -> keras.Model:
+    keras.utils.set_random_seed(SEED)
+    made = keras.Sequential(
+        [
+            keras.Input((size, size, 3)),
+            keras.layers.Conv2D(8, 3, size // 8, "same", activation="relu"),
+            keras.layers.Conv2D(8, 3, padding="same", activation="relu", name="stem"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(5, "softmax", name="head"),
+        ]
+    )
+    made.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return made
+
+
+# The networks are not trained: some of their answers change.
+@pytest.mark.filterwarnings("ignore::espace_tf.EspaceWarning")
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name)
+def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(times, "_TIMING_SECONDS", 2.0)
+    random = np.random.default_rng(SEED)
+    images, labels = random.random((24, 32, 32, 3), "float32"), random.integers(0, 5, 24)
+    # A small network for one whose weights would be fetched, and photographs.
+    monkeypatch.setattr(keras.applications, "ResNet50", lambda: network(224))
+    (tmp_path / "photos").mkdir()
+    for index in range(8):
+        picture = random.integers(0, 256, (40, 50, 3), "uint8")
+        keras.utils.save_img(tmp_path / "photos" / f"{index}.png", picture)
+    names = {"espace_tf": espace_tf, "keras": keras, "np": np, "tf": tf}
+    names |= {"model": network(32), "images": images, "labels": labels, "data": (images, labels)}
+    exec(compile(blocks(page), str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=str)
+def test_what_a_page_names_is_there(page):
+    text = page.read_text()
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for target in re.findall(r"\bmake ([a-z][a-z-]+)\b(?=[`\s,;)]|$)", text):
+        if re.search(rf"(`|    )make {target}\b", text):
+            assert target in targets, f"the Makefile has no target {target}"
+    for script in re.findall(r"\bpython(?: -W ignore)? ((?:\w+/)+\w+\.py)", text):
+        assert (ROOT / script).is_file(), script
+    for module in re.findall(r"\bpython -m ((?:benchmarks|espace_tf)[\w.]*)", text):
+        if module.endswith(".NAME"):
+            continue
+        path = ROOT / module.rstrip(".").replace(".", "/")
+        assert path.with_suffix(".py").is_file() or path.is_dir(), module
+
+
+def test_the_reference_has_every_public_name():
+    pages = "\n".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
+    shown = set(re.findall(r"^::: ([\w.]+)$", pages, re.MULTILINE))
+    last = {each.rpartition(".")[2] for each in shown}
+    missing = set(espace_tf.__all__) - last - {"keras_layers", "ops"}
+    missing |= set(espace_tf.ops.__all__) - last
+    missing |= set(espace_tf.keras_layers.__all__) - last
+    assert not missing, f"docs/api/ shows no {sorted(missing)}"
