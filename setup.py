@@ -19,7 +19,6 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError, CompileError, SetupError
-from setuptools.modified import newer_group
 
 try:
     from setuptools.command.bdist_wheel import bdist_wheel
@@ -105,7 +104,7 @@ class BuildNative(build_ext):
     def build_extension(self, extension):
         """Compiles each file for its instruction set, and links; nothing if nothing has changed."""
         target = self.get_ext_fullpath(extension.name)
-        if not self.force and not newer_group([*extension.sources, *extension.depends], target):
+        if not self.force and _is_newest(target, [*extension.sources, *extension.depends]):
             return
         if extension.name.endswith("_litert"):
             self.build_cpu(extension, target, [], [])
@@ -181,6 +180,14 @@ class Wheel(bdist_wheel):
         if any(Path(self.bdist_dir).glob("espace_tf/kernels/*.so")):
             return "py3", "none", super().get_tag()[2]
         return "py3", "none", "any"
+
+
+def _is_newest(target: str, sources: list[str]) -> bool:
+    """Whether a file is there and no source is newer."""
+    made = Path(target)
+    return made.is_file() and all(
+        Path(source).stat().st_mtime <= made.stat().st_mtime for source in sources
+    )
 
 
 def tensorflow_minor() -> str:
