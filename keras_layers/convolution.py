@@ -30,6 +30,7 @@ class ConvolutionMixin(ArgumentsMixin):
     fade = None
     between = None
     int8 = False
+    _maps = None
 
     def _chain(self) -> list[Link]:
         """The convolutions, first to last: what a layer has to say."""
@@ -108,11 +109,7 @@ class ConvolutionMixin(ArgumentsMixin):
         maps, size = self._maps, tuple(inputs.shape[1:3])
         if maps is None:
             return self._run(inputs)  # on a map of any size
-        if not inputs.shape[1:3].is_compatible_with(maps.input_size):
-            raise ValueError(
-                f"{self.name} keeps positions of an input of height and width {maps.input_size}. "
-                f"Received: {size}"
-            )
+        self._check_size(size)
         if None in size:  # a pipeline that hides its sizes
             inputs = tf.ensure_shape(inputs, [None, *maps.input_size, None])
         if self.fade is None or not training or maps.shown is None:
@@ -124,6 +121,15 @@ class ConvolutionMixin(ArgumentsMixin):
         fade = self.fade() if callable(self.fade) else self.fade
         fade = tf.cast(tf.convert_to_tensor(fade), dense.dtype)
         return fade * masked + (1 - fade) * dense
+
+    def _check_size(self, size) -> None:
+        """Raises unless the kept positions are those of an input of this height and width."""
+        wanted = None if self._maps is None else self._maps.input_size
+        if wanted and any(a not in (None, b) for a, b in zip(size, wanted, strict=True)):
+            raise ValueError(
+                f"{self.name} keeps positions of an input of height and width {wanted}. "
+                f"Received: {tuple(size)}"
+            )
 
     def reads_tables(self) -> list[bool]:
         """Of each convolution of the layer whether it computes some positions only."""
@@ -204,4 +210,5 @@ class ConvolutionMixin(ArgumentsMixin):
     def compute_output_shape(self, input_shape):
         """(B, OH, OW, filters) for (B, H, W, C); unknown lengths stay unknown."""
         batch, *size, _ = input_shape
+        self._check_size(size)
         return (batch, *self._output_size(size), self.filters)

@@ -217,7 +217,7 @@ def clone_expanded(model: Any, expand: Callable[[Any], Callable | None]) -> Any:
 
 def _expanded(library: Any, model: Any, make: Callable) -> Any:
     calls = _calls(model)
-    if not calls:
+    if not (calls or model.built):  # an identity has no calls
         raise ValueError(f"model {model.name!r} must have been built: call it on data first")
     inputs = tf.nest.map_structure(
         lambda tensor: _input(library, tensor), graph.structure(model, "input")

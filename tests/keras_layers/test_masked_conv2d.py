@@ -124,3 +124,10 @@ def test_gradients_equal_those_of_the_stock_composition(library, positions, buil
         gradients.append(tape.gradient(loss, [values, *run.trainable_weights]))
     for own, expected in zip(*gradients, strict=True):
         np.testing.assert_allclose(own, expected, rtol=1e-3, atol=1e-3, err_msg="seed 4")
+
+
+def test_a_call_on_a_map_of_another_size_is_refused_while_the_model_is_made():
+    layer = MaskedConv2D(3, 3, padding="same", positions=range(0, 60, 2), name="masked")
+    layer(keras.Input((10, 6, 3)))
+    with pytest.raises(ValueError, match=r"keeps positions .* \(10, 6\). Received: \(8, 6\)"):
+        layer(keras.Input((8, 6, 3)))
