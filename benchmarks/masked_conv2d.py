@@ -35,7 +35,7 @@ _MACS = 2e9
 NETWORKS = flags.DEFINE_list("networks", ["alexnet", "googlenet", "vgg16", "resnet50"], "Which.")
 BATCHES = flags.DEFINE_list("batches", ["1", "16"], "Batch sizes.")
 KEEPS = flags.DEFINE_list("keeps", ["1", ".5", ".25", ".1"], "Shares of the positions to compute.")
-REPEATS = flags.DEFINE_integer("repeats", 15, "Turns; each measures every variant once.")
+TURNS = flags.DEFINE_integer("turns", 15, "Each measures every variant once.")
 LARGER = flags.DEFINE_bool("larger", False, "Leave out 1x1 convolutions.")
 STEP = flags.DEFINE_bool("step", False, "Time forward and all gradients instead of forward.")
 PAIR = flags.DEFINE_float("pair", None, "Time a low-rank pair of this share of the MACs instead.")
@@ -174,7 +174,7 @@ def traced(call: Callable) -> Callable:
 def milliseconds(calls: dict[str, Callable], inputs: list[tf.Tensor]) -> dict[str, float]:
     """Medians per input of the calls, which take turns after two that do not count."""
     found = {name: [] for name in calls}
-    for turn in range(REPEATS.value + 2):
+    for turn in range(TURNS.value + 2):
         for name, call in calls.items():
             start = time.perf_counter()
             call(*inputs)

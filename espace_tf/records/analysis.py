@@ -278,10 +278,10 @@ def _config_to_json(config: EspaceConfig) -> dict[str, Any]:
 
 
 def _config_from_json(fields: dict[str, Any]) -> EspaceConfig:
-    runtime = fields.get("runtime", "tf")
-    if isinstance(runtime, dict):
-        runtime = _AbsentRuntime(str(runtime["name"]))
-    return EspaceConfig(**{**fields, "runtime": runtime})
+    given = {**fields}
+    if isinstance(given.get("runtime"), dict):
+        given["runtime"] = _AbsentRuntime(str(given["runtime"]["name"]))
+    return EspaceConfig(**given)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from espace_tf.files import atomic_write, output_folder
+from espace_tf.files import atomic_write, checked_path, output_folder
 from espace_tf.network.replicas import Replicas
 
 VERSION = 2
@@ -37,9 +37,9 @@ class Checkpoint:
     """
 
     def __init__(self, folder: str | Path, run: dict[str, Any], team: Replicas | None = None):
-        self.team, self.path = team or Replicas(), Path(folder, "fine_tune.npz")
-        if self.team.is_chief:
-            self.path = output_folder(folder, "checkpoint_dir") / self.path.name
+        self.team = team or Replicas()
+        find = output_folder if self.team.is_chief else checked_path
+        self.path = find(folder, "checkpoint_dir") / "fine_tune.npz"
         self.run = json.loads(json.dumps(run))
 
     def save(self, arrays: Sequence[np.ndarray], progress: dict[str, Any]) -> None:

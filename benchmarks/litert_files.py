@@ -1,7 +1,7 @@
 """LiteRT files of a network and of the same compressed: built-in operators and fused stretches.
 
-    python -m benchmarks.litert --models=alexnet,googlenet --rank_ratio=.25 --keep=.5
-    python -m benchmarks.litert --models=teacher.keras --plans=plan
+    python -m benchmarks.litert_files --models=alexnet,googlenet --rank_ratio=.25 --keep=.5
+    python -m benchmarks.litert_files --models=teacher.keras --plans=plan
 
 A name of the zoo is that network with random weights, whose time is that of any others. Every row
 is the median over rounds of the time of the dense file of built-in operators divided by the row's,
