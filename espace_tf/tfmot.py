@@ -199,7 +199,13 @@ def quantize_annotate(model: Any) -> Any:
         ValueError: tfmot's, of a model inside a model.
 
     Example:
-        >>> annotated = espace_tf.tfmot.quantize_annotate(compressed)
+        >>> import tf_keras
+        >>> import tensorflow_model_optimization as tfmot
+        >>> inputs = tf_keras.Input((16, 16, 3))
+        >>> outputs = tf_keras.layers.Conv2D(8, 3, padding="same", activation="relu")(inputs)
+        >>> model = tf_keras.Model(inputs, outputs)
+        >>> small = espace_tf.apply(model, espace_tf.Plan.uniform(model, rank_ratio=0.5))
+        >>> annotated = espace_tf.tfmot.quantize_annotate(small)
         >>> with espace_tf.tfmot.quantize_scope():
         ...     quantized = tfmot.quantization.keras.quantize_apply(annotated)
     """

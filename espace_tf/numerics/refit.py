@@ -39,7 +39,7 @@ def refit(
         >>> rng = np.random.default_rng(0)
         >>> x, wanted = rng.normal(size=(1, 90, 3)), rng.normal(size=(1, 3, 2))
         >>> change, _ = refit(x[:, :60], x[:, :60] @ wanted, x[:, 60:], x[:, 60:] @ wanted)
-        >>> np.abs(change - wanted).max() < 1e-4
+        >>> bool(np.abs(change - wanted).max() < 1e-4)
         True
     """
     with np.errstate(all="ignore"):

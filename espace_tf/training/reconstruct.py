@@ -89,8 +89,9 @@ def reconstruct(
 
     Example:
         >>> small = apply(model, Plan.uniform(model, rank_ratio=0.5, keep=0.5))
-        >>> reconstruct(small, images, teacher=model)
-        Reconstructed(before=0.61, after=0.04)
+        >>> found = reconstruct(small, images, teacher=model, verbose=0)
+        >>> found.after <= found.before
+        True
     """
     graph.library(model)
     graph.library(teacher, "teacher")
