@@ -2,7 +2,8 @@
 
 import keras
 import pytest
-from fuzz_graphs import MAKERS, failure, graph_of
+from fuzz_graphs import failure
+from random_graphs import MAKERS, graph_of
 
 from espace_tf.network.layer_rules import RULES
 

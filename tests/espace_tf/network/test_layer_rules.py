@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tf_keras
-from fuzz_graphs import MAKERS, Graph, Line, Random, failure
+from fuzz_graphs import failure
+from random_graphs import MAKERS, Graph, Line, Random
 
 from espace_tf.keras_layers import for_library
 from espace_tf.network import costs, graph
