@@ -14,7 +14,7 @@ from espace_tf.analysis import analyze as times
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 SEED = 31
-# Blocks of "py" are calls that the examples of docstrings make, too.
+# Blocks of "py" take minutes; most of their calls are made by examples of docstrings, too.
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
