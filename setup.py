@@ -12,6 +12,7 @@ none; where it is not set, "80 90" on a machine with a GPU).
 import os
 import platform
 import shutil
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -200,6 +201,11 @@ def tensorflow_minor() -> str:
     return "none"
 
 
+# Of an editable installation setuptools says that a folder of the package's name comes first, as it
+# should here.
+warnings.filterwarnings("ignore", message="Editable installation")
+# PEP 639's License-Expression, which older ones refuse.
+expression = int(metadata.version("setuptools").split(".")[0]) >= 77
 gpu_wanted = bool(CUDA_ARCHITECTURES and shutil.which("nvcc"))
 extensions = [
     NativeExtension("_litert", "litert", DELEGATE),
@@ -207,6 +213,7 @@ extensions = [
     *([GpuExtension()] if gpu_wanted else []),
 ]
 setup(
+    **{"license_expression" if expression else "license": "Apache-2.0"},
     package_dir={
         "espace_tf": "espace_tf",
         "espace_tf.keras_layers": "keras_layers",
@@ -216,7 +223,13 @@ setup(
         *find_packages(include=["espace_tf", "espace_tf.*"]),
         *("espace_tf.keras_layers", "espace_tf.kernels"),
     ],
-    package_data={"espace_tf": ["py.typed"], "espace_tf.reports": ["templates/*.html"]},
+    # By pattern: folders of C++ are data and no packages, which is what `include` takes them for.
+    include_package_data=False,
+    package_data={
+        "espace_tf": ["py.typed"],
+        "espace_tf.reports": ["templates/*.html"],
+        "espace_tf.kernels": [f"{folder}/**/*" for folder in ("core", "litert", "tf")],
+    },
     ext_modules=extensions,
     cmdclass={"build_ext": BuildNative, "bdist_wheel": Wheel},
 )
