@@ -36,7 +36,7 @@ CORE = (
     *("program", "validate", "cpu/convolution", "cpu/masked_conv2d", "cpu/gradients"),
     *("cpu/depthwise", "cpu/pooling", "cpu/fused_graph", "cpu/channels", "cpu/variants"),
     *("cpu/windows", "cpu/variant_portable", "cpu/channels_portable"),
-    *("cpu/pointwise", "cpu/pointwise_portable"),
+    *("cpu/pointwise", "cpu/pointwise_portable", "cpu/prepared_program", "cpu/step_pieces"),
 )
 # The delegate for LiteRT needs the core and no TensorFlow.
 DELEGATE = ("delegate", "stretch", "team")

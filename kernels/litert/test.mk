@@ -13,6 +13,6 @@ delegate: $(BUILD)/delegate_test
 $(BUILD)/delegate_test: $(LITERT) $(OBJECTS)
 	$(CXX) $(FLAGS) $^ -o $@
 
-$(LITERT): $(wildcard ../litert/*.h)
+$(LITERT): $(wildcard ../litert/*.h ../litert/tests/*.h)
 
 .PHONY: delegate

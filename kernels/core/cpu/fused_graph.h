@@ -8,11 +8,9 @@
 #include <utility>
 #include <vector>
 
-#include "core/cpu/channels.h"
-#include "core/cpu/convolution.h"
-#include "core/cpu/pointwise.h"
+#include "core/cpu/blocks.h"
+#include "core/cpu/prepared_program.h"
 #include "core/cpu/variants.h"
-#include "core/cpu/windows.h"
 #include "core/params.h"
 #include "core/program.h"
 
@@ -20,34 +18,30 @@ namespace espace {
 
 class FusedGraph {
  public:
-  // The weights of a program's convolutions in the form in which they read them, by step.
-  struct Packed {
-    std::vector<AlignedFloats> filters;
-    std::vector<std::vector<Panel>> panels;
-    std::vector<std::vector<float>> biases;  // padded to whole vectors
-  };
+  using Packed = PackedWeights;
 
   // Multiply-accumulates worth waking another thread for.
   static constexpr double kPieceCost = 2e5;
 
   // program: what ParseProgram accepted. piece_cost: of the pieces that a step is divided into when
   // a call has fewer images than threads.
-  FusedGraph(const Variant& variant, Program program, double piece_cost = kPieceCost);
+  FusedGraph(const Variant& variant, Program program, double piece_cost = kPieceCost)
+      : prepared_(variant, std::move(program)), piece_cost_(piece_cost) {}
 
-  const Program& program() const { return program_; }
+  const Program& program() const { return prepared_.program; }
   // About the multiply-accumulates per image.
-  double cost() const { return cost_; }
+  double cost() const { return prepared_.cost; }
 
   // Whether a convolution reads this weight, so that it must be packed.
-  bool IsPacked(int64_t weight) const { return is_packed_[weight]; }
+  bool IsPacked(int64_t weight) const { return prepared_.is_packed[weight]; }
 
   // weights: as many as the program has, each of its size; also below.
-  Packed Pack(const std::vector<const float*>& weights) const;
+  Packed Pack(const std::vector<const float*>& weights) const { return prepared_.Pack(weights); }
 
-  // Runs the program on `batch` images. packed: of these weights. nanoseconds: null, or room for the
-  // time of each step, of which one thread would need `threads` times as much. parallel_for: runs
-  // `threads` bodies, on as many threads as it likes, one after the other too; or the first of them
-  // and any of the others, since each does what is left (team.h). They may throw bad_alloc
+  // Runs the program on `batch` images. packed: of these weights. nanoseconds: null, or room for
+  // the time of each step, of which one thread would need `threads` times as much. parallel_for:
+  // runs `threads` bodies, on as many threads as it likes, one after the other too; or the first of
+  // them and any of the others, since each does what is left (team.h). They may throw bad_alloc
   // (throwing.h), and so may this.
   void Run(int64_t batch, const std::vector<const float*>& inputs,
            const std::vector<const float*>& weights, const Packed& packed,
@@ -57,26 +51,12 @@ class FusedGraph {
  private:
   class Call;
 
-  // What is found out once about a step.
-  struct Prepared {
-    std::unique_ptr<Convolution> convolution;
-    std::unique_ptr<Windows> windows;
-    std::unique_ptr<Destinations> destinations;
-    double cost;                 // about the multiply-accumulates per image
-    std::vector<float> factors;  // of a blend, as large as its table
-  };
-
   // Scratch memory that is kept between calls: fresh pages cost more than the steps that fill them.
   AlignedFloats TakeScratch(int64_t size) const;
   void ReturnScratch(int64_t size, AlignedFloats memory) const;
 
-  const Variant& variant_;
-  const Program program_;
+  const PreparedProgram prepared_;
   const double piece_cost_;
-  std::vector<Prepared> steps_;
-  std::vector<bool> is_packed_;  // by weight
-  double cost_ = 0;
-  std::vector<float> ones_;
   mutable std::mutex mutex_;
   mutable std::vector<std::pair<int64_t, AlignedFloats>> scratch_;
 };

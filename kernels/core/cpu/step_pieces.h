@@ -1,0 +1,94 @@
+// Steps of a fused graph computed piece by piece, in whatever order and by whatever threads.
+#ifndef ESPACE_TF_KERNELS_CORE_CPU_STEP_PIECES_H_
+#define ESPACE_TF_KERNELS_CORE_CPU_STEP_PIECES_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "core/cpu/blocks.h"
+#include "core/cpu/channels.h"
+#include "core/cpu/convolution.h"
+#include "core/cpu/prepared_program.h"
+#include "core/program.h"
+
+namespace espace {
+
+class StepPieces {
+ public:
+  // The images of a call that one thread, or all of them together, have in scratch memory.
+  struct Images {
+    int64_t first, count;
+    float* scratch;
+  };
+
+  // What one call reads and writes; all of it must outlive this. packed: of these weights.
+  StepPieces(const PreparedProgram& prepared, const std::vector<const float*>& inputs,
+             const std::vector<const float*>& weights, const PackedWeights& packed,
+             const std::vector<float*>& outputs)
+      : prepared_(prepared),
+        program_(prepared.program),
+        inputs_(inputs),
+        weights_(weights),
+        packed_(packed),
+        outputs_(outputs) {}
+
+  // One of the pieces that step s of these images is divided into. No piece reads what another one
+  // of the same step writes.
+  void Compute(size_t s, const Images& images, int64_t piece, int64_t pieces) const;
+
+ private:
+  void Convolve(size_t s, const Images& images, int64_t begin, int64_t end, int64_t first,
+                int64_t last) const;
+
+  // The activation that is no bound, of what has just been written of rows [begin, end), columns
+  // [left, right): it still is in the second-level cache.
+  void Activate(size_t s, const View<float>& out, int64_t begin, int64_t end, int64_t left,
+                int64_t right) const;
+
+  // Steps whose channels do not mix, rows [begin, end) of the flattened [images, computed].
+  void Combine(size_t s, const Images& images, int64_t begin, int64_t end) const;
+
+  // A sum or product of whole maps whose rows follow each other without a gap, as long rows: what
+  // is the same for all rows is written several times side by side. Returns whether it is one.
+  bool Joined(const Program::Step& step, const Images& images, int64_t begin, int64_t end) const;
+
+  // What a sum or product of joined rows reads, and how far apart: 0 for what is there once.
+  struct LongRows {
+    std::vector<const float*> ins;
+    std::vector<int64_t> steps;
+    const float *factor, *bias;  // bias: or null
+  };
+
+  LongRows Repeated(const Program::Step& step, const Images& images, int64_t image,
+                    int64_t longest) const;
+
+  void CombineLong(const Program::Step& step, const LongRows& from, int64_t at, int64_t count,
+                   float* out) const;
+
+  // Computes one row and copies it to all rows that show it.
+  void Show(const Program::Step& step, const ConvShape& shape, const Destinations& destinations,
+            const std::vector<const float*>& rows, const std::vector<const float*>& factors,
+            const Position& at, const View<float>& out) const;
+
+  void ComputeRow(const Program::Step& step, int64_t channels,
+                  const std::vector<const float*>& rows, const std::vector<const float*>& factors,
+                  float* out) const;
+
+  // A weight as it came; ones where there is none.
+  const float* Given(int64_t weight) const;
+
+  View<const float> Read(int64_t tensor, const Images& images) const;
+
+  View<float> Write(int64_t tensor, const Images& images) const;
+
+  const PreparedProgram& prepared_;
+  const Program& program_;
+  const std::vector<const float*>& inputs_;
+  const std::vector<const float*>& weights_;
+  const PackedWeights& packed_;
+  const std::vector<float*>& outputs_;
+};
+
+}  // namespace espace
+
+#endif  // ESPACE_TF_KERNELS_CORE_CPU_STEP_PIECES_H_
