@@ -37,6 +37,9 @@ _TEST = flags.DEFINE_string("test_split", "test", "As for the commands.")
 _MODEL = flags.DEFINE_string("model", "resnet20", "What is trained.")
 _SPEEDUP = flags.DEFINE_string("speedup", "2", "How much faster it is made.")
 _EPOCHS = flags.DEFINE_integer("epochs", 2, "Of training, and of fine-tuning.", 1)
+_COMMANDS = flags.DEFINE_list(
+    "commands", [], "Which; none: all. Those before them must have run into output_dir/whole."
+)
 _KILLS = flags.DEFINE_integer("kills", 2, "How often each command is killed.", 1)
 _OUTPUT = flags.DEFINE_string("output_dir", "out/kills", "Where the results go.")
 
@@ -167,6 +170,8 @@ def main(argv: list[str]) -> None:
         table.add_column(column)
     rows = []
     for name, arguments in commands(whole, whole).items():
+        if _COMMANDS.value and name not in _COMMANDS.value:
+            continue
         log, again = output / f"{name}.log", commands(cut, whole)[name]
         if name == "compress":
             begin_with_plans(whole / name, cut / name, name, arguments, log)

@@ -15,6 +15,7 @@ import tensorflow as tf
 from espace_tf.checks import require
 from espace_tf.keras_layers import legacy
 from espace_tf.network import graph
+from espace_tf.network.legacy_copy import legacy_copy
 from espace_tf.rewriting.strip import fold
 
 _SWITCH = "TF_USE_LEGACY_KERAS"
@@ -182,6 +183,32 @@ class IdentityQuantizeConfig(_tfmot.quantization.keras.QuantizeConfig):
 _CONFIGS = (ConvolutionQuantizeConfig, IdentityQuantizeConfig)
 
 
+def from_keras(model: Any) -> Any:
+    """A Keras 3 model, compressed or not, in tf_keras, where tfmot can work on it.
+
+    Args:
+        model: a Functional or Sequential Keras 3 model that has been built, without models inside,
+            of layers that tf_keras has as well and of this package's convolutions.
+
+    Returns:
+        A tf_keras model with the same layers, names and weights, not compiled.
+
+    Raises:
+        TypeError: no Keras 3 model.
+        ValueError: a model inside the model, or a layer or an argument that tf_keras does not have.
+
+    Example:
+        >>> small = espace_tf.apply(model, espace_tf.Plan.uniform(model, rank_ratio=0.5))
+        >>> same = espace_tf.tfmot.from_keras(small)
+        >>> bool(np.allclose(same(images), small(images), atol=1e-5))
+        True
+    """
+    library = graph.library(model)
+    if library is legacy.tf_keras:
+        raise TypeError("model must be a Keras 3 model. Received: a tf_keras model, which stays so")
+    return legacy_copy(model, legacy.tf_keras)
+
+
 def quantize_annotate(model: Any) -> Any:
     """A copy of a compressed tf_keras model for `tfmot.quantization.keras.quantize_apply`.
 
@@ -213,7 +240,7 @@ def quantize_annotate(model: Any) -> Any:
     if library is not legacy.tf_keras:
         raise TypeError(
             "model must be a tf_keras model, as tensorflow-model-optimization takes no other. "
-            f"Received: a {library.__name__} model"
+            f"Received: a {library.__name__} model; espace_tf.tfmot.from_keras(model) makes one"
         )
     copy = fold(model, lambda layer: isinstance(layer, _LAYERS))
 

@@ -2,17 +2,21 @@
 
     python release/matrix.py                          (make test-matrix)
     python release/matrix.py --only=3.11-2.18         one of them
+    python release/matrix.py --parts=use              only what takes a minute in each
 
 Each version gets an environment of its own under build/matrix, with what the package index serves,
 this checkout and the operator compiled for its TensorFlow; environments that are there are used
-again. Interpreters are looked for on the PATH and among pyenv's. Writes docs/tested.md, from all
-that ran: build/matrix/results.json keeps the results of earlier calls. Hours on 2 cores; the first
-call downloads 600 MB a version.
+again. Three parts run there: `use`, the program of release/try_out.py (a network is compressed,
+tuned, stripped to native fused graphs, saved, loaded and exported), the quick `tests`, and the
+`demo` in short form. Interpreters are looked for on the PATH and among pyenv's. Writes
+docs/tested.md, from all that ran: build/matrix/results.json keeps the results of earlier calls.
+Hours on 2 cores; the first call downloads 600 MB a version.
 """
 
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +24,7 @@ import time
 from pathlib import Path
 
 from absl import app, flags
+from try_out import USE
 
 _ROOT = Path(__file__).parent.parent
 _FOLDER = _ROOT / "build" / "matrix"
@@ -34,6 +39,7 @@ TESTS = (
     *("espace_tf/test_pipeline.py", "espace_tf/test_callbacks.py", "espace_tf/training"),
     *("espace_tf/deploy", "espace_tf/analysis", "espace_tf/bin/test_compress.py"),
 )
+_PARTS = flags.DEFINE_list("parts", ["use", "tests", "demo"], "What runs in each.")
 _ONLY = flags.DEFINE_list("only", [], "Python-TensorFlow, such as 3.11-2.18; none: all.")
 _TESTS = flags.DEFINE_list("tests", list(TESTS), "Files and folders in tests/.")
 _SHOWN = ("tensorflow", "keras", "tf_keras", "numpy", "ai-edge-litert")
@@ -54,67 +60,96 @@ def _answers(program: str) -> bool:
     return not subprocess.run([program, "-c", "import venv, ssl"], capture_output=True).returncode
 
 
-def run(log: Path, *command: object, **env: str) -> str | None:
+def run(log: Path, *command: object, cwd: Path = _ROOT, **env: str) -> str | None:
     """Runs a command into a log; None if all went well, else what its last lines say."""
     with log.open("a") as output:
         done = subprocess.run(
             list(map(str, command)),
-            cwd=_ROOT,
+            cwd=cwd,
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **env},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
     lines = log.read_text(errors="replace").strip().splitlines()
-    return None if done.returncode == 0 else f"{command[1:4]}: {' / '.join(lines[-3:])[:300]}"
+    return None if done.returncode == 0 else f"{command[1:3]}: {' / '.join(lines[-3:])[:300]}"
 
 
 def environment(python: str, tensorflow: str, folder: Path, log: Path) -> str | None:
-    """Makes the environment; None, or what went wrong."""
-    program = folder / "bin" / "python"
-    if not program.is_file():
-        subprocess.run([python, "-m", "venv", folder], check=True)
+    """Makes the environment, or brings it up to date; None, or what went wrong."""
+    program, made = folder / "bin" / "python", folder / "made"
     install = (program, "-m", "pip", "install", "--quiet")
     needs = (f"tensorflow=={tensorflow}.*", f"tf_keras=={tensorflow}.*")
     tools = ("pytest", "psutil", "setuptools>=68", "wheel", "build")
-    return run(log, *install, *needs, *tools, "--editable", ".[litert,report]") or run(
-        log, *(program, "-W", "ignore", "setup.py", "--quiet", "build_ext", "--inplace")
-    )
+    if not made.is_file():
+        subprocess.run([python, "-m", "venv", folder], check=True)
+        if wrong := run(log, *install, *needs, *tools, "--editable", ".[litert,report]"):
+            return wrong
+        made.touch()
+    return run(log, program, "-W", "ignore", "setup.py", "--quiet", "build_ext", "--inplace")
 
 
-def tried(python: str, tensorflow: str) -> dict[str, str]:
+def use(program: Path, log: Path) -> str:
+    """Runs the program of release/try_out.py; on what it ran, or what went wrong."""
+    command = (program, "-W", "ignore", "-c", USE)
+    if wrong := run(log, *command, cwd=program.parents[1], ESPACE_TF_CACHE="off"):
+        return wrong
+    return log.read_text(errors="replace").strip().splitlines()[-1].split("|")[-1].split(" (")[0]
+
+
+def tests(program: Path, log: Path) -> str:
+    """Runs the quick tests; pytest's last words, or what went wrong."""
+    paths = [f"tests/{name}" for name in _TESTS.value]
+    quick = ("-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider")
+    run(log, program, *quick, *paths)
+    words = log.read_text(errors="replace").strip().splitlines()[-1].strip("= ")
+    some = "" if set(_TESTS.value) == set(TESTS) else f", of {', '.join(_TESTS.value)}"
+    return re.sub(r" in \d.*", "", words) + some
+
+
+def demo(program: Path, log: Path) -> str:
+    """Runs the demo in short form; how long it took, or what went wrong."""
+    started = time.monotonic()
+    short = ("--images=1000", "--epochs=1", "--data=demo/fashion_mnist_subset.npz")
+    output = f"--output_dir={program.parents[1]}/demo"
+    wrong = run(log, program, "demo/demo.py", *short, output, PYTHONPATH=str(_ROOT))
+    return wrong or f"passes ({(time.monotonic() - started) / 60:.0f} minutes)"
+
+
+PARTS = {"use": use, "tests": tests, "demo": demo}
+
+
+def tried(python: str, tensorflow: str, key: str, before: dict[str, str]) -> dict[str, str]:
     """One line of the table."""
-    row = {"Python": python, "TensorFlow": tensorflow}
+    row = {**before, "Python": python, "TensorFlow": tensorflow}
     found = interpreter(python)
     if found is None:
-        return {**row, "result": "no such Python here"}
-    folder = _FOLDER / f"{python}-{tensorflow}"
-    log = folder.with_suffix(".log")
-    log.parent.mkdir(parents=True, exist_ok=True)
+        return {**row, "use": "no such Python here"}
+    folder, log = _FOLDER / key, _FOLDER / f"{key}.log"
     log.write_text("")
     if wrong := environment(found, tensorflow, folder, log):
-        return {**row, "result": f"not installed: {wrong}"}
-    program, started = folder / "bin" / "python", time.monotonic()
+        return {**row, "use": f"not installed: {wrong}"}
+    program = folder / "bin" / "python"
     shown = f"import importlib.metadata as m; print(*map(m.version, {_SHOWN}))"
     versions = subprocess.run([program, "-c", shown], capture_output=True, text=True, check=True)
     row |= dict(zip(_SHOWN, versions.stdout.split(), strict=True))
-    paths = [f"tests/{name}" for name in _TESTS.value]
-    quick = ("-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider")
-    wrong = run(log, program, *quick, *paths)
-    row["tests"] = log.read_text(errors="replace").strip().splitlines()[-1].strip("= ")
-    short = ("--images=1000", "--epochs=1", "--data=demo/fashion_mnist_subset.npz")
-    output = f"--output_dir={folder}/demo"
-    wrong = wrong or run(log, program, "demo/demo.py", *short, output, PYTHONPATH=str(_ROOT))
-    minutes = (time.monotonic() - started) / 60
-    return {**row, "result": wrong or f"passes ({minutes:.0f} minutes)"}
+    return row | {name: PARTS[name](program, log) for name in _PARTS.value}
+
+
+def failed(row: dict[str, str]) -> bool:
+    """Whether a part went wrong."""
+    good = {"use": "native", "demo": "passes"}
+    wrong = [name for name, word in good.items() if not row.get(name, word).startswith(word)]
+    missing = row.get("use") == "no such Python here"
+    return bool(wrong and not missing) or bool(re.search("failed|error", row.get("tests", "")))
 
 
 def page(results: dict[str, dict[str, str]]) -> str:
     """docs/tested.md."""
-    columns = ("Python", *_SHOWN, "tests", "result")
+    columns = ("Python", *_SHOWN, *PARTS)
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for key in sorted(results):
         row = {"tensorflow": results[key]["TensorFlow"], **results[key]}
-        cells = [str(row.get(name, "")).replace("|", "/") for name in columns]
+        cells = [str(row.get(name, "not run")).replace("|", "/") for name in columns]
         lines.append("| " + " | ".join(cells) + " |")
     system = f"{platform.machine()} {platform.system()}, glibc {platform.libc_ver()[1]}"
     return _PAGE.format(table="\n".join(lines), system=system)
@@ -126,9 +161,10 @@ Every change: TensorFlow 2.21, Keras 3.15 and tf_keras 2.21, Python 3.11, x86-64
 operators also for ARM (aarch64), cross-compiled and emulated, and under the sanitizers of
 addresses, undefined behaviour and threads.
 
-Before a release, with what the package index serves: the quick tests of what a version of
-TensorFlow or Keras can break, and the demo's short form. `make test-matrix` wrote this, on
-{system}:
+Before a release, with what the package index serves: `use`, a network is compressed, tuned,
+stripped to fused graphs, saved, loaded and exported, on the backend named; the quick `tests` of
+what a version of TensorFlow or Keras can break; the `demo` in short form. `make test-matrix` wrote
+this, on {system}:
 
 {table}
 """
@@ -138,18 +174,19 @@ def main(argv: list[str]) -> None:
     """Tries what was asked for, and writes the table after each."""
     del argv
     _FOLDER.mkdir(parents=True, exist_ok=True)
-    kept, failed = _FOLDER / "results.json", False
+    kept = _FOLDER / "results.json"
     results = json.loads(kept.read_text()) if kept.is_file() else {}
+    wrong = False
     for python, tensorflow in VERSIONS:
         key = f"{python}-{tensorflow}"
         if _ONLY.value and key not in _ONLY.value:
             continue
-        results[key] = tried(python, tensorflow)
+        results[key] = tried(python, tensorflow, key, results.get(key, {}))
         print(key, results[key], flush=True)
-        failed |= not results[key]["result"].startswith(("passes", "no such Python"))
+        wrong |= failed(results[key])
         kept.write_text(json.dumps(results, indent=2))
         (_ROOT / "docs" / "tested.md").write_text(page(results))
-    sys.exit(failed)
+    sys.exit(wrong)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The scripts of docs/guides, in short form, as a reader runs them."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+
+import espace_tf
 
 ROOT = Path(__file__).parents[1]
 SEED = 6
@@ -50,3 +53,28 @@ def test_from_a_trained_model_to_a_phone(files, tmp_path):
     )
     for name in ("original.tflite", "original.int8.tflite", "small.tflite", "small.int8.tflite"):
         assert name in printed and (tmp_path / name).stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_with_pruning_and_qat(files, tmp_path):
+    printed = run(
+        *("pruning.py", f"--model={files / 'model.keras'}", f"--data={files / 'data.npz'}"),
+        *("--images=64", "--speedup=1.2", "--steps=3", f"--output_dir={tmp_path}"),
+    )
+    assert "50% of the weights are 0" in printed and "at most 16 values in a kernel" in printed
+    assert re.search(r"int8 file, QAT .* 0 operations in float", printed)
+
+
+@pytest.mark.slow
+def test_on_several_machines(files, tmp_path):
+    model = keras.models.load_model(files / "model.keras")
+    small = espace_tf.apply(model, espace_tf.Plan.uniform(model, rank_ratio=0.5, keep=0.5))
+    small.save(tmp_path / "small.keras")
+    printed = run(
+        *("machines.py", f"--output_dir={tmp_path / 'out'}", "--"),
+        *(f"--model={tmp_path / 'small.keras'}", f"--original={files / 'model.keras'}"),
+        *(f"--dataset={files / 'data.npz'}", "--train_batch_size=32", "--optimizer=sgd"),
+        "--learning_rate=0.01",
+    )
+    found = re.search(r"2 processes and one device: weights at most (\S+) apart", printed)
+    assert float(found[1]) < 1e-5

@@ -264,6 +264,17 @@ def _calls(model: Any) -> list[Any]:
     return [node for node in nodes if not node.is_input]
 
 
+def run_calls(model: Any, made: dict[int, Any], make: Callable[[Any], Any]) -> None:
+    """Calls what `make` gives for each layer of a model, as that layer is called.
+
+    Args:
+        model: a Functional or Sequential model of Keras 3 or tf_keras that has been built.
+        made: the new tensors by the `id` of the old ones: at first of the inputs, then of all.
+        make: called with each layer, once for every call.
+    """
+    _run(_calls(model), made, make)
+
+
 def _run(calls: list[Any], made: dict[int, Any], make: Callable) -> None:
     """Calls the new layers on the new tensors, which `made` has by the number of the old one."""
     for call in calls:

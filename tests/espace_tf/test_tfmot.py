@@ -12,6 +12,7 @@ import tensorflow as tf
 import tf_keras
 
 import espace_tf.tfmot
+from espace_tf import keras_layers
 from espace_tf.keras_layers import legacy
 
 SEED = 13
@@ -154,3 +155,52 @@ def test_what_tfmot_does_not_take_is_refused_in_words():
         espace_tf.tfmot.quantize_annotate(keras.Sequential([keras.Input([4])]))
     with pytest.raises(TypeError, match="model must be"):
         espace_tf.tfmot.quantize_annotate("model")
+
+
+def keras3_network():
+    """Each of our layers, masked and dense, among what tf_keras has as well."""
+    keras.utils.set_random_seed(SEED)
+    layers = keras.layers
+    inputs = layers.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(6, 3, padding="same", kernel_regularizer="l2", name="stock")(inputs)
+    first = layers.ReLU(max_value=6.0)(layers.BatchNormalization()(x))
+    x = keras_layers.DecomposedConv2D(6, 3, 4, positions=range(0, 64, 2), padding="same")(first)
+    x = keras_layers.MaskedConv2D(6, 3, padding="same", activation="relu")(x)
+    x = layers.Concatenate()([x, first])
+    x = layers.DepthwiseConv2D(3)(layers.MaxPooling2D()(x))
+    return keras.Model(inputs, layers.Dense(4, "softmax")(layers.GlobalAveragePooling2D()(x)))
+
+
+def test_a_keras_3_network_is_the_same_in_tf_keras():
+    model = keras3_network()
+    random = np.random.default_rng(SEED)
+    model.set_weights([random.uniform(0.1, 1, each.shape) for each in model.get_weights()])
+    model.get_layer("stock").trainable = False
+    copy = espace_tf.tfmot.from_keras(model)
+    assert isinstance(copy, tf_keras.Model)
+    assert [each.name for each in copy.layers] == [each.name for each in model.layers]
+    assert not copy.get_layer("stock").trainable
+    assert copy.get_layer("stock").kernel_regularizer.l2 == pytest.approx(0.01)
+    x = samples()[0]
+    np.testing.assert_allclose(copy(x), model(x), atol=1e-5)
+
+
+def test_what_tf_keras_does_not_have_stays_in_keras_3():
+    inputs = keras.Input((8, 8, 3))
+    for layer in (keras.layers.RMSNormalization(), keras.Sequential([keras.layers.ReLU()])):
+        with pytest.raises(ValueError, match=f"layers that tf_keras has.*{layer.name}"):
+            espace_tf.tfmot.from_keras(keras.Model(inputs, layer(inputs)))
+    with pytest.raises(ValueError, match="layers that tf_keras has"):
+        espace_tf.tfmot.from_keras(keras.Model(inputs, keras.ops.relu(inputs)))
+    with pytest.raises(TypeError, match="must be a Keras 3 model"):
+        espace_tf.tfmot.from_keras(network())
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method:UserWarning")
+def test_keras_itself_quantizes_no_convolution():
+    model = keras3_network()
+    model.quantize("int8")
+    found = {type(each).__name__: each for each in model.layers}
+    assert found["Dense"].quantization_mode == "int8"
+    assert found["Conv2D"].quantization_mode is None
+    assert found["Conv2D"].kernel.dtype == "float32"
