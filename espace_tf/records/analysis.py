@@ -140,6 +140,8 @@ class Analysis:
         baseline_loss: mean loss per sample on the damage images; None without data.
         target: what the gradients belong to: "labels", "drawn labels", "projections", "no data".
         images: how many images the statistics come from.
+        sample: uint8 [H, W, 3], one of them as people see it, for pictures; None without data, or
+            if inputs are no pictures.
     """
 
     fingerprint: str
@@ -152,6 +154,7 @@ class Analysis:
     baseline_loss: float | None = None
     target: str = "no data"
     images: int = 0
+    sample: np.ndarray | None = None
 
     def save(self, path: str | Path) -> None:
         """Writes JSON at `path` and the arrays beside it, as analysis.<checksum>.npz.
@@ -167,6 +170,8 @@ class Analysis:
             for index, site in enumerate(sites)
             for name, array in _arrays_of(site).items()
         }
+        if self.sample is not None:
+            arrays["sample"] = self.sample
         body = {
             **{name: getattr(self, name) for name in _FIELDS},
             "config": _config_to_json(self.config),
@@ -199,6 +204,7 @@ class Analysis:
             _check_model(path, own["fingerprint"], model)
         # Earlier files lack some.
         body = {name: document[name] for name in _FIELDS if name in document}
+        body["sample"] = arrays.get("sample")
         return cls(config=config, sites={site.site.path: site for site in sites}, **body)
 
 

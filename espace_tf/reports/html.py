@@ -1,47 +1,21 @@
 """A compressed model, or a plan, as one self-contained HTML page."""
 
-import base64
-import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from espace_tf.checks import require
 from espace_tf.config import runtime_title
 from espace_tf.files import atomic_write, output_path
-from espace_tf.numerics.factors import ORDERS
 from espace_tf.planning.sweep import SweepRow
-from espace_tf.records.plan import LayerPlan, Plan, SummaryRow
-from espace_tf.reports import curves
+from espace_tf.records.alternatives import Alternatives, alternatives
+from espace_tf.records.comparison import Comparison
+from espace_tf.records.plan import Plan
+from espace_tf.reports import cards, curves, pictures
 from espace_tf.rewriting.read_back import plan_of
 from espace_tf.timing.benchmark import Row
-
-# About the side of a drawn map in pixels; whole pixels per position keep the dots round.
-MAP_PIXELS = 480
-DOT = (18, 53, 91)
-# From white to a warm orange: dots stay readable on every shade.
-IMPACT_COLOURS = ((255, 255, 255), (253, 219, 165), (244, 140, 66))
-NO_IMPACT = (238, 241, 244)
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """What the page shows of one layer in the plan; None is not known."""
-
-    path: str
-    geometry: str
-    rank: str
-    kept: str
-    note: str
-    macs: tuple[int, int] | None
-    milliseconds: tuple[float, float] | None
-    curve: str | None
-    map: str | None
 
 
 def report(
@@ -55,17 +29,20 @@ def report(
 ) -> Path:
     """Writes one page with what is known of a compression: numbers, plots, reasons.
 
-    The page shows the time of every layer before and after, the predicted error of every rank with
-    the chosen one, the impact maps with the kept positions, and why layers were left alone. It
-    needs nothing beside itself and prints well.
+    The page shows the time of every layer before and after, what its next options would have saved
+    and cost, the predicted error of every rank with the chosen one, the kept positions over their
+    impact and over an image, and why layers were left alone. It needs nothing beside itself and
+    prints well.
 
     Args:
         model_or_plan: what `compress` or `apply` returned (its plan and analysis are used), such a
             model that was saved and loaded (its layers tell ranks and positions), or a Plan.
         path: of the .html file; written aside first, then moved there.
-        accuracy: {"before": share, "after": share} in [0, 1], if they are known.
-        analysis: the Analysis that the plan comes from: times, error curves and impact maps; None:
-            the one that `compress` left on the model, if any.
+        accuracy: {"before": share, "after": share} in [0, 1], if they are known; None: what
+            `compress` saw on held-out images.
+        analysis: the Analysis that the plan comes from: times, options, error curves, impact maps
+            and an image of the calibration data; None: the one that `compress` left on the model,
+            if any. Set its `sample` to None if that image is not to be seen.
         rows: what `benchmark(original, compressed)` returned: measured times.
         sweep: what `sweep` returned: the curve of speed against accuracy is drawn.
 
@@ -89,13 +66,23 @@ def report(
     if analysis is None:
         analysis = getattr(model_or_plan, "espace_analysis", None)
     sites = {} if analysis is None else analysis.sites
+    sample = getattr(analysis, "sample", None)
+    beside = {} if analysis is None else alternatives(plan, analysis)
     summary = plan.summary()
     shown = None if model_or_plan is plan else model_or_plan
+    nothing = Alternatives()
     layers = [
-        _layer(row, plan.layers[row.path], sites.get(row.path))
+        cards.card(
+            row,
+            plan.layers[row.path],
+            sites.get(row.path),
+            beside.get(row.path, nothing),
+            over=sample is not None,
+        )
         for row in summary
         if row.path in plan.layers
     ]
+    skipped = [row for row in summary if row.path not in plan.layers]
     page = _render(
         title=f"Compression of {getattr(model_or_plan, 'name', 'a model')}",
         lead=_lead(plan, analysis),
@@ -105,13 +92,14 @@ def report(
         speeds=_speeds(sweep, shown),
         layers=layers,
         slowest=max((max(layer.milliseconds or (0,)) for layer in layers), default=0) or 1,
-        skipped=[row for row in summary if row.path not in plan.layers],
+        skipped=[(row, cards.in_words(beside.get(row.path, nothing).faster)) for row in skipped],
         with_impact=any(
             getattr(sites.get(layer.path), "impact", None) is not None
             for layer in layers
             if layer.map
         ),
-        scale=", ".join(f"rgb{colour}" for colour in IMPACT_COLOURS),
+        scale=", ".join(f"rgb{colour}" for colour in pictures.IMPACT_COLOURS),
+        sample=None if sample is None else pictures.png_uri(sample),
     )
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -155,7 +143,10 @@ def _lead(plan: Plan, analysis: Any) -> str:
 
 
 def _tiles(
-    plan: Plan, layers: Sequence[_Layer], accuracy: Mapping[str, float], rows: Sequence[Row]
+    plan: Plan,
+    layers: Sequence[cards.LayerCard],
+    accuracy: Mapping[str, float],
+    rows: Sequence[Row],
 ) -> list[tuple[str, str, str]]:
     """The summary as (name, value, note): measured speed first, then what is known."""
     tiles = []
@@ -176,10 +167,23 @@ def _tiles(
     if known and len(rows) < 2:
         dense, small = (sum(column) for column in zip(*known, strict=True))
         tiles.append(_shrunk("Multiply-accumulates in these layers", dense, small))
+    if plan.comparison is not None:
+        tiles += _compared(plan.comparison, with_accuracy=not accuracy)
     if accuracy:
         shown = " → ".join(f"{100 * accuracy[k]:.2f}" for k in ("before", "after") if k in accuracy)
         lost = 100 * (accuracy.get("after", 0) - accuracy.get("before", 0))
         tiles.append(("Accuracy, %", shown, f"{lost:+.2f} points" if len(accuracy) == 2 else ""))
+    return tiles
+
+
+def _compared(seen: Comparison, with_accuracy: bool) -> list[tuple[str, str, str]]:
+    """What `compress` saw on held-out images."""
+    loss = f"on {seen.images} held-out images; loss {seen.loss_increase:+.3g}"
+    tiles = [("Agreement with the original, %", f"{100 * seen.agreement:.2f}", loss)]
+    if with_accuracy and seen.accuracy_before is not None:
+        before, after = (100 * share for share in (seen.accuracy_before, seen.accuracy_after))
+        note = f"{after - before:+.2f} points, on the same images"
+        tiles.append(("Accuracy, %", f"{before:.2f} → {after:.2f}", note))
     return tiles
 
 
@@ -200,112 +204,11 @@ def short(number: float) -> str:
     return f"{number:g}"
 
 
-def _layer(row: SummaryRow, layer: LayerPlan, found: Any) -> _Layer:
-    """What the page shows of a layer; `found` is its SiteAnalysis, or None."""
-    site = None if found is None else found.site
-    known = row.before_ms is not None and row.after_ms is not None
-    mapped = layer.positions is not None and layer.output_size is not None
-    return _Layer(
-        path=row.path,
-        geometry="" if site is None else _geometry(site),
-        rank=_rank(layer, site),
-        kept=_kept(layer),
-        note=layer.note or "",
-        macs=None if site is None else _macs(layer, site),
-        milliseconds=(row.before_ms, row.after_ms) if known else None,
-        curve=None if found is None or layer.rank is None else _curve(layer, found),
-        map=_map(layer, None if found is None else found.impact) if mapped else None,
-    )
-
-
-def _geometry(site: Any) -> str:
-    kernel = "×".join(map(str, site.kernel_size))
-    size = "×".join("?" if length is None else str(length) for length in site.output_sizes[0])
-    groups = "" if site.groups == 1 else f", {site.groups} groups"
-    calls = "" if len(site.output_sizes) == 1 else f", {len(site.output_sizes)} calls"
-    return f"{kernel}, {site.in_channels} → {site.filters} on {size}{groups}{calls}"
-
-
-def _rank(layer: LayerPlan, site: Any) -> str:
-    if layer.rank is None:
-        return "full"
-    of = "" if site is None else f" of {site.full_rank(layer.order)}"
-    return f"{layer.rank}{of}" + ("" if layer.is_pointwise else f", {layer.order} first")
-
-
-def _kept(layer: LayerPlan) -> str:
-    if layer.positions is None:
-        return "all"
-    family = "" if layer.family is None else f", {layer.family}"
-    if layer.keep is None:
-        return f"{len(layer.positions)}{family}"
-    size = int(np.prod(layer.output_size))
-    return f"{100 * layer.keep:.0f} % ({len(layer.positions)} of {size}){family}"
-
-
-def _macs(layer: LayerPlan, site: Any) -> tuple[int, int] | None:
-    if any(None in size for size in (*site.input_sizes, *site.output_sizes)):
-        return None
-    return site.macs(), site.macs(layer.rank, layer.order, layer.positions)
-
-
-def _curve(layer: LayerPlan, found: Any) -> str:
-    """The predicted error of every rank, the chosen one marked, as an SVG data URI."""
-    other = "horizontal" if layer.order == "vertical" else "vertical"
-    errors = {order: 100 * np.asarray(found.decomposition(order).errors) for order in ORDERS}
-    return _data_uri("svg+xml", curves.rank_curve(errors[layer.order], errors[other], layer.rank))
-
-
 def _speeds(sweep: Sequence[SweepRow], chosen: Any) -> str | None:
     """The curve of a sweep as an SVG data URI, None if there is nothing to draw."""
     if curves.measure(sweep) is None:
         return None
-    return _data_uri("svg+xml", curves.speed_curve(sweep, chosen))
-
-
-def _map(layer: LayerPlan, impact: np.ndarray | None) -> str:
-    """The computed positions as dots over the impact of all, as a PNG data URI."""
-    from matplotlib.image import imsave
-
-    buffer = io.BytesIO()
-    pixels = draw_map(layer.positions, layer.output_size, impact)
-    imsave(buffer, pixels, format="png", metadata={"Software": None})
-    return _data_uri("png", buffer.getvalue())
-
-
-def draw_map(
-    positions: np.ndarray, size: tuple[int, int], impact: np.ndarray | None = None
-) -> np.ndarray:
-    """An output map as a picture: impact as colour, a dot where a position is computed.
-
-    Args:
-        positions: flattened computed positions.
-        size: height and width of the map.
-        impact: [height, width], or None for plain grey.
-
-    Returns:
-        uint8 [height * cell, width * cell, 3] with whole cells of pixels.
-    """
-    cell = max(3, MAP_PIXELS // max(size))
-    colours = np.broadcast_to(np.array(NO_IMPACT, float), (*size, 3))
-    if impact is not None:
-        # Impacts spread over decades: their ranks show the order in which positions are kept.
-        ranks = np.argsort(np.argsort(impact, axis=None)).reshape(size) / max(impact.size - 1, 1)
-        stops = np.linspace(0, 1, len(IMPACT_COLOURS))
-        colours = np.stack(
-            [np.interp(ranks, stops, channel) for channel in zip(*IMPACT_COLOURS, strict=True)], -1
-        )
-    picture = np.repeat(np.repeat(colours, cell, 0), cell, 1)
-    offsets = np.arange(cell) - (cell - 1) / 2
-    dot = np.hypot(*np.meshgrid(offsets, offsets)) <= max(0.28 * cell, 0.5)
-    kept = np.zeros(size, bool)
-    kept.reshape(-1)[positions] = True
-    picture[np.kron(kept, dot).astype(bool)] = DOT
-    return picture.round().astype(np.uint8)
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return pictures.data_uri("svg+xml", curves.speed_curve(sweep, chosen))
 
 
 def _render(**values: Any) -> str:

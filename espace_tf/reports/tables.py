@@ -5,10 +5,12 @@ import re
 from typing import Any
 
 from espace_tf.config import runtime_title
+from espace_tf.records.alternatives import Alternatives, alternatives
 
 _WIDTH = 80
-_PATH_WIDTH = 22
-_LAYOUT = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False}
+_PATH_WIDTH = 18
+_LAYOUT = {"box": None, "padding": (0, 1, 0, 0), "pad_edge": False}
+_SHORT = {"vertical": "vert.", "horizontal": "horiz."}
 
 
 def summary_table(plan: Any, analysis: Any = None) -> Any:
@@ -18,26 +20,34 @@ def summary_table(plan: Any, analysis: Any = None) -> Any:
 
     Args:
         plan: the Plan.
-        analysis: the Analysis that it was made from, for the line below; None: no such line.
+        analysis: the Analysis that it was made from, for what each layer's next faster option would
+            have saved and cost, and the line below; None: neither.
     """
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     table, legend, remarks = Table(**_LAYOUT), Table(**_LAYOUT, show_header=False), {}
-    table.add_column("layer")
-    for name in ("ms before", "ms after", "rank", "computed", "remark"):
+    beside = {} if analysis is None else alternatives(plan, analysis)
+    table.add_column("\nlayer")
+    names = ("ms\nbefore", "\nafter", "\nrank", "\ncomputed")
+    for name in names + ("next:\nms", "\nloss") * bool(beside) + ("\nremark",):
         table.add_column(name, justify="right")
     for row in plan.summary():
         number = str(remarks.setdefault(row.reason, len(remarks) + 1)) if row.reason else ""
-        times = (_number(row.before_ms, ".3f"), _number(row.after_ms, ".3f"))
-        rank = f"{row.rank} {row.order or ''}".strip() if row.rank else ""
-        table.add_row(Text(folded(row.path, _PATH_WIDTH)), *times, rank, _computed(row), number)
+        times = (_milliseconds(row.before_ms), _milliseconds(row.after_ms))
+        rank = f"{row.rank} {_SHORT.get(row.order, '')}".strip() if row.rank else ""
+        next_one = _next(beside.get(row.path)) if beside else ()
+        cells = (*times, rank, _computed(row), *next_one, number)
+        table.add_row(Text(folded(row.path, _PATH_WIDTH)), *cells)
     if plan.dense_ms and plan.predicted_ms:
-        table.add_row("whole model", f"{plan.dense_ms:.3f}", f"{plan.predicted_ms:.3f}")
+        times = (_milliseconds(plan.dense_ms), _milliseconds(plan.predicted_ms))
+        table.add_row("whole model", *times)
     for reason, number in remarks.items():
         legend.add_row(str(number), Text(reason))
     below = [legend] if remarks else []
+    if beside:
+        below.append("next: what the layer's next faster option would have saved and cost")
     if analysis is not None:
         below.append(_source(analysis))
     return Group(f"Plan: {plan.headline()}", table, *below)
@@ -67,6 +77,19 @@ def _computed(row: Any) -> str:
     if row.keep == 1:
         return ""
     return f"{row.family or ''} {_number(row.keep, '.0%')}".strip() or "a part"
+
+
+def _milliseconds(value: float | None) -> str:
+    """In five letters where that tells three digits."""
+    return _number(value, ".3f" if value is None or value < 10 else ".4g")
+
+
+def _next(found: Alternatives | None) -> tuple[str, str]:
+    """Milliseconds and loss of the next faster option."""
+    faster = None if found is None else found.faster
+    if faster is None:
+        return "", ""
+    return f"{faster.ms:+.3f}", f"{faster.damage:+.2g}".replace("+0.", "+.")
 
 
 def _number(value: float | None, form: str) -> str:

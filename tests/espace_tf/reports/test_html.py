@@ -1,17 +1,23 @@
 """The page holds the plan's numbers and reasons, and needs nothing beside itself."""
 
+import base64
+import dataclasses
 import html.parser
+import io
 import os
 import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from espace_tf.planning.sweep import SweepRow
+from espace_tf.records.comparison import Comparison
+from espace_tf.records.option import Option
 from espace_tf.records.plan import LayerPlan, Plan
 from espace_tf.records.site import Site
-from espace_tf.reports.html import DOT, NO_IMPACT, draw_map, report, short
+from espace_tf.reports.html import report, short
 from espace_tf.timing.benchmark import Row
 
 PLAN = Plan(
@@ -37,7 +43,7 @@ ROWS = [
 ]
 
 
-def analysis():
+def analysis(sample=None):
     """What report reads of an Analysis."""
     sizes = {"input_sizes": ((8, 8),), "output_sizes": ((8, 8),)}
 
@@ -45,17 +51,27 @@ def analysis():
         return Site(path=path, kind="conv", kernel_size=(3, 3), in_channels=8, filters=16,
                     padding="same", **sizes)  # fmt: skip
 
+    options = {
+        "stem": [Option(ms=0.5), Option(rank=2, ms=0.4, damage=0.03)],
+        "block/conv_a": [
+            *(Option(ms=7.0), Option(rank=4, ms=2.5, damage=0.02)),
+            *(Option(rank=8, ms=4.0, damage=0.01), Option(rank=2, ms=2.0, damage=0.07)),
+        ],
+        "block/conv_b": [Option(ms=4.5), Option(family="grid", keep=0.5, ms=1.0, damage=0.5)],
+    }
     errors = np.linspace(1, 0, 25)
     impact = np.random.default_rng(0).random((8, 8))
     return SimpleNamespace(
         config=SimpleNamespace(runtime="litert", batch_size=16, threads=2),
+        sample=sample,
         sites={
             path: SimpleNamespace(
                 site=site(path),
+                options=options[path],
                 impact=impact,
                 decomposition=lambda order: SimpleNamespace(errors=errors),
             )
-            for path in PLAN.layers
+            for path in PLAN.times
         },
     )
 
@@ -108,6 +124,41 @@ def test_everything_that_is_known_is_shown(tmp_path):
     assert page.links[1].startswith("data:image/png;base64,")
 
 
+def test_next_options_of_every_layer(tmp_path):
+    page = Page(report(PLAN, tmp_path / "a.html", analysis=analysis()).read_text(encoding="utf-8"))
+    for words in (
+        *("faster: rank 2: -0.5 ms, +0.05 loss", "gentler: rank 8: +1.5 ms, -0.01 loss"),
+        "gentler: as it is: +3.5 ms, -0.5 loss",
+        "it would be slower: <0.3 ms> rank 2: -0.1 ms, +0.03 loss",
+    ):
+        assert words in page.text, words
+    assert "Next options" not in Page(report(PLAN, tmp_path / "a.html").read_text()).text
+
+
+def test_answers_before_and_after_are_those_of_held_out_images(tmp_path):
+    compared = Comparison(
+        images=200, loss_increase=0.0125, agreement=0.97, accuracy_before=0.9, accuracy_after=0.89
+    )
+    plan = dataclasses.replace(PLAN, comparison=compared)
+    page = Page(report(plan, tmp_path / "a.html").read_text(encoding="utf-8"))
+    for words in ("97.00 on 200 held-out images; loss +0.0125", "90.00 → 89.00 -1.00 points"):
+        assert words in page.text, words
+    given = {"before": 0.91, "after": 0.9}
+    page = Page(report(plan, tmp_path / "a.html", accuracy=given).read_text(encoding="utf-8"))
+    assert "91.00 → 90.00" in page.text and "90.00 → 89.00" not in page.text
+
+
+def test_kept_positions_lie_over_an_image(tmp_path):
+    sample = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
+    source = report(PLAN, tmp_path / "a.html", analysis=analysis(sample)).read_text("utf-8")
+    assert source.count("url(data:image/png;base64,") == 1, "once, however many layers show it"
+    assert not re.search(r"https?:|@import|url\((?!data:)|<script|<link", source)
+    assert source.count('class="map over"') == 1, "of the one masked layer"
+    (encoded,) = re.findall(r"url\(data:image/png;base64,([^)]*)\)", source)
+    pixels = imread(io.BytesIO(base64.b64decode(encoded)), format="png")
+    assert (np.round(255 * pixels[..., :3]) == sample).all()
+
+
 def test_the_curve_of_a_sweep_and_its_rows(tmp_path):
     model = SimpleNamespace(name="net", espace_plan=PLAN)
     rows = [
@@ -144,24 +195,6 @@ def test_a_model_brings_its_plan_and_analysis(tmp_path):
 def test_nothing_is_fetched_from_elsewhere(tmp_path):
     source = report(PLAN, tmp_path / "a.html", analysis=analysis()).read_text(encoding="utf-8")
     assert not re.search(r"https?:|@import|url\(|<script|<link", source)
-
-
-def test_map_draws_one_dot_per_kept_position():
-    positions = np.array([0, 5, 11])
-    picture = draw_map(positions, (3, 4))
-    cell = picture.shape[0] // 3
-    assert picture.shape == (3 * cell, 4 * cell, 3)
-    centres = picture[cell // 2 :: cell, cell // 2 :: cell]
-    kept = (centres == DOT).all(-1)
-    assert np.flatnonzero(kept).tolist() == positions.tolist()
-    assert (centres[~kept] == NO_IMPACT).all()
-
-
-def test_map_colours_follow_the_impact():
-    impact = np.arange(12.0).reshape(3, 4) ** 5
-    picture = draw_map(np.array([], int), (3, 4), impact)
-    blue = picture[:: picture.shape[0] // 3, :: picture.shape[1] // 4, 2].astype(int).ravel()
-    assert (np.diff(blue) < 0).all()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 
 from espace_tf.config import EspaceConfig
 from espace_tf.numerics.factors import plain_factors
+from espace_tf.records.option import Option
 from espace_tf.records.plan import LayerPlan, Plan
 from espace_tf.reports.tables import as_text, folded, summary_table
 
@@ -38,27 +39,57 @@ def plan() -> Plan:
 
 
 def test_a_plan_as_text():
-    title, rest, head, *lines = str(plan()).splitlines()
+    title, rest, units, head, *lines = str(plan()).splitlines()
     assert title.startswith("Plan: speedup asked 2, 617.2 ms predicted")
     assert rest == "masked, 1 left"
-    assert head.split("  ")[0] == "layer" and head.endswith("remark")
+    assert units.split() == ["ms"]
+    assert head.split() == ["layer", "before", "after", "rank", "computed", "remark"]
     assert max(map(len, [head, *lines])) <= 80
     cells = [line.split() for line in lines]
     assert cells[0] == ["stem", "2.000", "2.000", "1"]
-    long = ["1023.125", "1011.500", "128", "horizontal", "columns", "50%"]
+    long = ["1023", "1012", "128", "horiz.", "columns", "50%"]
     assert cells[1] == ["stage/", *long]
-    assert cells[2:4] == [["conv_with_a_long_name_"], ["in_unit_2"]]
+    assert cells[2:5] == [["conv_with_a_long_"], ["name_in_unit_2"], cells[4]]
     assert cells[4] == ["point", "1.000", "0.500", "16"], "the order of 1 x 1 means nothing"
     assert cells[5] == ["second", "columns", "50%", "2"]
     assert cells[6] == ["[b]third[/c]", "a", "part", "2"]
-    assert cells[7] == ["whole", "model", "1234.500", "617.250"]
+    assert cells[7] == ["whole", "model", "1234", "617.2"]
     assert cells[8][:4] == ["1", "would", "get", "slower:"]
     assert " ".join(" ".join(lines).split()).endswith("done 2 a [/red] kernel is not decomposed")
     assert str(Plan()).splitlines()[0] == "Plan: 0 decomposed, 0 masked, 0 left"
 
 
+def test_next_options_fit_on_80_columns():
+    kinds = {"family": "columns", "keep": 0.5}
+    path = "stage/conv_with_a_long_name_in_unit_2"
+    sites = {
+        path: [
+            *(Option(ms=1023.125), Option(rank=128, order="horizontal", ms=1011.5, **kinds)),
+            Option(rank=120, order="horizontal", ms=999.25, damage=0.00125, **kinds),
+        ],
+        "point": [Option(ms=1.0), Option(rank=16, ms=0.5), Option(rank=8, ms=0.25, damage=12.5)],
+    }
+    made = SimpleNamespace(
+        config=EspaceConfig(),
+        target="labels",
+        images=512,
+        sites={
+            name: SimpleNamespace(site=SimpleNamespace(path=name), options=options)
+            for name, options in sites.items()
+        },
+    )
+    lines = as_text(summary_table(plan(), made)).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[3].split()[-3:] == ["ms", "loss", "remark"]
+    rows = [line.split() for line in lines]
+    long = ["1023", "1012", "128", "horiz.", "columns", "50%", "-12.250", "+.0013"]
+    assert ["stage/", *long] in rows
+    assert ["point", "1.000", "0.500", "16", "-0.250", "+12"] in rows
+    assert any(line.startswith("next: what the layer's next faster option") for line in lines)
+
+
 def test_what_it_was_made_from_stands_below():
-    made = SimpleNamespace(config=EspaceConfig(batch_size=4), target="labels", images=512)
+    made = SimpleNamespace(config=EspaceConfig(batch_size=4), target="labels", images=512, sites={})
     expected = "predicted times: TensorFlow, batches of 4; 512 images, gradients of labels"
     assert as_text(summary_table(plan(), made)).splitlines()[-1] == expected
     made.target = "no data"
