@@ -77,7 +77,7 @@ class _Group:
         """
         from scipy import linalg
 
-        metric, taps_metric = self.patches.input_metric()
+        metric, taps_metric = self.patches.input_metric
         lower = lower_root(metric)
         white = np.tensordot(lower_root(taps_metric).T, lower.T @ self.weights, 1)
         flat = self._measured(white).swapaxes(0, 1).reshape(len(lower), -1)
@@ -142,15 +142,16 @@ class _Group:
         if self.output_root is not None:
             measured = second @ (self.output_root @ self.output_root.T)
         inner = np.einsum("ikn,jln->ijkl", measured, second, optimize=True)
-        metric, ratios = self.patches.input_metric()
+        metric, ratios = self.patches.input_metric
         core = np.einsum("ij,ijkl->kl", ratios, inner)
         core[np.diag_indices(len(core))] += 1e-10 * np.trace(core) / len(core)
         left, right = ((lower_root(part), True) for part in (metric, core))
 
-        def apply(x):
-            return sum(
-                self.patches.block(i, j) @ x @ inner[j, i] for i in range(taps) for j in range(taps)
-            )
+        blocks = self.patches.blocks.reshape(taps, len(first), -1)
+
+        def apply(x):  # sum_ij G_ij x Q_ji
+            right = x @ inner
+            return sum(blocks[i] @ right[:, i].reshape(-1, x.shape[1]) for i in range(taps))
 
         residual = np.einsum("tmn,tkn->mk", self.products, measured, optimize=True) - apply(first)
         step, before = np.zeros_like(first), None
@@ -167,8 +168,8 @@ class _Group:
             before = size
         return first
 
-    def powers(self) -> tuple[float, np.ndarray]:
-        """The response's power, and what each further rank takes off it after the exact refit.
+    def powers(self, most: int) -> tuple[float, np.ndarray]:
+        """The response's power, and what each rank up to `most` takes off it after the exact refit.
 
         The least-squares problems of all ranks are nested, so one Cholesky factor L of the largest
         normal matrix solves them all: with Z = L^-1 B^T Sigma W the power that rank K explains is
@@ -178,10 +179,11 @@ class _Group:
 
         if self.patches is None:
             squares = np.square(self.singular[1])
-            return float(squares.sum()), squares
+            return float(squares.sum()), squares[:most]
         taps, _, filters = self.weights.shape
-        right = np.tensordot(self.basis, self.products, [0, 1]).reshape(-1, filters)
-        lower = lower_root(self.patches.gram(self.basis))
+        basis = self.basis[:, :most]
+        right = np.tensordot(basis, self.products, [0, 1]).reshape(-1, filters)
+        lower = lower_root(self.patches.gram(basis))
         right = linalg.solve_triangular(lower, self._measured(right), lower=True)
         explained = np.square(right).reshape(-1, taps * filters).sum(axis=1)
         total = np.vdot(self._measured(self.weights), self._measured(self.products))
@@ -212,7 +214,19 @@ class Decomposition:
         `factors(K)`, whose further round lowers it by some 10 to 20 %; without covariance the tail
         energy of the kernel; with a gradient measured in its metric.
         """
-        return _errors(self._parts)
+        return self.errors_to(self.max_rank)
+
+    def errors_to(self, most: int) -> np.ndarray:
+        """[most + 1], those of `errors` up to this rank, in a fraction of the time.
+
+        Raises:
+            ValueError: `most` is not in [1, max_rank].
+        """
+        check_rank(most, self.max_rank)
+        found = _errors(self._parts, most)
+        if most == self.max_rank:
+            found[-1] = 0.0  # exact up to rounding
+        return found
 
     @property
     def max_rank(self) -> int:
@@ -331,17 +345,16 @@ def decompose(
     )
 
 
-def _errors(parts: Sequence[_Group]) -> np.ndarray:
+def _errors(parts: Sequence[_Group], most: int) -> np.ndarray:
     # A group whose patches do not vary counts nothing beside groups whose patches do.
     scales = np.array([part.patches.scale if part.patches else 0.0 for part in parts])
     scales = scales / scales.max() if scales.any() else np.ones(len(parts))
-    powers = [part.powers() for part in parts]
+    powers = [part.powers(most) for part in parts]
     total = sum(scale * power for scale, (power, _) in zip(scales, powers, strict=True))
     explained = scales @ [steps for _, steps in powers]
     if total <= 0:  # a kernel without response: any rank keeps it
         return np.zeros(len(explained) + 1)
     left = np.concatenate([[1.0], 1 - np.cumsum(explained) / total])
-    left[-1] = 0.0  # exact up to rounding
     return np.minimum.accumulate(np.clip(left, 0, 1))
 
 

@@ -1,6 +1,5 @@
 """What a low-rank pair needs to know of the patches that a layer reads: their second moments."""
 
-import dataclasses
 import functools
 from dataclasses import dataclass
 
@@ -13,10 +12,10 @@ ROUNDING = 1e-6  # of sums in float32, as a share of the variances
 class Patches:
     """Second moments of one group's patches, in blocks of the second convolution's taps.
 
-    Sums in finite precision need not give a covariance: blocks are made symmetric, limited to what
+    Sums in finite precision need not give a covariance: it is made symmetric, limited to what
     the variances allow (|s_ij|^2 <= s_ii s_jj, Cauchy and Schwarz), and scaled to a mean variance
-    of 1, so that no unit of the data is too large or too small. Blocks are made when they are
-    asked for: the whole matrix may take hundreds of megabytes.
+    of 1, so that no unit of the data is too large or too small. That is done once, since every rank
+    and every round of a pair read all of it again.
 
     Args:
         covariance: [kh, kw, C, kh, kw, C] view; its `scale` must not be 0.
@@ -47,32 +46,37 @@ class Patches:
         """How many the second convolution has."""
         return len(self._variances)
 
-    def block(self, i: int, j: int) -> np.ndarray:
-        """Covariance of what taps i and j of the second convolution see.
+    @functools.cached_property
+    def blocks(self) -> np.ndarray:
+        """Covariance of what each two taps of the second convolution see, with shrinkage.
 
-        [m, m] with m = (taps of the first convolution) * channels.
+        [taps, m, taps, m] with m = (taps of the first convolution) * channels.
         """
-        size, scale = self._variances.shape[1], self.scale
-        axis = 1 if self.order == "vertical" else 0
-        views = [self.covariance.take(a, axis).take(b, axis + 2) for a, b in ((i, j), (j, i))]
-        here, twin = (view.reshape(size, size).astype(np.float64) / scale for view in views)
-        block = (here + twin.T) / 2
-        rows, columns = (np.sqrt(self._variances[tap] / scale) for tap in (i, j))
-        limit = np.outer(rows, columns)
-        np.clip(block, -limit, limit, out=block)
-        if i == j:
-            block[np.diag_indices(size)] += self.shrinkage
-        return block
+        axes = (0, 1, 2, 3, 4, 5) if self.order == "horizontal" else (1, 0, 2, 4, 3, 5)
+        shape, scale = self._variances.shape, self.scale
+        matrix = self.covariance.transpose(axes).reshape(self._variances.size, -1)
+        matrix = matrix.astype(np.float64)
+        matrix /= scale  # first: sums of the largest numbers would overflow
+        matrix += matrix.T  # NumPy copies where memory overlaps
+        matrix /= 2
+        deviations = np.sqrt(self._variances.ravel() / scale)
+        for rows, some in zip(
+            np.split(matrix, self.taps), np.split(deviations, self.taps), strict=True
+        ):
+            limit = np.outer(some, deviations)
+            np.clip(rows, -limit, limit, out=rows)
+        matrix[np.diag_indices(len(matrix))] += self.shrinkage
+        return matrix.reshape(*shape, *shape)
 
+    @functools.cached_property
     def input_metric(self) -> tuple[np.ndarray, np.ndarray]:
         """C = mean_b G_bb and R_bb' = tr(G_bb') / tr(C): Sigma ~ R kron C.
 
         A separable approximation in the manner of Van Loan and Pitsianis 1993, "Approximation with
         Kronecker products", by traces instead of their singular value decomposition.
         """
-        mean = sum(self.block(i, i) for i in range(self.taps)) / self.taps
-        traces = [[np.trace(self.block(i, j)) for j in range(self.taps)] for i in range(self.taps)]
-        return mean, np.array(traces) / np.trace(mean)
+        mean = np.einsum("imin->mn", self.blocks) / self.taps
+        return mean, np.einsum("imjm->ij", self.blocks) / np.trace(mean)
 
     def gram(self, basis: np.ndarray) -> np.ndarray:
         """B^T Sigma B for B = I kron basis, [K taps, K taps], index k * taps + tap."""
@@ -80,24 +84,21 @@ class Patches:
         gram = np.empty((rank, self.taps, rank, self.taps))
         for i in range(self.taps):
             for j in range(i, self.taps):
-                part = basis.T @ (self.block(i, j) @ basis)
+                part = basis.T @ (self.blocks[i, :, j] @ basis)
                 gram[:, i, :, j] = part
                 gram[:, j, :, i] = part.T
         return gram.reshape(rank * self.taps, rank * self.taps)
 
     def times(self, weights: np.ndarray) -> np.ndarray:
         """Sigma W, both [taps, m, N]."""
-        products = [
-            sum(self.block(i, j) @ weights[j] for j in range(self.taps)) for i in range(self.taps)
-        ]
-        return np.stack(products)
+        return np.tensordot(self.blocks, weights, 2)
 
     def power(self, weights: np.ndarray) -> float:
         """E |W^T x|^2 of weights [taps, m, N] over the patches as measured, without shrinkage.
 
         What rounding of the sums may have made negative is added: a share of every variance.
         """
-        measured = dataclasses.replace(self, shrinkage=0.0).times(weights)
+        measured = self.times(weights) - self.shrinkage * weights
         rounding = ROUNDING * np.square(weights).sum(axis=2) * self._variances / self.scale
         return max(float(np.vdot(weights, measured) + rounding.sum()), 0.0)
 

@@ -372,3 +372,15 @@ def test_ranks_out_of_range_are_refused():
             low_rank.decompose(kernel).factors(rank)
     with pytest.raises(ValueError, match="rounds must be at least 0. Received: -1"):
         low_rank.decompose(kernel).factors(2, rounds=-1)
+
+
+@ORDERS
+def test_errors_up_to_a_rank_are_the_first_of_all(order):
+    random = np.random.default_rng(5)
+    patches = random.normal(size=(400, 54)) @ random.normal(size=(54, 54))
+    options = {"covariance": np.cov(patches.T), "gradient": np.eye(10)}
+    found = low_rank.decompose(random.normal(size=(3, 3, 6, 10)), order, **options)
+    for most in (1, 7, found.max_rank):
+        np.testing.assert_allclose(found.errors_to(most), found.errors[: most + 1], atol=1e-12)
+    with pytest.raises(ValueError, match="rank must be an integer"):
+        found.errors_to(found.max_rank + 1)
