@@ -35,8 +35,7 @@ def offered(analysis: SiteAnalysis) -> list[Option]:
     """
     site, config = analysis.site, analysis.config
     found = [Option(ms=0.0, macs=site.macs())]
-    order, ranks = _ranks(analysis)
-    errors = analysis.decomposition(order).errors
+    order, ranks, errors = _ranks(analysis)
     for rank in ranks:
         macs = site.macs(rank, order)
         found.append(Option(rank=rank, order=order, ms=0.0, error=float(errors[rank]), macs=macs))
@@ -66,15 +65,18 @@ def _families(analysis: SiteAnalysis) -> tuple[str, ...]:
     return tuple(each for each in families if analysis.impact is not None or each != "impact")
 
 
-def _ranks(analysis: SiteAnalysis) -> tuple[str, list[int]]:
-    """The better order of the pair, and its ranks."""
+def _ranks(analysis: SiteAnalysis) -> tuple[str, list[int], dict[int, float]]:
+    """The better order of the pair, its ranks, and the error of each."""
     site, found = analysis.site, {}
     for order in ORDERS if max(site.kernel_size) > 1 else ORDERS[:1]:
         ranks = candidate_ranks(site.break_even_rank(order), site.full_rank(order), FRACTIONS)
-        errors = analysis.decomposition(order).errors[ranks]
-        found[order] = (float(np.mean(errors)) if ranks else np.inf, ranks)
+        errors = np.full(1, np.inf)
+        if ranks:
+            errors = analysis.decomposition(order).errors_to(ranks[-1])[ranks]
+        found[order] = (float(errors.mean()), ranks, errors)
     order = min(found, key=lambda name: found[name][0])
-    return order, found[order][1]
+    _, ranks, errors = found[order]
+    return order, ranks, dict(zip(ranks, errors, strict=False))
 
 
 def timed(
@@ -87,11 +89,12 @@ def timed(
 ) -> tuple[float, list[Option]]:
     """The layer's milliseconds as it is, and the options with theirs.
 
-    As steps of a fused graph all options are measured. Otherwise a few are, in turns with the
-    untouched layer: the least, the middle and the largest rank; of
-    every kind of mask (alone, or with pairs, per family) the largest and the smallest keep. The
-    other options lie on the lines between the measured ones of their kind, over
-    multiply-accumulates; `measured` tells which is which.
+    A few are measured, in turns with the untouched layer; the others lie on the lines between those
+    of their kind, over multiply-accumulates; `measured` tells which is which. As steps of a fused
+    graph, where hundreds fit into a call, every other rank is, and of every kind of mask (alone or
+    with pairs of one rank, per family) the largest and the smallest keep. As single operations,
+    each of which has to be built: the least, the middle and the largest rank; of every kind of mask
+    (alone, or with pairs, per family) the largest and the smallest keep.
 
     Args:
         analysis: the site.
@@ -102,8 +105,9 @@ def timed(
     """
     kinds: dict[tuple, list[Option]] = {}
     for option in options[1:]:
-        kinds.setdefault((option.rank is None, option.family), []).append(option)
-    chosen = {kind: members if fused else _sampled(members) for kind, members in kinds.items()}
+        pair = option.rank if fused and option.family else option.rank is None
+        kinds.setdefault((pair, option.family), []).append(option)
+    chosen = {kind: _sampled(members, fused) for kind, members in kinds.items()}
     wanted = [options[0], *(option for members in chosen.values() for option in members)]
     times = _measure(analysis, wanted, known, seconds, fused)
     found = [dataclasses.replace(options[0], ms=times[options[0]], measured=True)]
@@ -121,10 +125,12 @@ def timed(
     return times[options[0]], found
 
 
-def _sampled(options: list[Option]) -> list[Option]:
-    """The cheapest, the middle and the dearest option; of masks the cheapest and the dearest."""
+def _sampled(options: list[Option], fused: bool) -> list[Option]:
+    """The cheapest, the middle (or every other) and the dearest option; of masks no middle one."""
     ordered = sorted(options, key=lambda option: option.macs)
-    middle = [ordered[len(ordered) // 2]] if options[0].family is None else []
+    middle = []
+    if options[0].family is None:
+        middle = ordered[::2] if fused else [ordered[len(ordered) // 2]]
     return list(dict.fromkeys([ordered[0], *middle, ordered[-1]]))
 
 

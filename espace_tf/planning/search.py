@@ -1,6 +1,7 @@
 """The plan whose network is at a speed, or within a budget: plans, measures, and plans anew."""
 
 import dataclasses
+import hashlib
 import math
 import warnings
 from collections.abc import Callable
@@ -21,15 +22,19 @@ from espace_tf.progress import Progress
 from espace_tf.records.analysis import Analysis
 from espace_tf.records.plan import Plan
 from espace_tf.rewriting.apply import applied
+from espace_tf.timing.layer_times import LayerTimes
 from espace_tf.timing.reference import Reference
 
 _SCALES = (0.25, 4.0)  # how much one measurement may correct the predicted times at most
-# How many rounds of calls, for how many seconds at most, decide about a correction, and how many
-# say at the end what was reached, with what error: otherwise longer.
-_QUICK = (300, 6.0, 0.0)
-_FINAL = (1000, 15.0, 0.025)
+# How many rounds of calls, for how many seconds at most, decide about a correction, with what error
+# it ends sooner; and how many say at the end what was reached, with what error: otherwise longer.
+_QUICK = (300, 6.0, 0.01, math.inf)
+_FINAL = (1000, 15.0, 0.01, 0.025)
 # A larger error of the last one is told.
 _DOUBTFUL = 0.07
+# Another process finds another speed of the same network, by a few per cent: further off than this,
+# what was measured in an earlier call does not hold today.
+_REFUTED = 0.07
 # Plans made in search of one that was not measured yet, for one measurement.
 _REPLANS = 4
 # How often a plan is made whose network turns out to lose more than its speed is worth.
@@ -66,6 +71,8 @@ class Search:
         held_out: what compressed networks are compared on; None: they are not.
         previous: the plan of an earlier stage, see `plan`.
         refit: improves a network in place before it is compared with the given one; None: nothing.
+        times: where speeds of plans are kept, so that a call that is repeated makes the same plan;
+            None: nowhere.
 
     Attributes:
         advance: told of each network that is measured or compared.
@@ -79,7 +86,9 @@ class Search:
         held_out: HeldOut | None = None,
         previous: Plan | None = None,
         refit: Callable[[Any], Any] | None = None,
+        times: LayerTimes | None = None,
     ):
+        self._times, self._remembered = LayerTimes() if times is None else times, False
         self.analysis = analysis
         self._network, self._reference = network, reference
         self._held_out, self._previous = held_out, previous
@@ -88,7 +97,7 @@ class Search:
 
     def with_analysis(self, analysis: Analysis) -> "Search":
         """The same for another analysis of the network, whose plans are others."""
-        known = self._reference, self._held_out, self._previous, self._refit
+        known = self._reference, self._held_out, self._previous, self._refit, self._times
         return Search(self._network, analysis, *known)
 
     def applied(self, made: Plan) -> Any:
@@ -106,7 +115,11 @@ class Search:
         """
         scale, kept = 1.0, None
         for _ in range(_REJECTIONS):
-            small = self._finished(self._nearest(speedup, scale))
+            tried = self._nearest(speedup, scale)
+            small = self._finished(tried)
+            if self._remembered and self._is_refuted(tried, small.espace_plan):
+                self._times, self._remembered = LayerTimes(), False
+                small = self._finished(self._nearest(speedup, scale))
             made = small.espace_plan
             if kept is None or _is_better(made, kept.espace_plan):
                 kept = small
@@ -212,9 +225,27 @@ class Search:
         """Applies a plan and measures the model shortly."""
         self.advance(1)
         small = applied(self._network, made)
-        speed = _measured_speedup(self._reference, small, *_QUICK) if made.layers else 1.0
+        speed = self._speed(small, made) if made.layers else 1.0
         miss = 0.0 if made.speedup is None else abs(speed / made.speedup - 1)
         return _Tried(small, made, speed, miss)
+
+    def _speed(self, small: Any, made: Plan) -> float:
+        """As a short measurement finds it, now or when this plan was measured here before."""
+        config = self.analysis.config
+        where = (config.runtime, config.batch_size, config.threads, config.input_size)
+        network = repr((made.fingerprint, where))
+        change = hashlib.sha256(repr(sorted(choices(made), key=repr)).encode()).hexdigest()[:16]
+        known = self._times.get(network, change)
+        self._remembered |= known is not None
+        if known is None:
+            known = 1 / _measured_speedup(self._reference, small, *_QUICK)
+            self._times.add(network, 1.0, {change: known})
+        return 1 / known
+
+    def _is_refuted(self, tried: _Tried, made: Plan) -> bool:
+        """Whether the long measurement of today finds another speed than the short one."""
+        off = abs(made.measured_speedup / tried.speed - 1)
+        return bool(tried.plan.layers) and off > _REFUTED
 
     def _planned(self, analysis: Analysis | None = None, **options: Any) -> Plan:
         with warnings.catch_warnings():
@@ -273,7 +304,9 @@ def prepared(
     if made_up is not None:
         target = f"{analysis.target}; no data: images made up from the batch norms"
         analysis = dataclasses.replace(analysis, target=target)
-    return Search(network, analysis, reference, held_out, previous, refit)
+    lasting = isinstance(config.runtime, str)  # of an object nobody knows what it is another day
+    times = LayerTimes.of_this_machine() if lasting else None
+    return Search(network, analysis, reference, held_out, previous, refit, times)
 
 
 def _is_short(made: Plan, tolerance: float) -> bool:
@@ -311,14 +344,15 @@ def _unchanged(network: Network, rejected: Plan, reason: str) -> Any:
 
 
 def _measured_speedup(
-    reference: Reference, small: Any, repeats: int, seconds: float, enough: float
+    reference: Reference, small: Any, repeats: int, seconds: float, enough: float, tolerated: float
 ) -> float:
     """Time of the given model over that of its compressed form, called in turns.
 
     Where an error is asked for that the machine is too busy for, that is told.
     """
-    found = reference.speedup(small, repeats=repeats, seconds=seconds, enough=enough)
-    if enough and found.error > _DOUBTFUL:
+    effort = {"repeats": repeats, "seconds": seconds, "enough": enough, "tolerated": tolerated}
+    found = reference.speedup(small, **effort)
+    if tolerated < math.inf and found.error > _DOUBTFUL:
         warnings.warn(
             f"the machine is busy: the compressed network was measured at {found.value:.2f} times "
             f"the speed, with an error of {found.error:.0%} although it was measured longer. The "

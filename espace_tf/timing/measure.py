@@ -13,6 +13,10 @@ from espace_tf.records.site import Site
 _WARMUP = 2
 _RUNS = 8  # of rounds, whose medians tell the error of a ratio
 _LONGER = 3  # times as long a busy machine is measured
+# How often the error of a ratio is looked at, in rounds, and after how many seconds at the soonest:
+# a machine's phases last as long.
+_LOOK = 40
+_SOONEST = 1.0
 
 
 def alternate(
@@ -59,6 +63,7 @@ def ratio(
     repeats: int,
     seconds: float,
     enough: float = 0.0,
+    tolerated: float = np.inf,
 ) -> Ratio:
     """How many times longer one call takes than another: the median over rounds of both.
 
@@ -74,16 +79,24 @@ def ratio(
         slow, fast: functions without arguments that return when the work is done.
         repeats: rounds at most, after two rounds of warming up.
         seconds: no further round is begun after this time, but three are always taken.
-        enough: of the error. Where it is larger, up to _LONGER times the rounds and seconds are
-            spent.
+        enough: an error at which it ends before that.
+        tolerated: where the error is larger at the end, up to _LONGER times the rounds and seconds
+            are spent.
     """
-    taken = [rounds([slow, fast], repeats, seconds, 3)]
+    for call in [slow, fast] * _WARMUP:
+        call()
+    found: list[float] = []
+    start, times = time.perf_counter(), 1
     while True:
-        first, second = np.concatenate(taken).T
-        found = _with_error(first / second)
-        if not enough or found.error <= enough or len(taken) == _LONGER:
-            return found
-        taken.append(rounds([slow, fast], repeats, seconds, 3))
+        found.append(_seconds(slow) / _seconds(fast))
+        spent = time.perf_counter() - start
+        over = len(found) >= times * repeats or (spent > times * seconds and len(found) >= 3)
+        if not over and (len(found) % _LOOK or spent < _SOONEST):
+            continue
+        known = _with_error(np.array(found))
+        if known.error <= (tolerated if over else enough) or times == _LONGER and over:
+            return known
+        times += over
 
 
 def _with_error(ratios: np.ndarray) -> Ratio:

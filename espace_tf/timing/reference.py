@@ -18,22 +18,22 @@ class Reference:
     """
 
     def __init__(self, model: Any, config: EspaceConfig):
-        self._model, self._config = model, config
+        self.model, self._config = model, config
 
     @functools.cached_property
     def stripped(self) -> Any:
         """The model as its runtime runs it, without fused graphs: it has no compressed layer."""
-        return runtimes.find(self._config.runtime).form(self._model)
+        return runtimes.find(self._config.runtime).form(self.model)
 
     @functools.cached_property
     def call(self) -> Callable[[], Any]:
         """A call of it on a batch of noise, to be timed."""
         return self._runner(self.stripped)
 
-    def speedup(self, small: Any, *, repeats: int, seconds: float, enough: float) -> measure.Ratio:
-        """Its time over that of a compressed model, stripped as well; arguments of `ratio`."""
+    def speedup(self, small: Any, **effort: float) -> measure.Ratio:
+        """Its time over that of a compressed model, stripped as well; with arguments of `ratio`."""
         other = self._runner(runtimes.find(self._config.runtime).form(small))
-        return measure.ratio(self.call, other, repeats=repeats, seconds=seconds, enough=enough)
+        return measure.ratio(self.call, other, **effort)
 
     def _runner(self, stripped: Any) -> Callable[[], Any]:
         arrays = comparison.noise(stripped, self._config.batch_size, self._config.input_size)

@@ -25,6 +25,12 @@ from espace_tf.training.fine_tune import fine_tune
 SEED = 3
 
 
+@pytest.fixture(autouse=True)
+def no_memory(monkeypatch):
+    """Clocks here are made up: nothing may be remembered of them."""
+    monkeypatch.setenv("ESPACE_TF_CACHE", "off")
+
+
 def network() -> keras.Model:
     keras.utils.set_random_seed(SEED)
     inputs = keras.Input((16, 16, 4))
@@ -93,6 +99,29 @@ def test_plans_again_until_the_measured_speed_is_right(monkeypatch, factor):
     assert small(images).shape == (48, 5)
     for path in made.layers:
         assert type(graph.layers(small)[path]).__name__ == "DecomposedConv2D"
+
+
+def test_a_repeated_call_makes_the_same_plan_on_a_noisy_machine(monkeypatch, tmp_path):
+    monkeypatch.setenv("ESPACE_TF_CACHE", str(tmp_path))
+    monkeypatch.setattr(analyze, "run", synthetic)
+    model, plans, asked, noise = (
+        network(),
+        [],
+        [],
+        iter([1.0, 0.99, 1.01, 0.995, 1.015, 1.0, 0.985] * 9),
+    )
+    for factor in (1.2, 1.2, 1.6):
+        measured = clock(factor, asked)
+        patched = lambda *given, measured=measured: measured(*given) * next(noise)  # noqa: E731
+        monkeypatch.setattr(search, "_measured_speedup", patched)
+        asked.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnreachableSpeedWarning)
+            made = compress(model, speedup=1.5, verbose=0).espace_plan
+        plans.append((search.choices(made), len(asked)))
+    (first, took), (again, short), (other, long) = plans
+    assert first == again and took > short == 1, "measured once, at the end"
+    assert other != first and long > 2, "another machine refutes what was measured before"
 
 
 def test_the_model_given_stays_as_it_was(monkeypatch):

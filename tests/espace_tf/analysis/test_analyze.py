@@ -42,6 +42,7 @@ def timed(monkeypatch, model, times=(5.0, 4.0, 3.0), config=None):
         asked.append((sorted(inside), config))
         return times
 
+    monkeypatch.setenv("ESPACE_TF_CACHE", "off")
     monkeypatch.setattr(analyzing, "_timed", options)
     monkeypatch.setattr(step_times, "network_times", networks)
     monkeypatch.setattr(measure, "alternate", lambda *_, **settings: [7.0])

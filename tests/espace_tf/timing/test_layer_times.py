@@ -192,16 +192,17 @@ def test_a_second_analysis_measures_no_layer(folder, monkeypatch):
     monkeypatch.setattr(LayerTimes, "add", counted)
     monkeypatch.setattr(offers, "_SECONDS", 0.0)
     config = EspaceConfig(keeps=(0.5,), mask_families=("rows",))
-    first = analyze(network(), None, config=config, verbose=0)
-    assert len(asked) == 2
-    again = analyze(network(), None, config=config, verbose=0)
-    assert len(asked) == 2
+    model = network()
+    first = analyze(model, None, config=config, verbose=0)
+    assert len(asked) == 3, "two layers and the network"
+    again = analyze(model, None, config=config, verbose=0)
+    assert len(asked) == 3
     for path, site in first.sites.items():
         found = [option.ms for option in again.sites[path].options]
         np.testing.assert_allclose(found, [option.ms for option in site.options], rtol=1e-12)
     for change in ({"batch_size": 2}, {"runtime": "litert"}):
-        analyze(network(), None, config=EspaceConfig(include="first", **change), verbose=0)
-    assert len(asked) == 4
+        analyze(model, None, config=EspaceConfig(include="first", **change), verbose=0)
+    assert len(asked) == 7
 
 
 def test_layers_share_the_seconds_and_leave_what_they_do_not_need(folder, monkeypatch):

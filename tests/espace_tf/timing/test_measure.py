@@ -75,12 +75,30 @@ def test_the_error_of_a_ratio_holds_what_another_measurement_differs_by(monkeypa
 
 def test_a_busy_machine_is_measured_longer(monkeypatch):
     clock = Clock(monkeypatch)
-    for enough, rounds in ((0.0, 8), (0.5, 8), (0.01, 8 * 3 + 2 * 2)):
+    for tolerated, rounds in ((np.inf, 8), (0.5, 8), (0.01, 8 * 3)):
         clock.order.clear()
         slow = clock.call("slow", [9, 9, *np.linspace(1, 3, 8), *np.linspace(1, 3, 40)])
         fast = clock.call("fast", [1.0] * 60)
-        measure.ratio(slow, fast, repeats=8, seconds=1e9, enough=enough)
-        assert len(clock.order) == 2 * (rounds + 2), enough
+        measure.ratio(slow, fast, repeats=8, seconds=1e9, tolerated=tolerated)
+        assert len(clock.order) == 2 * (rounds + 2), tolerated
+
+
+def test_a_quiet_machine_is_measured_as_long_as_its_error_asks(monkeypatch):
+    clock, random = Clock(monkeypatch), np.random.default_rng(0)
+    taken = {}
+    for noise in (0.0, 0.2, 0.35):
+        clock.order.clear()
+        slow = clock.call("slow", [9, 9, *(0.3 + noise * random.normal(0, 0.1, 1000))])
+        fast = clock.call("fast", [0.1] * 1002)
+        found = measure.ratio(slow, fast, repeats=1000, seconds=1e9, enough=0.01)
+        assert found.error <= 0.01 and found.value == pytest.approx(3.0, rel=0.03)
+        taken[noise] = len(clock.order) // 2 - 2
+    assert taken[0.0] == measure._LOOK and taken[0.0] < taken[0.2] < taken[0.35] < 1000
+    clock.order.clear()
+    slow, fast = clock.call("slow", [1e-3] * 1000), clock.call("fast", [1e-3] * 1000)
+    measure.ratio(slow, fast, repeats=900, seconds=1e9, enough=0.01)
+    rounds = len(clock.order) // 2 - 2
+    assert 2e-3 * rounds >= measure._SOONEST, "phases of a machine last longer than a few calls"
 
 
 def test_a_call_may_tell_the_seconds_that_it_took_elsewhere(monkeypatch):

@@ -24,7 +24,7 @@ def test_the_given_network_is_stripped_and_traced_once(runtime, monkeypatch):
     )
     against = Reference(model, EspaceConfig(runtime=runtime, batch_size=2))
     small = apply(model, Plan.uniform(model, rank_ratio=0.3))
-    found = [against.speedup(small, repeats=3, seconds=1.0, enough=0.0) for _ in range(2)]
+    found = [against.speedup(small, repeats=3, seconds=1.0) for _ in range(2)]
     assert min(each.value for each in found) > 0
     assert stripped.count(model) == 1 and traced.count(against.stripped) == 1
     assert stripped.count(small) == 2
