@@ -11,6 +11,7 @@ from espace_tf.checks import check_count, check_speedup
 from espace_tf.config import EspaceConfig
 from espace_tf.data.arrays import describe
 from espace_tf.data.batches import batches, named_inputs
+from espace_tf.data.forms import understood
 from espace_tf.kept import Kept
 from espace_tf.network import graph
 from espace_tf.network.network import Network
@@ -216,6 +217,7 @@ def compress_in_stages(
     Example:
         >>> small, histories = compress_in_stages(model, (images, labels), speedup=4, stages=2)
     """
+    data = understood(data, named_inputs(model))
     network, config = checked(model, data, config, verbose)
     check_speedup(speedup)
     check_count(stages, "stages")

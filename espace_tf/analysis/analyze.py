@@ -20,6 +20,7 @@ from espace_tf.config import EspaceConfig, require_runtime
 from espace_tf.data import batches as user_data
 from espace_tf.data import targets
 from espace_tf.data.arrays import count, describe
+from espace_tf.data.forms import understood
 from espace_tf.data.sizes import fitted
 from espace_tf.kernels.fused import fused_operations
 from espace_tf.network import graph
@@ -80,7 +81,10 @@ def analyze(
         raise TypeError(f"config must be an EspaceConfig or None. Received: {config!r}")
     check_choice(verbose, "verbose", (0, 1, 2))
     require_runtime(config.runtime)
-    network, config = Network.read(model).copied(), fitted(model, data, config)
+    network = Network.read(model)
+    data = understood(data, user_data.named_inputs(network.model))
+    config = fitted(network.model, data, config)
+    network = network.copied(config.input_size)
     with shown(verbose, ANALYSIS) as progress:
         return run(network, data, config, loss, progress, Reference(network.model, config))
 
@@ -181,14 +185,8 @@ def _usable(network: Network, config: EspaceConfig) -> tuple[list[Site], dict[st
     """Sites that may be analysed, and why the others may not."""
     usable, skipped = [], {}
     for site in network.sites:
-        sizes = (*site.input_sizes, *site.output_sizes)
         if site.skip or not config.selects(site.path):
             skipped[site.path] = site.skip or "excluded by the configuration"
-        elif any(None in size for size in sizes):
-            skipped[site.path] = (
-                "its input size is not known: give the model an Input of fixed size, or make a "
-                "Plan by hand"
-            )
         else:
             usable.append(site)
     if not usable:

@@ -12,8 +12,10 @@ from espace_tf.data.distance import Distance
 from espace_tf.data.judge import hits
 from espace_tf.data.losses import OutputLoss
 from espace_tf.data.sample import sample
+from espace_tf.data.uneven import Uneven, joined
 from espace_tf.network.network import Network
 from espace_tf.records.comparison import Comparison
+from espace_tf.records.site import is_known
 
 _BATCH = 32
 # As many images as the statistics have by default, but no more multiply-accumulates than this for
@@ -46,7 +48,7 @@ class HeldOut:
 
     def __init__(self, network: Network, data: Any, loss: Any, calibration_images: int, seed: int):
         model = network.model
-        macs = sum(site.macs() for site in network.sites if _is_known(site))
+        macs = sum(site.macs() for site in network.sites if is_known(site))
         wanted = int(min(_MOST, max(_LEAST, _MACS // max(macs, 1))))
         inputs = named_inputs(model)
         self.data = sample(data, calibration_images + wanted, inputs, seed)
@@ -63,12 +65,14 @@ class HeldOut:
         resolved = targets.resolve(model, loss, found[0], seed)
         self._outputs = resolved.outputs
         self._loss = resolved.target if resolved.name == "labels" else None
-        self._before = self._answers(model)
+        self._batches_before = self._answers(model)
+        self._before = _whole(self._batches_before)
         self._distance = Distance(self._outputs, self._before)
 
     def compare(self, small: Any) -> Comparison:
         """How far this network's answers are from the given one's."""
-        after = self._answers(small)
+        batches_after = self._answers(small)
+        after = _whole(batches_after)
         pairs = list(zip(self._outputs, self._before, after, strict=True))
         increase = self._distance(self._before, after)
         known: dict[str, float] = {}
@@ -76,12 +80,13 @@ class HeldOut:
             known = self._accuracies(after)
             # A loss of values has the labels' unit: what was relative cannot be compared with it.
             if all(each.kind != "values" for each in self._outputs if each.weight):
-                increase = max(increase, self._mean_loss(after) - self._mean_loss(self._before))
+                was, now = map(self._mean_loss, (self._batches_before, batches_after))
+                increase = max(increase, now - was)
         agreements = [_agreement(*pair) for pair in pairs if pair[0].weight]
         if not np.isfinite([increase, *agreements]).all():  # half precision can overflow
             increase, agreements = _WORST, [0.0]
         return Comparison(
-            images=len(self._before[0]),
+            images=sum(map(_length, self._inputs)),
             loss_increase=float(increase),
             agreement=min(agreements, default=1.0),
             **known,
@@ -90,6 +95,8 @@ class HeldOut:
     @property
     def images(self) -> Any:
         """The images that the statistics may read, without labels."""
+        if isinstance(self.data, Uneven):
+            return self.data.inputs(self.seen)
         return tf.nest.map_structure(lambda each: each[: self.seen], split(self.data)[0])
 
     @property
@@ -98,39 +105,38 @@ class HeldOut:
         single = len(self._outputs) == 1 and self._outputs[0].kind != "values"
         return single and self._loss is not None
 
-    def _answers(self, model: Any) -> list[tf.Tensor]:
-        """Each output of all the images, in the order of tf.nest.flatten."""
-        found = [tf.nest.flatten(model(x, training=False)) for x in self._inputs]
-        return [tf.concat(parts, 0) for parts in zip(*found, strict=True)]
+    def _answers(self, model: Any) -> list[list[tf.Tensor]]:
+        """Of each batch every output, in the order of tf.nest.flatten."""
+        return [tf.nest.flatten(model(x, training=False)) for x in self._inputs]
 
-    def _mean_loss(self, answers: list[tf.Tensor]) -> float:
-        total, start = 0.0, 0
-        for x, y in zip(self._inputs, self._labels, strict=True):
-            size = len(tf.nest.flatten(x)[0])
-            total += float(self._loss([each[start : start + size] for each in answers], y, 0))
-            start += size
-        return total / start
+    def _mean_loss(self, answers: list[list[tf.Tensor]]) -> float:
+        pairs = zip(answers, self._labels, strict=True)
+        total = sum(float(self._loss(outputs, y, 0)) for outputs, y in pairs)
+        return total / sum(map(_length, self._inputs))
 
-    def _accuracies(self, after: list[tf.Tensor]) -> dict[str, float]:
+    def _accuracies(self, after: list[np.ndarray]) -> dict[str, float]:
         """Of a single output of classes or labels."""
         if not self.tells_accuracy:
             return {}
-        label = np.concatenate([np.asarray(tf.nest.flatten(y)[0]) for y in self._labels])
+        label = joined([tf.nest.flatten(y)[0] for y in self._labels])
         right = [hits(self._outputs[0], np.asarray(s[0]), label) for s in (self._before, after)]
         return dict(zip(("accuracy_before", "accuracy_after"), map(_mean, right), strict=True))
 
 
-def _is_known(site: Any) -> bool:
-    return bool(site.output_sizes) and all(
-        None not in size for size in (*site.input_sizes, *site.output_sizes)
-    )
+def _length(inputs: Any) -> int:
+    return len(tf.nest.flatten(inputs)[0])
+
+
+def _whole(batches: list[list[tf.Tensor]]) -> list[np.ndarray]:
+    """Each output of all the images."""
+    return [joined(parts) for parts in zip(*batches, strict=True)]
 
 
 def _mean(hits: np.ndarray) -> float:
     return float(hits.mean())
 
 
-def _agreement(output: OutputLoss, before: tf.Tensor, after: tf.Tensor) -> float:
+def _agreement(output: OutputLoss, before: np.ndarray, after: np.ndarray) -> float:
     before, after = (np.asarray(tf.cast(each, tf.float32)) for each in (before, after))
     if output.kind == "classes":
         return _mean(before.argmax(-1) == after.argmax(-1))

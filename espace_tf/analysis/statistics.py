@@ -1,5 +1,6 @@
 """Streaming statistics of a network's convolutions: what goes in, and what the loss feels."""
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -31,15 +32,16 @@ def input_moments(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Mean and covariance of the patches that each convolution reads.
 
-    Positions are drawn per batch, the same for all its images; enough of them that `images` images
-    give ten patches per patch dimension, where the maps are large enough. Products are float32, of
+    Positions are drawn per batch, the same for all its images, one from each of equal parts of the
+    map; enough of them that `images` images give ten patches per patch dimension, where the maps
+    are large enough. Products are float32, of
     what deviates from the batch's own mean: squares of large values that hardly vary would cancel.
     Batches are merged in float64 (Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise
     algorithm for computing sample variances", equation 2.1).
 
     Args:
         model: a Keras model.
-        sites: the convolutions, of known map sizes.
+        sites: the convolutions; those whose maps have no size of their own read maps of any size.
         batches: (x, y) batches; y is not used.
         images: how many images there will be, about.
         seed: of the positions.
@@ -49,35 +51,32 @@ def input_moments(
         (a, b, c) of the kernel.
     """
     by_path = {site.path: site for site in sites}
-    tables = {site.path: [_padded_table(site, size) for size in site.input_sizes] for site in sites}
     random = np.random.default_rng(seed)
     merged: dict[str, _Moments] = {}
 
     @traced
-    def batch_moments(x, positions):
+    def batch_moments(x, places):
         with recording.record(model, by_path) as calls:
             model(x, training=False)
         found: dict[str, list[tuple[tf.Tensor, ...]]] = {}
         for call in calls:
             earlier = found.setdefault(call.path, [])
-            index = len(earlier)
-            table = tf.gather(tables[call.path][index], positions[call.path][index])
-            earlier.append(_patch_moments(call.inputs, table, by_path[call.path]))
+            site, drawn = by_path[call.path], places[call.path][len(earlier)]
+            earlier.append(_patch_moments(call.inputs, drawn, site))
         return found
 
     for x, _ in batches:
-        samples = len(tf.nest.flatten(x)[0])
-        positions = {
+        places = {
             site.path: [
-                random.choice(len(table), _positions_needed(site, len(table), images), False)
-                for table in tables[site.path]
+                _places(random, _positions_needed(site, math.prod(size), images))
+                for size in site.output_sizes
             ]
             for site in sites
         }
-        for path, calls in batch_moments(_tensors(x), positions).items():
-            for drawn, call in zip(positions[path], calls, strict=True):
+        for path, calls in batch_moments(_tensors(x), places).items():
+            for call in calls:
                 own = merged.setdefault(path, _Moments())
-                own.add(samples * len(drawn), *(value.numpy() for value in call))
+                own.add(*(value.numpy() for value in call))
     return {path: own.finished() for path, own in merged.items()}
 
 
@@ -186,8 +185,8 @@ def output_statistics(
             total = totals.setdefault(path, {})
             for name, value in partial.items():
                 total[name] = total.get(name, 0.0) + value.numpy().astype(np.float64)
-    for path, total in totals.items():
-        total["gradient"] /= samples * sum(map(math.prod, by_path[path].output_sizes))
+    for total in totals.values():
+        total["gradient"] /= total.pop("positions")
         if "impact" in total:
             total["impact"] /= samples
             total["damage_table"] /= in_tables
@@ -215,9 +214,15 @@ def _tensors(values: Any) -> Any:
     return tf.nest.map_structure(tf.convert_to_tensor, values)
 
 
-def _padded_table(site: Site, size: tuple[int, int]) -> np.ndarray:
-    """The site's table with 1 added: row 0 of the padded rows is zeros."""
-    return conv_table(site.geometry_of(size)) + 1
+def _places(random: np.random.Generator, count: int) -> np.ndarray:
+    """A place in each of `count` equal parts of a map: shares in [0, 1) of its positions."""
+    return (np.arange(count) + random.random(count)) / count
+
+
+def _padded_table(site: Site, size: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The site's table at some places of a map, with 1 added: row 0 of the padded rows is zeros."""
+    geometry = site.geometry_of(tuple(size.tolist()))
+    return conv_table(geometry, np.unique((places * geometry.rows_out).astype(np.int64))) + 1
 
 
 def _positions_needed(site: Site, available: int, images: int) -> int:
@@ -225,10 +230,15 @@ def _positions_needed(site: Site, available: int, images: int) -> int:
     return min(available, max(4, -(-_PATCHES * size // max(images, 1))))
 
 
-def _patch_moments(inputs: tf.Tensor, table: tf.Tensor, site: Site) -> tuple[tf.Tensor, ...]:
-    """The patches' mean [g, d], and sums of what deviates from it and of its outer products."""
-    channels = inputs.shape[-1]
-    rows = tf.reshape(tf.cast(inputs, tf.float32), [-1, np.prod(inputs.shape[1:-1]), channels])
+def _patch_moments(inputs: tf.Tensor, places: tf.Tensor, site: Site) -> tuple[tf.Tensor, ...]:
+    """How many patches, their mean [g, d], and sums of what deviates from it and of its products.
+
+    The size of the map is what the images give it, another one in every batch perhaps.
+    """
+    channels, size = inputs.shape[-1], tf.shape(inputs)[1:3]
+    table = tf.numpy_function(functools.partial(_padded_table, site), [size, places], tf.int32)
+    table.set_shape([None, math.prod(site.kernel_size)])
+    rows = tf.reshape(tf.cast(inputs, tf.float32), [tf.shape(inputs)[0], -1, channels])
     patches = tf.gather(tf.pad(rows, [[0, 0], [1, 0], [0, 0]]), table, axis=1)
     taps, groups = int(np.prod(site.kernel_size)), site.groups
     patches = tf.reshape(patches, [-1, taps, groups, channels // groups])
@@ -237,12 +247,14 @@ def _patch_moments(inputs: tf.Tensor, table: tf.Tensor, site: Site) -> tuple[tf.
     )
     mean = tf.reduce_mean(patches, axis=1)
     patches -= mean[:, None]
-    return mean, tf.reduce_sum(patches, axis=1), tf.matmul(patches, patches, transpose_a=True)
+    products = tf.matmul(patches, patches, transpose_a=True)
+    return tf.shape(patches)[1], mean, tf.reduce_sum(patches, axis=1), products
 
 
 def _output_sums(g: tf.Tensor) -> dict[str, tf.Tensor]:
     flat = tf.reshape(g, [-1, g.shape[-1]])
-    return {"gradient": tf.matmul(flat, flat, transpose_a=True)}
+    positions = tf.cast(tf.shape(flat)[0], tf.float32)
+    return {"gradient": tf.matmul(flat, flat, transpose_a=True), "positions": positions}
 
 
 def _map_sums(y: tf.Tensor, g: tf.Tensor, with_tables: bool) -> dict[str, tf.Tensor]:

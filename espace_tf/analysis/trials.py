@@ -9,6 +9,7 @@ import tensorflow as tf
 from espace_tf.analysis.statistics import linear_response
 from espace_tf.data.distance import Distance
 from espace_tf.data.losses import OutputLoss
+from espace_tf.data.uneven import joined
 from espace_tf.kernels.index_map import nearest_spread
 from espace_tf.network import cloning, graph, recording
 from espace_tf.records.site import Site
@@ -78,7 +79,7 @@ class WhatIf:
     def _answers(self) -> list[np.ndarray]:
         """Each output of all the images."""
         found = [self._forward(batch) for batch in self._images]
-        return [np.concatenate(batches) for batches in zip(*found, strict=True)]
+        return [joined(batches) for batches in zip(*found, strict=True)]
 
     def _assign(self, change: Change) -> None:
         site = change.site

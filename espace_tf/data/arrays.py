@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from espace_tf.data.uneven import Uneven
+
 
 def as_arrays(data: Any, name: str = "data") -> Any:
     """The data with everything that np.asarray takes as arrays, so that rows go by position.
@@ -82,6 +84,8 @@ def count(data: Any, name: str = "data") -> int | None:
     Raises:
         ValueError: arrays of unequal length.
     """
+    if isinstance(data, Uneven):
+        return len(data)
     if isinstance(data, tf.data.Dataset):
         sizes = [spec.shape[0] for spec in tf.nest.flatten(data.element_spec) if spec.shape.rank]
         cardinality = int(data.cardinality())
@@ -109,6 +113,8 @@ def describe(data: Any) -> str | None:
     """
     if data is None:
         return "no data"
+    if isinstance(data, Uneven):
+        return _digest(data.parts)
     if not isinstance(data, tf.data.Dataset):
         return _digest(as_arrays(data))
     first, again = (_digest(list(data.take(2).as_numpy_iterator())) for _ in range(2))
@@ -117,7 +123,7 @@ def describe(data: Any) -> str | None:
 
 def _digest(arrays: Any) -> str:
     digest = hashlib.sha256()
-    for array in tf.nest.flatten(arrays):
+    for array in (each for each in tf.nest.flatten(arrays) if each is not None):
         array = np.atleast_1d(array) if not array.shape else array
         step = max(1, -(-array.shape[0] // 64))
         rows = np.ascontiguousarray(array[::step])

@@ -8,6 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf.data.arrays import as_arrays, count, split
+from espace_tf.data.forms import understood
+from espace_tf.data.uneven import Uneven, concatenated, shapes
 from espace_tf.network import graph
 
 Batch = tuple[Any, Any]
@@ -26,10 +28,12 @@ def batches(
     """Batches of exactly `batch` samples (the last may be smaller) from the first `limit` samples.
 
     A model whose batch size is fixed gets batches of that size alone: `limit` is rounded up to full
-    ones, and the rest that fills none is left out.
+    ones, and the rest that fills none is left out. Samples of other shapes than those before them
+    begin a new batch.
 
     Args:
-        data: a tf.data.Dataset of batches, x, (x, y) or (x, y, sample weights); or the same with
+        data: a tf.data.Dataset of batches, x, (x, y) or (x, y, sample weights), or what else gives
+            such batches, see `understood`; or the same with
             arrays of all samples: whatever np.asarray takes, or arrays on disk, which are read
             block by block. Several inputs or outputs come as a list or dictionary of arrays; a
             tuple always means (x, y). Sample weights are not used.
@@ -55,12 +59,12 @@ def batches(
     for what, value in (("limit", limit), ("batch", batch)):
         if value is not None and value < 1:
             raise ValueError(f"{what} must be at least 1. Received: {value}")
-    empty, fixed = True, fixed_batch(inputs)
+    data, empty, fixed = understood(data, inputs, name), True, fixed_batch(inputs)
     if fixed is not None:
         batch, limit = fixed, None if limit is None else -(-limit // fixed) * fixed
     for x, y in _rebatch(_elements(data, inputs, name), start, limit, batch, name):
         if fixed is not None and len(tf.nest.flatten(x)[0]) < fixed:
-            break
+            continue
         _check_inputs(x, inputs, name)
         remedy = "encode classes as the integers 0, 1, ..., as np.unique(y, return_inverse=True)[1]"
         _check_numbers(y, f"{name}'s labels", remedy)
@@ -118,6 +122,8 @@ def _elements(data: Any, inputs: Mapping[str, Any] | None, name: str) -> Iterato
         _check_batched(data, inputs, name)
         for element in data.as_numpy_iterator():
             yield split(element, name)[:2]
+    elif isinstance(data, Uneven):
+        yield from data.parts
     else:
         yield split(as_arrays(data, name), name)[:2]
 
@@ -151,18 +157,21 @@ def _rebatch(
         size = count(element, name)
         start = min(skipped, size)
         skipped -= start
+        if waiting and start < size and not _are_alike(waiting[0], element, name):
+            yield concatenated(waiting)
+            waiting, held = [], 0
         while start < size and (left is None or left > 0):
             take = min(batch - held, size - start, size if left is None else left)
             waiting.append(_slice(element, start, start + take))
             start, held = start + take, held + take
             left = None if left is None else left - take
             if held == batch:
-                yield _join(waiting, name)
+                yield concatenated(waiting)
                 waiting, held = [], 0
         if left == 0:
             break
     if waiting:
-        yield _join(waiting, name)
+        yield concatenated(waiting)
 
 
 def _slice(element: Batch, start: int, stop: int) -> Batch:
@@ -171,19 +180,15 @@ def _slice(element: Batch, start: int, stop: int) -> Batch:
     )
 
 
-def _join(parts: list[Batch], name: str) -> Batch:
-    if len(parts) == 1:
-        return parts[0]
+def _are_alike(part: Batch, other: Batch, name: str) -> bool:
+    """Whether samples of two elements can stand in one batch."""
     try:
-        return tf.nest.map_structure(
-            lambda *arrays: None if arrays[0] is None else np.concatenate(arrays), *parts
-        )
-    except ValueError as error:
-        shapes = [[np.shape(array) for array in tf.nest.flatten(part)] for part in parts]
+        tf.nest.assert_same_structure(part, other)
+    except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{name}'s batches must be alike in structure and shape, but for the number of "
-            f"samples. Received: {shapes}"
+            f"{name}'s batches must be alike in structure. Received: {error}"
         ) from error
+    return shapes(part) == shapes(other)
 
 
 def _check_inputs(x: Any, inputs: Mapping[str, Any] | None, name: str) -> None:

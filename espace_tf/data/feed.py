@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from espace_tf.data import batches as user_data
 from espace_tf.data.arrays import as_arrays, count, is_on_disk, runs, split
+from espace_tf.data.forms import understood
 
 Batch = tuple[Any, Any, Any]
 # A dataset of unknown length is counted for so long: it may be endless.
@@ -56,6 +57,7 @@ class Feed:
         name: str = "data",
         rows: np.ndarray | None = None,
     ):
+        data = understood(data, inputs, name)
         next(user_data.batches(data, batch_size, batch_size, inputs=inputs, name=name))  # a check
         fixed = user_data.fixed_batch(inputs)
         self.seed, self.name, self.batch_size = seed, name, fixed or batch_size

@@ -46,7 +46,8 @@ def check(
 
     Args:
         losses: one per output; others than categorical cross-entropies are not looked at.
-        outputs: [B, ..., classes] each; only their shapes are read, B may be another.
+        outputs: [B, ..., classes] each; only their shapes are read, B may be another, and None
+            is any size.
         labels: arrays, one per output; None where there is no loss.
         name: the argument that they were given by, for errors.
 
@@ -75,27 +76,33 @@ def check(
 def _class_axis(output: tuple, label: tuple, name: str) -> int:
     """The axis of the outputs that the labels lack: the last one, or the loss's own."""
     for axis in range(len(output) - 1, 0, -1):
-        if label[1:] == (*output[1:axis], *output[axis + 1 :]):
+        if _fits(label[1:], (*output[1:axis], *output[axis + 1 :])):
             return axis
-    if label[1:] == (*output[1:-1], 1):
+    if _fits(label[1:], (*output[1:-1], 1)):
         return -1
     other = "; for one-hot labels give y.argmax(-1), or CategoricalCrossentropy"
     raise ValueError(
         f"{name}'s labels must be class numbers, of shape {_text(output[1:-1])} for outputs "
         f"{_text(output[1:])} and this loss. Received: shape {label}"
-        + (other if output[1:] == label[1:] else "")
+        + (other if _fits(label[1:], output[1:]) else "")
     )
 
 
 def _check_one_hot(output: tuple, label: tuple, name: str) -> None:
-    if output[1:] == label[1:]:
+    if _fits(label[1:], output[1:]):
         return
-    sparse = label[1:] in (output[1:-1], (*output[1:-1], 1))
+    sparse = any(_fits(label[1:], each) for each in (output[1:-1], (*output[1:-1], 1)))
     raise ValueError(
         f"{name}'s labels must be one-hot, of the outputs' shape {_text(output[1:])}, for this "
         f"loss. Received: shape {label}"
         + ("; for class numbers give SparseCategoricalCrossentropy" if sparse else "")
     )
+
+
+def _fits(shape: tuple, wanted: tuple) -> bool:
+    """Whether a shape is the wanted one, of which None is any size."""
+    pairs = zip(shape, wanted, strict=False)
+    return len(shape) == len(wanted) and all(want in (None, got) for got, want in pairs)
 
 
 def ignored_class(loss: Any) -> int | None:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from espace_tf.data.labels import are_classes, loss_kind
 from espace_tf.network import graph
 
+_NESTS = (Mapping, list, tuple)
 TINY = 1e-7  # the smallest probability, as in Keras's cross-entropies
 
 
@@ -122,7 +123,12 @@ def of_outputs(model: Any, outputs: Any, labels: Any = None, loss: Any = None) -
 
 
 def names_of(model: Any, outputs: Any) -> list[str]:
-    """The outputs' names in the order in which tf.nest.flatten gives the outputs."""
+    """The outputs' names in the order in which tf.nest.flatten gives the outputs.
+
+    Of outputs inside of outputs the way to them: "boxes/0" is the first of the list "boxes".
+    """
+    if is_nested(outputs):
+        return list(by_path(outputs))
     if isinstance(outputs, Mapping):
         return sorted(outputs)
     # Keras 3's sequential and subclassed models do not name their outputs.
@@ -135,7 +141,7 @@ def in_order(values: Any, names: Sequence[str], what: str, losses: Any = None) -
     """One value per output, in the order of the outputs; a dictionary is read by name.
 
     Args:
-        values: one, a list, or a dictionary by name.
+        values: one, a list, or a dictionary by name; or nested, as nested outputs are.
         names: the outputs'.
         what: the values are, for errors.
         losses: as in `compile`: where it leaves outputs out, so may the values.
@@ -143,6 +149,8 @@ def in_order(values: Any, names: Sequence[str], what: str, losses: Any = None) -
     Returns:
         A list with None for an output that has no value.
     """
+    if is_nested(values):
+        values = by_path(values)
     if isinstance(values, Mapping):
         if set(values) <= set(names):
             return [values.get(name) for name in names]
@@ -159,6 +167,29 @@ def in_order(values: Any, names: Sequence[str], what: str, losses: Any = None) -
         )
     by_place = dict(zip(places, found, strict=True))
     return [by_place.get(place) for place in range(len(names))]
+
+
+def is_nested(values: Any) -> bool:
+    """Whether a list or dictionary has lists or dictionaries inside."""
+    if not isinstance(values, _NESTS):
+        return False
+    inside = values.values() if isinstance(values, Mapping) else values
+    return any(isinstance(each, _NESTS) for each in inside)
+
+
+def by_path(values: Any) -> dict[str, Any]:
+    """The leaves of a nest by the way to them, in the order of tf.nest.flatten.
+
+    Example:
+        >>> by_path({"boxes": [1, 2], "classes": 3})
+        {'boxes/0': 1, 'boxes/1': 2, 'classes': 3}
+    """
+    found = {}
+    pairs = sorted(values.items()) if isinstance(values, Mapping) else enumerate(values)
+    for key, value in pairs:
+        inside = by_path(value) if isinstance(value, _NESTS) else {"": value}
+        found.update((f"{key}/{path}".rstrip("/"), each) for path, each in inside.items())
+    return found
 
 
 def sums_to_one(scores: Any) -> bool:

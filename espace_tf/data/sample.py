@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from espace_tf.data.arrays import as_arrays, count, split, take
 from espace_tf.data.batches import batches
+from espace_tf.data.forms import understood
+from espace_tf.data.uneven import Uneven, concatenated, shapes
 
 _BATCH = 32
 
@@ -16,7 +18,8 @@ def sample(data: Any, images: int, inputs: Mapping[str, Any] | None, seed: int) 
     """At most so many samples, in an order that the seed decides: x, or (x, y) with labels.
 
     Of arrays they are drawn from all rows: people sort them by class. Of a tf.data.Dataset they are
-    the first ones, read once: one that shuffles gives others in the next pass.
+    the first ones, read once: one that shuffles gives others in the next pass. Samples of several
+    sizes come as an `Uneven`.
 
     Args:
         data: as for `batches`.
@@ -27,12 +30,12 @@ def sample(data: Any, images: int, inputs: Mapping[str, Any] | None, seed: int) 
     Raises:
         TypeError, ValueError: data that `batches` refuses.
     """
-    random = np.random.default_rng(seed)
+    random, data = np.random.default_rng(seed), understood(data, inputs)
     if isinstance(data, tf.data.Dataset):
         parts = list(batches(data, images, _BATCH, inputs=inputs))
-        x, y = tf.nest.map_structure(
-            lambda *each: None if each[0] is None else np.concatenate(each), *parts
-        )
+        if len(set(map(shapes, parts))) > 1:
+            return Uneven(parts).shuffled(random)
+        x, y = concatenated(parts)
         rows = random.permutation(len(tf.nest.flatten(x)[0]))
     else:
         x, y, _ = split(as_arrays(data))

@@ -10,7 +10,7 @@ from espace_tf.config import EspaceWarning
 from espace_tf.network import graph
 from espace_tf.network.likeness import again
 
-Replace = Callable[[str, Any], Any | None]
+Replace = Callable[[str, Any], Any | None]  # also a list of layers, one after the other
 Divide = Callable[[Any], Sequence[tuple[Sequence[int], str | None]]]
 
 
@@ -25,7 +25,8 @@ def clone(model: Any, replace: Replace, *, compiled: bool = True) -> Any:
     Args:
         model: a Functional or Sequential model of Keras 3 or tf_keras.
         replace: called as replace(path, layer) for every layer of `graph.layers(model)`; returns
-            a new layer to stand in its place, whose weights the caller sets, or None.
+            a new layer to stand in its place, or in Keras 3 a list of layers, whose weights the
+            caller sets, or None.
         compiled: whether the copy is compiled as the model is.
 
     Returns:
@@ -69,7 +70,7 @@ def left_behind(model: Any, copy: Any) -> list[str]:
     """
     own = set(type(model).__mro__) - set(type(copy).__mro__)
     names = {name for each in own for name in vars(each) if not name.startswith("_")}
-    return sorted(names - {"get_config", "from_config"})
+    return sorted(names - {"get_config", "from_config", "call", "build"})
 
 
 def private_copy(model: Any) -> Any:
@@ -103,10 +104,10 @@ def _clone_keras(library: Any, model: Any, clone_function: Callable) -> Any:
     compile the copy from a serialized config, which no unregistered loss survives.
     """
     if isinstance(model, library.Sequential):
-        inputs = [_input(library, tensor) for tensor in getattr(model, "inputs", None) or ()]
-        inside = [clone_function(layer) for layer in model.layers]
+        inputs = [input_like(library, tensor) for tensor in getattr(model, "inputs", None) or ()]
+        inside = [each for layer in model.layers for each in _several(clone_function(layer))]
         return _class(model, "Sequential")([*inputs, *inside], name=model.name)
-    inputs = library.tree.map_structure(lambda tensor: _input(library, tensor), model.input)
+    inputs = library.tree.map_structure(lambda tensor: input_like(library, tensor), model.input)
     outputs = model._run_through_graph(inputs, operation_fn=clone_function, call_fn=_call)
     return _class(model, "Functional")(inputs, outputs, name=model.name)
 
@@ -118,7 +119,8 @@ def _class(model: Any, base: str) -> type:
     return type(model) if same else library_class
 
 
-def _input(library: Any, tensor: Any) -> Any:
+def input_like(library: Any, tensor: Any) -> Any:
+    """An input of another graph like the one that a symbolic tensor comes from."""
     if library.__name__ == "tf_keras":
         name = tensor._keras_history.layer.name
         return library.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)
@@ -136,7 +138,15 @@ def _input(library: Any, tensor: Any) -> Any:
 
 def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
     """An identity in the place of another layer takes none of its further arguments."""
-    return layer(args[0]) if type(layer).__name__ == "Identity" else layer(*args, **kwargs)
+    first, *others = _several(layer)
+    value = first(args[0]) if type(first).__name__ == "Identity" else first(*args, **kwargs)
+    for each in others:
+        value = each(value)
+    return value
+
+
+def _several(layer: Any) -> list[Any]:
+    return layer if isinstance(layer, list) else [layer]
 
 
 def clone_with(model: Any, replace: Callable, weights: dict[str, list[Any]]) -> Any:
@@ -220,7 +230,7 @@ def _expanded(library: Any, model: Any, make: Callable) -> Any:
     if not (calls or model.built):  # an identity has no calls
         raise ValueError(f"model {model.name!r} must have been built: call it on data first")
     inputs = tf.nest.map_structure(
-        lambda tensor: _input(library, tensor), graph.structure(model, "input")
+        lambda tensor: input_like(library, tensor), graph.structure(model, "input")
     )
     flat = tf.nest.flatten(inputs)
     made = {id(old): new for old, new in zip(model.inputs, flat, strict=True)}
@@ -237,7 +247,7 @@ def _divided(library: Any, model: Any, make: Callable, divide: Divide, wrap: Cal
         return _clone_keras(library, model, make)
     sequential = isinstance(model, library.Sequential)
     structure = model.inputs if sequential else model.input
-    inputs = library.tree.map_structure(lambda tensor: _input(library, tensor), structure)
+    inputs = library.tree.map_structure(lambda tensor: input_like(library, tensor), structure)
     flat = library.tree.flatten(inputs)
     made = {id(old): new for old, new in zip(model.inputs, flat, strict=True)}
     layers = []

@@ -28,14 +28,18 @@ class LayerCost:
     weight_bytes: int
 
 
-def layer_costs(model: Any) -> list[LayerCost]:
+def layer_costs(model: Any, size: tuple[int, int] | None = None) -> list[LayerCost]:
     """The cost of every layer with weights, masks and ranks taken into account.
 
     Convolutions of every kind and dense layers are counted; other layers count no
     multiply-accumulates.
 
+    Args:
+        model: a Keras model.
+        size: (H, W) of inputs whose size the model leaves open, which it then runs at once.
+
     Raises:
-        ValueError: the count depends on an input size that the model leaves open.
+        ValueError: the count depends on an input size that the model leaves open and is not given.
 
     Example:
         >>> layer_costs(keras.applications.MobileNet(weights=None))[0].macs  # 112 * 112 * 27 * 32
@@ -45,7 +49,7 @@ def layer_costs(model: Any) -> list[LayerCost]:
     rules = {path: layer_rules.kin(layer) for path, layer in known.items()}
     counted = Counter()
     paths = [path for path, each in rules.items() if each.macs or each.kind == "fused"]
-    for call in recording.trace(model, paths) if paths else ():
+    for call in _calls(model, paths, size) if paths else ():
         layer = known[call.path]
         if rules[call.path].kind == "fused":
             counted[call.path] += macs(layer.model)
@@ -64,14 +68,21 @@ def layer_costs(model: Any) -> list[LayerCost]:
     ]
 
 
-def macs(model: Any) -> int:
-    """Multiply-accumulates of a model per image.
+def macs(model: Any, size: tuple[int, int] | None = None) -> int:
+    """Multiply-accumulates of a model per image; arguments as of `layer_costs`.
 
     Example:
         >>> macs(keras.applications.MobileNet(weights=None))
         568740352
     """
-    return sum(layer.macs for layer in layer_costs(model))
+    return sum(layer.macs for layer in layer_costs(model, size))
+
+
+def _calls(model: Any, paths: list[str], size: tuple[int, int] | None) -> list[recording.Call]:
+    is_open = any(None in tensor.shape[1:] for tensor in getattr(model, "inputs", None) or ())
+    if size is None or not is_open:
+        return recording.trace(model, paths)
+    return recording.run_at(model, paths, size)
 
 
 def _map(call: recording.Call, layer: Any, tensor: Any) -> layer_rules.Map:

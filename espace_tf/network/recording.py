@@ -1,6 +1,7 @@
 """Calls of layers, recorded while a model runs: the only place where hooks stand on layers."""
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from espace_tf.network import cloning
+from espace_tf.network.graph import call as call_model
 from espace_tf.network.graph import is_container, layers, nodes, structure
 
 _TRACED = ("train_function", "test_function", "predict_function", "train_tf_function")
@@ -112,6 +114,33 @@ def trace(model: Any, paths: Iterable[str]) -> list[Call]:
     wanted = {id(layer): path for path, layer in _known(model, paths).items()}
     found = _calls(model, wanted) if wanted else []
     return _traced_calls(cloning.private_copy(model), wanted.values()) if found is None else found
+
+
+def run_at(model: Any, paths: Iterable[str], size: tuple[int, int]) -> list[Call]:
+    """The calls of these layers for one batch of zeros, whose maps all have a known size.
+
+    Args:
+        model: a Keras model with known inputs; it is hooked while it runs.
+        paths: of `layers(model)`.
+        size: (H, W) of inputs whose size the model leaves open.
+
+    Raises:
+        ValueError: the model does not run at that size.
+    """
+    inputs = []
+    for tensor in model.inputs:
+        batch, *shape = tensor.shape
+        given = itertools.zip_longest(shape, size[: len(shape)])
+        shape = [other if known is None else known for known, other in given]
+        inputs.append(tf.zeros([batch or 1, *shape], tensor.dtype))
+    try:
+        with record(model, paths) as calls:
+            call_model(model, inputs)
+    except Exception as error:  # Each library raises its own kinds.
+        raise ValueError(
+            f"input_size must be a size that model {model.name!r} takes. Received: {size}: {error}"
+        ) from error
+    return calls
 
 
 def _calls(container: Any, wanted: dict[int, str]) -> list[Call] | None:

@@ -1,6 +1,6 @@
 """The convolutions of a model, and which of them cannot be touched."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from espace_tf.network.graph import is_container, layers
 from espace_tf.network.layer_rules import DEPTHWISE, UNKNOWN, Rule, is_altered, kin, rule
-from espace_tf.network.recording import Call, trace
-from espace_tf.records.site import Site
+from espace_tf.network.normal import without_graph
+from espace_tf.network.recording import Call, run_at, trace
+from espace_tf.records.site import Site, is_known
 
 
 def read_sites(model: Any) -> list[Site]:
@@ -34,6 +35,33 @@ def read_sites(model: Any) -> list[Site]:
     return made + list(_hidden_sites(model, own))
 
 
+def at_size(model: Any, sites: Iterable[Site], size: tuple[int, int] | None) -> tuple[Site, ...]:
+    """The sites with the sizes that their maps have where inputs of open size have this one.
+
+    A site whose map had no size of its own stays one that is not masked.
+
+    Args:
+        model: theirs; a copy that nobody else runs, since it is hooked.
+        sites: from `read_sites`.
+        size: (H, W); None: no input is of open size.
+
+    Raises:
+        ValueError: the model does not run at that size.
+    """
+    open_sites = {site.path for site in sites if site.input_sizes and not is_known(site)}
+    if size is None or not open_sites:
+        return tuple(sites)
+    calls: dict[str, list[Call]] = {}
+    for call in run_at(model, open_sites, size):
+        calls.setdefault(call.path, []).append(call)
+    own = layers(model)
+    sized = {path: _site(path, own[path], calls[path]) for path in open_sites}
+    return tuple(
+        replace(sized[site.path], mask_skip=site.mask_skip) if site.path in sized else site
+        for site in sites
+    )
+
+
 def _hidden_sites(model: Any, own: dict[str, Any]) -> Iterator[Site]:
     """Convolutions inside wrappers and subclassed models, which cannot be replaced."""
     hosts = own if is_container(model) else {"": model}
@@ -42,6 +70,8 @@ def _hidden_sites(model: Any, own: dict[str, Any]) -> Iterator[Site]:
         for layer in inside(include_self=False) if inside else ():
             if kin(layer).convolution:
                 reason = f"it is inside {host.name!r}, a {type(host).__name__}, which is left alone"
+                if host is model:
+                    reason += f": {without_graph(model)}"
                 yield _site(f"{path}/{layer.name}".lstrip("/"), layer, [], reason)
 
 

@@ -48,7 +48,8 @@ def checked(
     network = Network.read(model)
     _check_sites(network, config)
     _check_weights(network)
-    config, copied = fitted(model, data, config), network.copied()
+    config = fitted(network.model, data, config)
+    copied = network.copied(config.input_size)
     warn_of_class(model, copied.model, stacklevel=4)
     return copied, config
 

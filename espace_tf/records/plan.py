@@ -174,12 +174,14 @@ class Plan:
             >>> small = apply(model, Plan.uniform(model, rank_ratio=0.25, keep=0.5))
         """
         from espace_tf.network import graph
+        from espace_tf.network.normal import normal
         from espace_tf.network.sites import read_sites
 
         if rank_ratio is not None:
             check_number(rank_ratio, "rank_ratio", 1e-6, 1.0)
         check_number(keep, "keep", 1e-6, 1.0)
         check_choice(mask, "mask", DATA_FREE)
+        model = normal(model)
         sites = read_sites(model)
         if not sites:
             raise ValueError(

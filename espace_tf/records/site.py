@@ -167,6 +167,12 @@ class Site:
         return first + rows_second * self.kernel_size[1 - axis] * rank * self.filters
 
 
+def is_known(site: Site) -> bool:
+    """Whether it is called, on maps of known sizes alone."""
+    sizes = (*site.input_sizes, *site.output_sizes)
+    return bool(sizes) and all(None not in size for size in sizes)
+
+
 def no_mask(site: Site, least: int) -> str | None:
     """Why the output of this convolution is not masked; None: it can be.
 

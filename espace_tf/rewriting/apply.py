@@ -13,6 +13,7 @@ from espace_tf.network import cloning, graph
 from espace_tf.network.layer_rules import COMPRESSED, rule
 from espace_tf.network.likeness import like
 from espace_tf.network.network import Network
+from espace_tf.network.normal import normal
 from espace_tf.numerics.factors import Factors, plain_factors, reconstruct
 from espace_tf.records.plan import LayerPlan, Plan
 from espace_tf.records.site import Site
@@ -80,8 +81,8 @@ def warn_of_class(model: Any, copy: Any, stacklevel: int = 3) -> None:
     """Warns if a copy of a model is of another class, which lacks methods of the model's."""
     if lost := cloning.left_behind(model, copy):
         warnings.warn(
-            f"model {model.name!r} is a {type(model).__name__}, a class with an __init__ of its "
-            f"own; the new model is a {type(copy).__name__} without its {', '.join(lost)}: "
+            f"model {model.name!r} is a {type(model).__name__}, a class with an __init__ or a call "
+            f"of its own; the new model is a {type(copy).__name__} without its {', '.join(lost)}: "
             "fit and evaluate will not call them. Move what __init__ does to a function that "
             "builds the model, and the class is kept; or give compile a loss that says the same",
             EspaceWarning,
@@ -102,7 +103,7 @@ def densify(model: Any, compressed: Any) -> Any:
     Raises:
         ValueError: the two do not belong together.
     """
-    small = graph.layers(compressed)
+    model, small = normal(model), graph.layers(compressed)
     if set(graph.layers(model)) != set(small):
         raise ValueError(
             "compressed must be what apply(model, plan) returned for this model. Received: a model"

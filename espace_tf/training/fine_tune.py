@@ -9,6 +9,7 @@ import tensorflow as tf
 from espace_tf.data import batches as user_data
 from espace_tf.data.arrays import describe
 from espace_tf.data.feed import Feed
+from espace_tf.data.forms import understood
 from espace_tf.network import graph
 from espace_tf.network.borrowed import compiled_with, trainable
 from espace_tf.network.replicas import Replicas, find_strategy
@@ -191,8 +192,8 @@ def fine_tune(
                 "model": graph.fingerprint(model),
                 "model weights": weights_hash(model),
                 "teacher weights": None if teacher is None else weights_hash(teacher.model),
-                "data": describe(data) if known else None,
-                "validation data": describe(validation_data) if known else None,
+                "data": describe(understood(data)) if known else None,
+                "validation data": describe(understood(validation_data)) if known else None,
                 "optimizer": "found" if find_rate else described(optimizer),
                 **judgement(task.judge, [each.loss for each in task.outputs]),
                 "schedule": described(schedule),
@@ -231,6 +232,7 @@ def _check_divisible(model, team: Replicas) -> None:
 def _feeds(model, data, validation_data, batch_size, seed, needed, verbose):
     """What to train on and what to judge by, some of the data if need be; None if it need not."""
     inputs = user_data.named_inputs(model)
+    data = understood(data, inputs)
     if validation_data is not None:
         feed = Feed(data, batch_size, seed=seed, inputs=inputs)
         return feed, Feed(validation_data, batch_size, inputs=inputs, name="validation_data")

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from espace_tf.data import losses
 from espace_tf.data.arrays import count, split
 from espace_tf.data.distance import Distance
 from espace_tf.data.sample import sample
+from espace_tf.data.uneven import Uneven, concatenated, joined, length, shapes
 from espace_tf.network import cloning, costs, graph, recording
 from espace_tf.network.tracing import traced
 from espace_tf.rewriting.fuse import check_not_fused
@@ -101,7 +103,8 @@ def reconstruct(
     check_choice(verbose, "verbose", (0, 1, 2))
     if teacher is model:
         raise ValueError("teacher must be another model, the uncompressed one. Received: model")
-    x = split(sample(data, IMAGES, user_data.named_inputs(model), seed))[0]
+    drawn = sample(data, IMAGES, user_data.named_inputs(model), seed)
+    x = drawn.inputs(len(drawn)) if isinstance(drawn, Uneven) else split(drawn)[0]
     one = next(user_data.batches(x, 1, 1, inputs=user_data.named_inputs(model)))[0]
     check_outputs(teacher(one, training=False), model(one, training=False))
     teacher = cloning.private_copy(teacher) if graph.is_container(teacher) else teacher
@@ -144,11 +147,11 @@ class Reconstruction:
         """The first half, least squares; only what makes the held-out answers better is kept."""
         best, judge = Best(model.weights), self._judge(model)
         best.note(0, judge())
-        joined, aside = (_joined(each) for each in (self._images, self._held))
-        fitted, held = self._refitted_on(count(joined), count(aside))
+        images, aside = _of_one_size(self._images, self._held)
+        fitted, held = self._refitted_on(*map(length, (images, aside)))
         if fitted and held:
-            parts = (joined, fitted), (aside, held)
-            x = _joined([_first(each, images) for each, images in parts])
+            parts = (images, fitted), (aside, held)
+            x = concatenated([_first(each, size) for each, size in parts])
             refit_layers(model, self._teacher, x, fitted, self._seed)
             best.note(1, judge())
         best.put_back()
@@ -182,7 +185,7 @@ class Reconstruction:
         """Each output on the images set aside."""
         forward = traced(lambda values: tf.nest.flatten(model(values, training=False)))
         found = [forward(x) for x in self._held]
-        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+        return [joined(parts) for parts in zip(*found, strict=True)]
 
     def _judge(self, model: Any) -> Any:
         """A function that gives the model's distance from the teacher."""
@@ -210,10 +213,9 @@ class Reconstruction:
 
     def steps(self, seconds: float) -> int:
         """How many steps are taken in so many seconds of two cores."""
-        try:
-            macs = costs.macs(self._teacher)
-        except ValueError:  # of an open size
-            macs = 0
+        sizes = [np.shape(each)[1:3] for each in tf.nest.flatten(self._images[0])]
+        size = max((each for each in sizes if len(each) == 2), key=math.prod, default=None)
+        macs = costs.macs(self._teacher, size)
         step = _STEP_SECONDS + 2.5 * BATCH * macs / _RATE
         return min(int(seconds / step), _MOST_STEPS)
 
@@ -222,5 +224,14 @@ def _first(x: Any, images: int) -> Any:
     return tf.nest.map_structure(lambda each: each[:images], x)
 
 
-def _joined(parts: list[Any]) -> Any:
-    return tf.nest.map_structure(lambda *each: np.concatenate(each), *parts)
+def _of_one_size(*several: list[Any]) -> list[Any]:
+    """Of several lists of batches the images, as one batch each, of the size that most have."""
+    sizes = [Counter() for _ in several]
+    for batches, counted in zip(several, sizes, strict=True):
+        for x in batches:
+            counted[shapes(x)] += length(x)
+    size = max(sizes[0], key=lambda each: min(counted[each] for counted in sizes))
+    return [
+        concatenated([x for x in batches if shapes(x) == size] or [_first(batches[0], 0)])
+        for batches in several
+    ]

@@ -46,18 +46,18 @@ class Task:
                 f"its own. Received: metrics={metrics!r}"
             )
         self.outputs = losses.of_outputs(model, outputs, y, loss)
-        self._shapes = [tf.TensorSpec(each.shape) for each in tf.nest.flatten(outputs)]
+        self._shapes = [tf.TensorSpec(shape) for shape in _shapes(model, outputs)]
         if y is not None:
             self.check_labels(y)
             own = loss is None and compiled is not None
             try:
                 alone = self.team.strategy is None
-                self.judge = model if own and alone else self._judge(metrics, own)
+                self.judge = model if own and alone else self._judge(metrics, own, outputs)
                 self._try(x, y, outputs, weight)
             except Exception as error:  # Each library raises its own kinds.
                 raise ValueError(_words(loss, metrics, y, outputs, error)) from error
 
-    def _judge(self, metrics: Any, own: bool) -> Any:
+    def _judge(self, metrics: Any, own: bool, outputs: Any) -> Any:
         """An empty model that is compiled with the losses, or as the model is."""
         judge = graph.library(self.model).Model(name="judge")
         judge.output_names = getattr(self.model, "output_names", None)
@@ -68,7 +68,10 @@ class Task:
         if metrics is None and len(given) == 1 and self.outputs[0].kind in ACCURACIES:
             metrics = [ACCURACIES[self.outputs[0].kind]]
         metrics = metrics if self.team.strategy is None else copies(metrics)
-        judge.compile(loss=given[0] if len(given) == 1 else given, metrics=metrics)
+        given = given[0] if len(given) == 1 else given
+        if losses.is_nested(outputs):
+            given = tf.nest.pack_sequence_as(outputs, given)
+        judge.compile(loss=given, metrics=metrics)
         return judge
 
     def _try(self, x, y, outputs, weight) -> None:
@@ -132,6 +135,13 @@ class Task:
         """The metrics' variables."""
         metrics = [] if self.judge is None else self.judge.metrics
         return [variable for metric in metrics for variable in metric.variables]
+
+
+def _shapes(model: Any, outputs: Any) -> list[Any]:
+    """The shape of each output: that of the graph, which leaves sizes open, where there is one."""
+    if getattr(model, "outputs", None):
+        outputs = graph.structure(model, "output")
+    return [each.shape for each in tf.nest.flatten(outputs)]
 
 
 def _words(loss, metrics, y, outputs, error: Exception) -> str:

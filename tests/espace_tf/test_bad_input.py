@@ -95,7 +95,7 @@ CASES = {
                 output_signature=tf.TensorSpec((None, None, None, 2)),
             )
         ),
-        "batches must be alike",
+        r"must fit the model.*\(3, 5, ",
     ),
     "speed": (lambda: one_plan(speedup=10**400), "speedup must be a finite number above 1"),
     "previous": (lambda: one_plan(previous=3), "previous must be a Plan or None. Received: 3"),

@@ -54,13 +54,16 @@ FORMS = {
 
 @LIBRARIES
 @pytest.mark.parametrize("form", FORMS)
-def test_it_is_kept_and_what_is_inside_is_left_alone(library, form):
+def test_what_is_inside_is_compressed_or_kept(library, form):
     model = network(library, **FORMS[form])
-    plan = Plan.uniform(model)
+    plan = Plan.uniform(model, rank_ratio=1)
     small = apply(model, plan)
-    assert set(plan.layers) == {"conv"}
-    (reason,) = [reason for path, reason in plan.skipped.items() if path.startswith("block")]
-    assert re.fullmatch(r"it is inside 'block\w*', a Block, which is left alone", reason)
+    if library is keras:  # read as a graph, see network/test_normal.py
+        assert len(plan.layers) == 2 and not plan.skipped
+    else:
+        assert set(plan.layers) == {"conv"}
+        (reason,) = plan.skipped.values()
+        assert re.fullmatch(r"it is inside 'block\w*', a Block, which is left alone", reason)
     images = np.random.default_rng(SEED).random((2, 12, 12, 3), np.float32)
     expected, found = model.predict(images, verbose=0), small.predict(images, verbose=0)
     np.testing.assert_allclose(found, expected, atol=1e-5)

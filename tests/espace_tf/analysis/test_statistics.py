@@ -9,7 +9,7 @@ import tf_keras
 from espace_tf.analysis import statistics as moments
 from espace_tf.data import targets
 from espace_tf.network import graph
-from espace_tf.network.sites import read_sites
+from espace_tf.network.sites import at_size, read_sites
 from espace_tf.numerics import masks
 
 SEED = 11
@@ -108,6 +108,62 @@ def test_patch_moments_of_all_positions(library):
             np.testing.assert_allclose(mean, flat.mean(0), atol=1e-5, err_msg=path)
             expected = np.cov(flat, rowvar=False, bias=True)
             np.testing.assert_allclose(covariance, expected, atol=2e-5, err_msg=path)
+
+
+def open_and_sized(library, sizes):
+    """The network of any size, a sample of each size, and the same network's sites there."""
+    library.utils.set_random_seed(SEED)
+    layers, inputs = library.layers, library.Input((None, None, 4))
+    y = layers.Conv2D(6, (3, 2), strides=(2, 1), padding="same", name="first")(inputs)
+    y = layers.Conv2D(3, 2, dilation_rate=2, activation="tanh", name="second")(y)
+    model = library.Model(inputs, layers.GlobalAveragePooling2D()(y))
+    random = np.random.default_rng(SEED)
+    images = [random.normal(size=(2, *size, 4)).astype(np.float32) for size in sizes]
+    return model, images, [at_size(model, read_sites(model), size) for size in sizes]
+
+
+@LIBRARIES
+def test_batches_of_different_sizes(library):
+    model, images, by_size = open_and_sized(library, [(9, 8), (14, 11), (9, 9)])
+    assert all(site.mask_skip and not site.skip for site in by_size[0])
+    batches = [(x, None) for x in images]
+    # "1 image" makes every position of the first size wanted, which are too few for the others.
+    found = moments.input_moments(model, by_size[1], batches, 1, SEED)
+    target = targets.resolve(model, None, batches[0], SEED).target
+    gradients = moments.output_statistics(model, by_size[0], batches, target, lambda site: False)
+    first = graph.layers(model)["first"]
+    for index, path in enumerate(("first", "second")):
+        patches, moment, positions = [], 0.0, 0
+        for step, (x, sites) in enumerate(zip(images, by_size, strict=True)):
+            read = x if path == "first" else first(x)
+            patches.append(cut(read, sites[index]).reshape(-1, found[path]["mean"].shape[1]))
+            with tf.GradientTape() as tape:
+                y = tf.Variable(first(x))
+                z = y if path == "first" else tf.Variable(linear(model, y))
+                loss = target(rest(model, z, path), None, step)
+            g = tape.gradient(loss, z).numpy().reshape(-1, sites[index].filters).astype(float)
+            moment, positions = moment + g.T @ g, positions + len(g)
+        flat = np.concatenate(patches)
+        np.testing.assert_allclose(found[path]["mean"][0], flat.mean(0), atol=1e-5)
+        expected = np.cov(flat, rowvar=False, bias=True)
+        np.testing.assert_allclose(found[path]["covariance"][0], expected, atol=2e-5)
+        wanted = moment / positions
+        scale = 1e-4 * np.abs(wanted).max()
+        np.testing.assert_allclose(gradients[path]["gradient"], wanted, atol=scale)
+
+
+def linear(model, y):
+    """What the second convolution gives before its activation."""
+    kernel, bias = graph.layers(model)["second"].get_weights()
+    spaced = np.zeros((3, 3, *kernel.shape[2:]), np.float32)
+    spaced[::2, ::2] = kernel
+    return tf.nn.conv2d(y, spaced, 1, "VALID") + bias
+
+
+def rest(model, y, path):
+    """The outputs from the response of a convolution on."""
+    z = linear(model, y) if path == "first" else y
+    return tf.reduce_mean(tf.tanh(z), [1, 2])
 
 
 def test_large_values_that_hardly_vary_do_not_cancel():
