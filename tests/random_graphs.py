@@ -106,6 +106,13 @@ def batch_norm(r, shape):
     return call("layers.BatchNormalization", axis=axis, scale=r.pick(None, None, False))
 
 
+def fits(slopes, shape):
+    """Whether a PReLU's slopes, 1 where axes share them, are those of inputs of a shape."""
+    return len(slopes) == len(shape) and all(
+        slope in (1, size) for slope, size in zip(slopes, shape, strict=True)
+    )
+
+
 def around(name, most):
     def make(r, shape):
         sides = tuple((r.int(0, most), r.int(0, most)) for _ in range(2))
@@ -306,10 +313,12 @@ class Grower:
         return pool
 
     def again(self, pool):
-        """Another call of a layer or model; a Sequential would take inputs of any shape here."""
+        """Another call of a layer or model; a Sequential or PReLU would take any shape here."""
         layer, given = self.r.choice(self.layers), self.recent(pool)
-        wanted = getattr(self.values[layer], "input_shape", None)
-        if isinstance(self.values[layer], keras.Model) and wanted != self.values[given].shape:
+        called, shape = self.values[layer], self.values[given].shape
+        if isinstance(called, keras.Model) and called.input_shape != shape:
+            return None
+        if isinstance(called, keras.layers.PReLU) and not fits(called.alpha.shape, shape[1:]):
             return None
         return self.add("t", f"{layer}({{}})", [given])
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from espace_tf import kernels
@@ -21,7 +22,7 @@ def inference_copy(model: Any) -> Any:
         ValueError: model does not say what its inputs are.
     """
     check_model(model)
-    return strip(_in_float32(model), fuse=False)
+    return _with_safe_norms(strip(_in_float32(model), fuse=False))
 
 
 def check_model(model: Any) -> None:
@@ -111,6 +112,26 @@ def _in_float32(model: Any) -> Any:
 
     weights = {path: layer.get_weights() for path, layer in changed.items()}
     return cloning.clone_with(model, replace, weights)
+
+
+class _UnitNormalization(keras.layers.UnitNormalization):
+    """The same without the reciprocal square root of 0, which LiteRT's XNNPACK takes for NaN."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        squares = tf.reduce_sum(tf.square(inputs), self.axis, keepdims=True)
+        return inputs / tf.maximum(tf.sqrt(squares), 1e-12)
+
+
+def _with_safe_norms(model: Any) -> Any:
+    """The model, or a copy of it in which rows of zeros are normalised to zeros everywhere."""
+    norms = keras.layers.UnitNormalization
+
+    def replace(path: str, layer: Any) -> Any:
+        return likeness.like(layer, _UnitNormalization) if type(layer) is norms else None
+
+    if not any(type(layer) is norms for layer in graph.layers(model).values()):
+        return model
+    return cloning.clone_with(model, replace, {})
 
 
 def _has_other_floats(layer: Any) -> bool:

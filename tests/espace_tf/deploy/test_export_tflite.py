@@ -212,6 +212,17 @@ def test_a_model_that_computes_nan_is_not_written(quantize, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("axis", [-1, [1, 3]])
+def test_rows_of_zeros_are_normalised_to_zeros(axis, tmp_path):
+    # LiteRT with XNNPACK computes 0 times the reciprocal square root of 0, which is NaN.
+    layers = [keras.layers.ZeroPadding2D(1), keras.layers.UnitNormalization(axis)]
+    export_tflite(keras.Sequential([keras.Input((12, 12, 2)), *layers]), tmp_path / "model.tflite")
+    rows = np.pad(images(2).astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    norm = np.sqrt(np.square(rows).sum(tuple(np.atleast_1d(axis)), keepdims=True))
+    found = runs(tmp_path / "model.tflite", images(2))
+    np.testing.assert_allclose(found, rows / np.where(norm > 0, norm, 1), atol=1e-6)
+
+
 def test_what_needs_foreign_operators_is_refused_with_a_way_out(tmp_path, monkeypatch):
     monkeypatch.setattr(tflite, "operators", lambda content: ("ADD", "CUSTOM:Magic"))
     with pytest.raises(ValueError, match="needs CUSTOM:Magic; .* export_saved_model"):
