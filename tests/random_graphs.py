@@ -362,7 +362,8 @@ class Grower:
         outside, self.layers = self.layers, []
         if self.r.chance(0.4):
             made = [self.maker(len(shape) + 1) for _ in range(2)]
-            inside = [make(self.r, shape) for name, make in made if name not in JOINING]
+            fixed = (*JOINING, "Rescaling")  # which takes numbers for other channels than it gets
+            inside = [make(self.r, shape) for name, make in made if name not in fixed]
             model = self.add("m", f"Sequential([{', '.join([call('Input', shape), *inside])}])")
         else:
             first = self.add("x", call("Input", shape))
