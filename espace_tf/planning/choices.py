@@ -67,6 +67,14 @@ class Clock:
         """Milliseconds of this option; the layer as it is keeps its own, measured time."""
         return self.dense_ms[path] if option.is_dense else self.scale[path] * option.ms
 
+    def most(self, analysis: Analysis) -> float:
+        """The speed of the network with every layer by its fastest option."""
+        fastest = (
+            min(self.of_option(path, option) for option in site.options)
+            for path, site in analysis.sites.items()
+        )
+        return self.model_ms / max(self.other_ms + sum(fastest), 1e-9)
+
     def total(self, choices: Mapping[str, Choice]) -> float:
         """Milliseconds in touchable convolutions when these layers get these choices."""
         return sum(

@@ -100,7 +100,7 @@ def plan(
             f"speedup {speedup:g} was asked for, but the fastest plan that is worth the loss "
             f"it costs is predicted to reach only {made.predicted_speedup:.2f}; "
             f"{clock.other_ms / clock.model_ms:.0%} of the time is spent outside the convolutions "
-            "that may be touched",
+            f"that may be touched, so that at most {clock.most(analysis):.2f} is possible",
             UnreachableSpeedWarning,
             stacklevel=2,
         )

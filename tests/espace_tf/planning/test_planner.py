@@ -373,8 +373,10 @@ def test_a_loss_gets_the_least_time_that_it_allows(seed, monkeypatch):
 def test_no_time_is_bought_that_is_dearer_than_the_bound(seed, monkeypatch):
     of = dataclasses.replace(analysis(seed), target="labels")
     monkeypatch.setattr(planner, "DEAREST", 0.5)
-    with pytest.warns(UnreachableSpeedWarning, match="worth the loss"):
+    with pytest.warns(UnreachableSpeedWarning, match="worth the loss") as told:
         found = plan(of, speedup=50.0)
+    most = of.model_ms / min(ms for ms, _ in every_plan(of))
+    assert f"at most {most:.2f} is possible" in str(told[0].message)
     total = sum(layer.damage for layer in found.layers.values())
     assert total <= 0.5 * math.log(of.model_ms / found.predicted_ms) * (1 + 1e-9)
     # Nothing in reach of it is worth more: a step to any faster plan pays more than the bound.
