@@ -62,9 +62,11 @@ def compress(
     Times of layers are kept for the next call on this machine: see `espace_tf.timing.layer_times`.
 
     Args:
-        model: a trained Keras 3 or tf_keras model; it is not changed.
-        data: a tf.data.Dataset of batches, (x, y) or x; or arrays; a few hundred training images
-            are enough, a thousand are better: up to 512 of them are held out to compare answers on.
+        model: a trained Keras 3 or tf_keras model; it is not changed. A subclassed one of Keras 3
+            must have been called; it comes back as a Functional one.
+        data: a tf.data.Dataset of batches, (x, y) or x, a keras.utils.PyDataset, or a function that
+            begins a pass over such batches; or arrays. A few hundred training images are enough, a
+            thousand are better: up to 512 of them are held out to compare answers on.
             None: inputs made up from the batch norms, or else the weights alone, decide, which is
             worse, and the summary says so.
         speedup: time before over time after, stripped, on config.runtime, above 1. None: the loss

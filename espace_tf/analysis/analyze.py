@@ -57,8 +57,9 @@ def analyze(
     finished stage is kept there, and a run that was interrupted goes on where it stopped.
 
     Args:
-        model: a Functional or Sequential model of Keras 3 or tf_keras; it is not changed.
-        data: a tf.data.Dataset of batches, (x, y) or x; or arrays. None: the weights alone decide.
+        model: of Keras 3 or tf_keras; it is not changed. A subclassed one must have been called.
+        data: a tf.data.Dataset of batches, (x, y) or x, or what else gives such batches; or arrays.
+            None: the weights alone decide.
         config: None: EspaceConfig().
         loss: what the model was trained with; None: the compiled loss, else inferred. Without
             labels a classifier's labels are drawn from its own output distribution.

@@ -33,10 +33,10 @@ def batches(
 
     Args:
         data: a tf.data.Dataset of batches, x, (x, y) or (x, y, sample weights), or what else gives
-            such batches, see `understood`; or the same with
-            arrays of all samples: whatever np.asarray takes, or arrays on disk, which are read
-            block by block. Several inputs or outputs come as a list or dictionary of arrays; a
-            tuple always means (x, y). Sample weights are not used.
+            such batches, see `understood`; or the same with arrays of all samples: whatever
+            np.asarray takes, or arrays on disk, which are read block by block. Several inputs or
+            outputs come as a list or dictionary of arrays; a tuple always means (x, y). Sample
+            weights are not used.
         limit: how many samples to read at most; None reads all.
         batch: samples per yielded batch, unless the model fixes them.
         start: how many of them to leave out at the beginning.
