@@ -90,7 +90,7 @@ fuzz-graphs: setup native
 	PYTHONPATH=. $(PY) tests/fuzz_graphs.py --count=$(COUNT) --seed=$(SEED)
 
 bazel: setup
-	PYTHON_BIN_PATH=$(abspath $(PY)) $(BAZEL) test :channels_test :core_test :fused_graph_test \
+	PYTHON_BIN_PATH=$(abspath $(PY)) $(BAZEL) test :channels_test :core_test :dense_test :fused_graph_test \
 	  :delegate_test :fuzz_test :memory_test :pointwise_test :windows_test
 	PYTHON_BIN_PATH=$(abspath $(PY)) $(BAZEL) build :native
 

@@ -37,6 +37,7 @@ CORE = (
     *("cpu/depthwise", "cpu/pooling", "cpu/fused_graph", "cpu/channels", "cpu/variants"),
     *("cpu/windows", "cpu/variant_portable", "cpu/channels_portable"),
     *("cpu/pointwise", "cpu/pointwise_portable", "cpu/prepared_program", "cpu/step_pieces"),
+    "cpu/dense",
 )
 # The delegate for LiteRT needs the core and no TensorFlow.
 DELEGATE = ("delegate", "stretch", "team")

@@ -104,7 +104,7 @@ def export_tflite(
 def _convert_fused(
     stripped: Any, quantize: str | None, tried: list[np.ndarray], custom: bool
 ) -> bytes:
-    fused = fuse(stripped)
+    fused = fuse(stripped, large=False)  # LiteRT reads such kernels from the file
     if not fused_file.fused_graphs(fused):
         warnings.warn(
             f"model {stripped.name!r} has no stretch that the native kernels could run: the file "

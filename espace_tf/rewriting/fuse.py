@@ -10,10 +10,14 @@ from espace_tf.keras_layers import FusedGraph
 from espace_tf.network import cloning, graph
 from espace_tf.network.layer_rules import rule
 from espace_tf.rewriting.lower import lower
-from espace_tf.rewriting.pieces import pieces
+from espace_tf.rewriting.pieces import is_large, pieces
+
+# What a call becomes part of: nothing, a stretch that takes a few images at a time through all of
+# its layers, or one of dense layers that takes all images through each of them.
+_NONE, _MAPS, _ROWS = range(3)
 
 
-def fuse(model: Any) -> Any:
+def fuse(model: Any, *, large: bool = True) -> Any:
     """A copy of a model in which each stretch that one operation can run is one `FusedGraph`.
 
     At inference the outputs are those of the model, to float rounding; in training and in exported
@@ -41,7 +45,7 @@ def fuse(model: Any) -> Any:
     times = Counter(
         id(layer) for container in graph.containers(model) for layer, *_ in graph.nodes(container)
     )
-    made = cloning.clone_in_stretches(model, lambda each: _stretches(each, times), _wrap)
+    made = cloning.clone_in_stretches(model, lambda each: _stretches(each, times, large), _wrap)
     if hasattr(model, "espace_plan"):
         made.espace_plan = model.espace_plan
     return made
@@ -62,7 +66,9 @@ def _wrap(inner: keras.Model) -> FusedGraph:
     return FusedGraph(inner, *lower(inner), name=inner.name)
 
 
-def _stretches(container: Any, times: dict[int, int]) -> list[tuple[list[int], str | None]]:
+def _stretches(
+    container: Any, times: dict[int, int], large: bool
+) -> list[tuple[list[int], str | None]]:
     """The calls of a container in an order in which they can run, fused or not.
 
     Args:
@@ -70,7 +76,7 @@ def _stretches(container: Any, times: dict[int, int]) -> list[tuple[list[int], s
     """
     calls = graph.nodes(container)
     found = [
-        None if training else pieces(layer, inputs, outputs)
+        None if training or (is_large(layer) and not large) else pieces(layer, inputs, outputs)
         for layer, inputs, outputs, training in calls
     ]
     stages = _stages(calls, found, times)
@@ -78,11 +84,16 @@ def _stretches(container: Any, times: dict[int, int]) -> list[tuple[list[int], s
     taken = {layer.name for layer in container.layers}
     for stage in sorted(set(stages)):
         indices = [index for index, own in enumerate(stages) if own == stage]
-        first = next((i for i in indices if found[i] and rule(calls[i][0]).convolution), None)
-        worth = stage % 2 == 1 and first is not None
+        first = next((i for i in indices if found[i] and _is_worth(calls[i][0])), None)
+        worth = stage % 3 != _NONE and first is not None
         name = _free(f"fused_{calls[first][0].name}", taken) if worth else None
         order.append((indices, name))
     return order
+
+
+def _is_worth(layer: Any) -> bool:
+    """Whether a layer alone would be a stretch."""
+    return rule(layer).convolution or is_large(layer)
 
 
 def _free(name: str, taken: set[str]) -> str:
@@ -94,7 +105,7 @@ def _free(name: str, taken: set[str]) -> str:
 
 
 def _stages(calls: list, found: list, times: dict[int, int]) -> list[int]:
-    """A number for each call: odd where it is fused; none reads from a later one.
+    """A number for each call, modulo 3 what it becomes part of; none reads from a later one.
 
     Calls of one number that are fused are one stretch: a path that leaves it and comes back would
     pass through a number between. Calls of one layer must all be in one, else they stay as
@@ -105,11 +116,14 @@ def _stages(calls: list, found: list, times: dict[int, int]) -> list[int]:
         reached: dict[int, int] = {}
         stages, homes = [], {}
         for (layer, inputs, outputs, _), one in zip(calls, found, strict=True):
-            fused = one is not None and id(layer) not in barred
             before = max((reached.get(id(tensor), 0) for tensor in inputs), default=0)
-            stages.append(before + (before % 2 != fused))
+            kind = _NONE
+            if one is not None and id(layer) not in barred:
+                flat = all(len(tensor.shape) == 2 for tensor in [*inputs, *outputs])
+                kind = _ROWS if is_large(layer) or (flat and before % 3 == _ROWS) else _MAPS
+            stages.append(before + (kind - before) % 3)
             reached.update((id(tensor), stages[-1]) for tensor in outputs)
-            if fused:
+            if kind != _NONE:
                 homes.setdefault(id(layer), []).append(stages[-1])
         torn = {key for key, own in homes.items() if len(set(own)) > 1 or len(own) != times[key]}
         if not torn:

@@ -18,8 +18,8 @@ from espace_tf.network import graph, layer_rules
 from espace_tf.network.activations import activation, slope
 
 CONVOLUTIONS = (program.CONVOLVE, program.DEPTHWISE)
-# A larger kernel of a dense layer does not stay in the cache from one group of images to the next,
-# which the layer by itself reads once for all of them.
+# A larger kernel of a dense layer does not stay in the cache from one group of images to the next:
+# it is read once for all of them.
 _MOST_DENSE_FLOATS = 1 << 21
 
 
@@ -139,8 +139,14 @@ def _normalization(layer: Any, inputs: list[Any]) -> list[Piece] | None:
     return [Piece(kind=program.SUM, filter="scale", bias="shift")]
 
 
+def is_large(layer: Any) -> bool:
+    """Whether a layer is a dense one that had better take all images of a batch at once."""
+    dense = layer_rules.rule(layer).kind == "dense"
+    return dense and math.prod(layer.kernel.shape) > _MOST_DENSE_FLOATS
+
+
 def _dense(layer: Any, inputs: list[Any]) -> list[Piece] | None:
-    if math.prod(layer.kernel.shape) > _MOST_DENSE_FLOATS:
+    if is_large(layer) and len(inputs[0].shape) > 2:
         return None
     table = np.arange(math.prod(inputs[0].shape[1:-1]), dtype=np.int32)[:, None]
     step = Piece(kind=program.CONVOLVE, filter="kernel", table=table, channels=layer.units)

@@ -166,7 +166,7 @@ class _LiteRTFused(_LiteRT):
     """A file with fused stretches, in LiteRT's interpreter with our delegate."""
 
     def prepare(self, model: Any, inputs: Sequence[np.ndarray], threads: int | None) -> Any:
-        content = fused_file.convert(fuse(model), named=model)
+        content = fused_file.convert(fuse(model, large=False), named=model)
         delegates = [litert.delegate(strict=True)]
         return tflite.prepare(model, content, list(inputs), threads=threads, delegates=delegates)
 

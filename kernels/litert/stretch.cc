@@ -93,19 +93,9 @@ std::string Stretch::Fill(const std::vector<int32_t>& columns,
     all.push_back(floats.back().data());
   }
   packed_ = graph_.Pack(all);
-  // Filters of convolutions have become panels, and nothing reads them any more.
-  std::vector<bool> done(weights.size());
-  for (const Program::Step& step : program().steps) {
-    if (step.kind == Program::Kind::kConvolve) done[step.filter] = true;
-  }
-  for (const Program::Step& step : program().steps) {
-    const bool convolves = step.kind == Program::Kind::kConvolve;
-    for (int64_t weight : {convolves ? -1 : step.filter, step.bias, step.slopes}) {
-      if (weight >= 0) done[weight] = false;
-    }
-  }
+  // What has become panels, and nothing reads any more, is given up.
   for (size_t i = 0; i < weights.size(); ++i) {
-    kept_.push_back(done[i] ? std::vector<float>() : std::move(floats[i]));
+    kept_.push_back(graph_.IsRead(i) ? std::move(floats[i]) : std::vector<float>());
   }
   for (const std::vector<float>& each : kept_) pointers_.push_back(each.data());
   return "";

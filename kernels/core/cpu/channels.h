@@ -14,6 +14,19 @@ struct Reads {
   int64_t count;
 };
 
+// Rows of a filter times a factor each. Each row, and the sums, have room for whole vectors; next:
+// the rows that come after these, which memory is asked for.
+struct RowSum {
+  const float* const* rows;
+  const float* const* factors;  // one float each
+  int64_t count;
+  const float* const* next;
+  int64_t next_count;
+  int64_t offset;  // added to every pointer of rows and next
+  int64_t columns;
+  float* sums;
+};
+
 struct ChannelKernels {
   // out[i] = clamp(bias[i] + sum over k < count of rows[k][i] * weights[k][i], low, high); NaN
   // stays NaN. No bias: null.
@@ -25,6 +38,8 @@ struct ChannelKernels {
   void (*mean)(const Reads& reads, int64_t columns, float* out);
   // to[k][i] += grad[i] for the first k with the largest rows[k][i]; the pointers of to may repeat.
   void (*add_to_largest)(const Reads& reads, const float* grad, int64_t columns, float* const* to);
+  // sums[i] += sum over k < count of factors[k] * rows[k][offset + i]
+  void (*add_rows)(const RowSum& sum);
   // to[i] += scale * from[i]
   void (*add)(const float* from, float scale, int64_t columns, float* to);
   // to[i] += a[i] * b[i]

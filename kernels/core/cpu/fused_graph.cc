@@ -48,8 +48,9 @@ class Counted {
 }  // namespace
 
 // One call. First every thread takes images of its own through all steps, a group at a time. Images
-// that are too few for one each go through the steps together: the pieces of each step are divided
-// among the threads, and none begins the next step before all are done with this one.
+// that are too few for one each, or that are nothing but rows which share all filters, go through
+// the steps together: the pieces of each step are divided among the threads, and none begins the
+// next step before all are done with this one.
 class FusedGraph::Call {
  public:
   Call(const FusedGraph& graph, int64_t batch, const std::vector<const float*>& inputs,
@@ -60,7 +61,7 @@ class FusedGraph::Call {
         pieces_(graph.prepared_, inputs, weights, packed, outputs),
         batch_(batch),
         threads_(std::max(threads, 1)),
-        alone_(batch >= 2 * threads_ ? batch : batch / threads_ * threads_),
+        alone_(ImagesAlone()),
         images_(ImagesAtOnce()),
         groups_(CeilDiv(alone_, images_)),
         scratch_size_(program_.scratch * (std::min(groups_, threads_) * images_ + batch - alone_)),
@@ -89,6 +90,11 @@ class FusedGraph::Call {
   }
 
  private:
+  int64_t ImagesAlone() const {
+    if (graph_.prepared_.is_of_rows) return 0;
+    return batch_ >= 2 * threads_ ? batch_ : batch_ / threads_ * threads_;
+  }
+
   int64_t ImagesAtOnce() const {
     const int64_t fit = kCacheFloats / std::max(program_.scratch, int64_t{1});
     return std::clamp(std::min(fit, alone_ / (2 * threads_)), int64_t{1}, kMostImages);
@@ -138,10 +144,11 @@ class FusedGraph::Call {
   int64_t Now() const { return timed() ? Nanoseconds() : 0; }
 
   int64_t Pieces(size_t s) const {
-    const double worth =
-        static_cast<double>(batch_ - alone_) * graph_.prepared_.steps[s].cost / graph_.piece_cost_;
-    return static_cast<int64_t>(
-        std::clamp(worth, 1.0, static_cast<double>(kPiecesPerThread * threads_)));
+    const PreparedStep& step = graph_.prepared_.steps[s];
+    const double worth = static_cast<double>(batch_ - alone_) * step.cost / graph_.piece_cost_;
+    // Memory gives long pieces of a dense layer's filter faster than short ones.
+    const int64_t most = (step.dense != nullptr ? 1 : kPiecesPerThread) * threads_;
+    return static_cast<int64_t>(std::clamp(worth, 1.0, static_cast<double>(most)));
   }
 
   const FusedGraph& graph_;

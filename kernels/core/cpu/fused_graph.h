@@ -24,16 +24,18 @@ class FusedGraph {
   static constexpr double kPieceCost = 2e5;
 
   // program: what ParseProgram accepted. piece_cost: of the pieces that a step is divided into when
-  // a call has fewer images than threads.
-  FusedGraph(const Variant& variant, Program program, double piece_cost = kPieceCost)
-      : prepared_(variant, std::move(program)), piece_cost_(piece_cost) {}
+  // a call has fewer images than threads. dense_floats: of filters that are read as they lie.
+  FusedGraph(const Variant& variant, Program program, double piece_cost = kPieceCost,
+             int64_t dense_floats = Dense::kLeastFloats)
+      : prepared_(variant, std::move(program), dense_floats), piece_cost_(piece_cost) {}
 
   const Program& program() const { return prepared_.program; }
   // About the multiply-accumulates per image.
   double cost() const { return prepared_.cost; }
 
-  // Whether a convolution reads this weight, so that it must be packed.
+  // Whether Pack reads this weight, and whether Run does.
   bool IsPacked(int64_t weight) const { return prepared_.is_packed[weight]; }
+  bool IsRead(int64_t weight) const { return prepared_.is_read[weight]; }
 
   // weights: as many as the program has, each of its size; also below.
   Packed Pack(const std::vector<const float*>& weights) const { return prepared_.Pack(weights); }

@@ -28,44 +28,70 @@ Windows::Kind WindowsKind(Kind kind) {
 
 }  // namespace
 
-PreparedProgram::PreparedProgram(const Variant& variant, Program given)
-    : variant(variant), program(std::move(given)), is_packed(program.weights.size()) {
+PreparedProgram::PreparedProgram(const Variant& variant, Program given, int64_t dense_floats)
+    : variant(variant),
+      program(std::move(given)),
+      is_packed(program.weights.size()),
+      is_read(program.weights.size()) {
   for (const Program::Step& step : program.steps) {
-    const ConvShape shape = program.Shape(step);
-    const int32_t* table = program.Values(step.table);
-    const int32_t* spread = step.spreads() ? program.Values(step.spread) : nullptr;
-    const double results = static_cast<double>(shape.computed) * static_cast<double>(shape.filters);
-    PreparedStep prepared{nullptr, nullptr, nullptr, results * static_cast<double>(shape.taps), {}};
-    if (step.kind == Kind::kBlend) {
-      prepared.factors.resize(shape.computed * shape.taps);
-      std::memcpy(prepared.factors.data(), program.Values(step.spread),
-                  prepared.factors.size() * sizeof(float));
-    }
-    if (step.kind == Kind::kConvolve) {
+    steps.push_back(Prepare(step, dense_floats));
+    Mark(step, steps.back().dense != nullptr);
+    is_of_rows &= program.Computed(step) == 1;
+    cost += steps.back().cost;
+  }
+}
+
+PreparedStep PreparedProgram::Prepare(const Program::Step& step, int64_t dense_floats) {
+  const ConvShape shape = program.Shape(step);
+  const int32_t* table = program.Values(step.table);
+  const int32_t* spread = step.spreads() ? program.Values(step.spread) : nullptr;
+  const double results = static_cast<double>(shape.computed) * static_cast<double>(shape.filters);
+  PreparedStep prepared{};
+  prepared.cost = results * static_cast<double>(shape.taps);
+  if (step.kind == Kind::kBlend) {
+    prepared.factors.resize(shape.computed * shape.taps);
+    std::memcpy(prepared.factors.data(), program.Values(step.spread),
+                prepared.factors.size() * sizeof(float));
+  }
+  const bool convolves = step.kind == Kind::kConvolve;
+  if (convolves) {
+    prepared.cost *= static_cast<double>(shape.channels);
+    if (Dense::Suits(shape, step.spreads(), dense_floats)) {
+      prepared.dense = std::make_unique<Dense>(variant, shape, table);
+    } else {
       const bool joined = program.tensors[step.ins[0]].stride == shape.channels;
       prepared.convolution = std::make_unique<Convolution>(variant, shape, table, spread, joined);
       if (prepared.convolution->has_runs()) prepared.convolution->FindRuns(0, shape.computed);
-      prepared.cost *= static_cast<double>(shape.channels);
-      is_packed[step.filter] = true;
-      if (step.bias >= 0) is_packed[step.bias] = true;
-    } else {
-      if (IsWindowed(step.kind) && shape.taps <= Windows::kMostTaps) {
-        prepared.windows =
-            std::make_unique<Windows>(variant, WindowsKind(step.kind), shape, table, spread);
-      }
-      prepared.cost *= kLoadCost * static_cast<double>(step.ins.size());
-      const auto most = static_cast<size_t>(std::max(kLongRow, shape.channels));
-      ones.resize(std::max(ones.size(), most), 1.0f);
     }
-    const bool curved = !IsBound(step.activation);
-    if (curved) prepared.cost += kActivationCost * results;
-    if (step.kind == Kind::kSoftmax) prepared.cost += kActivationCost * results;
-    if ((prepared.convolution == nullptr && prepared.windows == nullptr) || curved) {
-      prepared.destinations = std::make_unique<Destinations>(shape, spread);
+  } else {
+    if (IsWindowed(step.kind) && shape.taps <= Windows::kMostTaps) {
+      prepared.windows =
+          std::make_unique<Windows>(variant, WindowsKind(step.kind), shape, table, spread);
     }
-    cost += prepared.cost;
-    steps.push_back(std::move(prepared));
+    prepared.cost *= kLoadCost * static_cast<double>(step.ins.size());
+    const auto most = static_cast<size_t>(std::max(kLongRow, shape.channels));
+    ones.resize(std::max(ones.size(), most), 1.0f);
   }
+  const bool curved = !IsBound(step.activation);
+  if (curved) prepared.cost += kActivationCost * results;
+  if (step.kind == Kind::kSoftmax) prepared.cost += kActivationCost * results;
+  if ((!convolves && prepared.windows == nullptr) || curved) {
+    prepared.destinations = std::make_unique<Destinations>(shape, spread);
+  }
+  return prepared;
+}
+
+// The weights of a step as packed, or read, or both.
+void PreparedProgram::Mark(const Program::Step& step, bool dense) {
+  const bool convolves = step.kind == Kind::kConvolve;
+  const auto mark = [](std::vector<bool>& marks, int64_t weight) {
+    if (weight >= 0) marks[weight] = true;
+  };
+  if (convolves) mark(is_packed, step.filter);
+  if (convolves) mark(is_packed, step.bias);
+  if (!convolves || dense) mark(is_read, step.filter);
+  if (!convolves) mark(is_read, step.bias);
+  mark(is_read, step.slopes);
 }
 
 PackedWeights PreparedProgram::Pack(const std::vector<const float*>& weights) const {
@@ -74,20 +100,25 @@ PackedWeights PreparedProgram::Pack(const std::vector<const float*>& weights) co
     packed.filters.emplace_back();
     packed.panels.emplace_back();
     packed.biases.emplace_back();
-    if (steps[s].convolution == nullptr) continue;
     const Program::Step& step = program.steps[s];
+    const Dense* dense = steps[s].dense.get();
+    packed.finite.push_back(dense != nullptr && dense->IsFinite(weights[step.filter]));
+    if (step.kind != Kind::kConvolve) continue;
+    const Panels panels(variant, program.tensors[step.out].channels);
+    const int64_t columns = panels.begin(panels.count());
+    packed.biases[s].assign(columns, 0.0f);
+    if (step.bias >= 0) {
+      std::copy_n(weights[step.bias], program.weights[step.bias], packed.biases[s].begin());
+    }
+    if (dense != nullptr) continue;
     const Convolution& convolution = *steps[s].convolution;
-    const Panels& panels = convolution.panels();
-    const int64_t depth = convolution.depth(), columns = panels.begin(panels.count());
+    const int64_t depth = convolution.depth();
     packed.filters[s] = AlignedFloats(depth * columns);
     for (int64_t panel = 0; panel < panels.count(); ++panel) {
       float* to = packed.filters[s].get() + depth * panels.begin(panel);
       convolution.Pack(weights[step.filter], panel, 0, depth, to);
       packed.panels[s].push_back({to, panels.width(panel)});
     }
-    packed.biases[s].assign(columns, 0.0f);
-    if (step.bias < 0) continue;
-    std::copy_n(weights[step.bias], program.weights[step.bias], packed.biases[s].begin());
   }
   return packed;
 }

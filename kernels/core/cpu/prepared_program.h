@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/cpu/convolution.h"
+#include "core/cpu/dense.h"
 #include "core/cpu/variants.h"
 #include "core/cpu/windows.h"
 #include "core/program.h"
@@ -21,10 +22,12 @@ struct PackedWeights {
   std::vector<AlignedFloats> filters;
   std::vector<std::vector<Panel>> panels;
   std::vector<std::vector<float>> biases;  // padded to whole vectors
+  std::vector<bool> finite;                // filters of dense layers, which are not packed
 };
 
 struct PreparedStep {
   std::unique_ptr<Convolution> convolution;
+  std::unique_ptr<Dense> dense;
   std::unique_ptr<Windows> windows;
   std::unique_ptr<Destinations> destinations;
   double cost;                 // about the multiply-accumulates per image
@@ -32,8 +35,8 @@ struct PreparedStep {
 };
 
 struct PreparedProgram {
-  // program: what ParseProgram accepted.
-  PreparedProgram(const Variant& variant, Program program);
+  // program: what ParseProgram accepted. dense_floats: of filters that are read as they lie.
+  PreparedProgram(const Variant& variant, Program program, int64_t dense_floats);
 
   // weights: as many as the program has, each of its size.
   PackedWeights Pack(const std::vector<const float*>& weights) const;
@@ -41,9 +44,14 @@ struct PreparedProgram {
   const Variant& variant;
   const Program program;
   std::vector<PreparedStep> steps;
-  std::vector<bool> is_packed;  // by weight: whether a convolution reads it
-  double cost = 0;              // about the multiply-accumulates per image
-  std::vector<float> ones;      // for what has no factors
+  std::vector<bool> is_packed, is_read;  // by weight: whether Pack reads it, and whether steps do
+  bool is_of_rows = true;                // every step computes one row: images are rows
+  double cost = 0;                       // about the multiply-accumulates per image
+  std::vector<float> ones;               // for what has no factors
+
+ private:
+  PreparedStep Prepare(const Program::Step& step, int64_t dense_floats);
+  void Mark(const Program::Step& step, bool dense);
 };
 
 }  // namespace espace

@@ -20,6 +20,11 @@ constexpr int64_t kCurvedRows = 64;
 void StepPieces::Compute(size_t s, const Images& images, int64_t piece, int64_t pieces) const {
   const Program::Step& step = program_.steps[s];
   const int64_t rows = images.count * program_.Computed(step);
+  if (prepared_.steps[s].dense != nullptr) {
+    const int64_t columns = program_.tensors[step.out].channels, lines = CeilDiv(columns, kLine);
+    return Multiply(s, images, lines * piece / pieces * kLine,
+                    std::min(lines * (piece + 1) / pieces * kLine, columns));
+  }
   switch (step.kind) {
     case Kind::kConvolve: {
       // Panels are divided before rows are: a panel is read once per block of rows.
@@ -33,6 +38,17 @@ void StepPieces::Compute(size_t s, const Images& images, int64_t piece, int64_t 
     default:
       return Combine(s, images, rows * piece / pieces, rows * (piece + 1) / pieces);
   }
+}
+
+void StepPieces::Multiply(size_t s, const Images& images, int64_t left, int64_t right) const {
+  const Program::Step& step = program_.steps[s];
+  const Bounds bounds(step.activation);
+  const View<float> out = Write(step.out, images);
+  prepared_.steps[s].dense->Compute(
+      {Read(step.ins[0], images), out, weights_[step.filter], packed_.biases[s].data(), bounds.low,
+       bounds.high, packed_.finite[s]},
+      0, images.count, left, right);
+  Activate(s, out, 0, images.count, left, right);
 }
 
 void StepPieces::Convolve(size_t s, const Images& images, int64_t begin, int64_t end, int64_t first,

@@ -37,6 +37,9 @@ class StepPieces {
   void Compute(size_t s, const Images& images, int64_t piece, int64_t pieces) const;
 
  private:
+  // All images, columns [left, right).
+  void Multiply(size_t s, const Images& images, int64_t left, int64_t right) const;
+
   void Convolve(size_t s, const Images& images, int64_t begin, int64_t end, int64_t first,
                 int64_t last) const;
 

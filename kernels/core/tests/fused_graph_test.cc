@@ -99,8 +99,9 @@ int Right(const std::vector<int32_t>& words, unsigned seed, int* cases) {
       std::printf("seed %u: %s\n", seed, error.c_str());
       return 1;
     }
-    // Pieces of all sizes.
-    const FusedGraph graph(*variant, std::move(program), seed % 3 == 0 ? 1e5 : 1.0);
+    // Pieces of all sizes; every convolution of one row a dense layer, or none of them.
+    const FusedGraph graph(*variant, std::move(program), seed % 3 == 0 ? 1e5 : 1.0,
+                           seed % 2 == 0 ? 1 : Dense::kLeastFloats);
     for (const Way& way : Ways()) {
       ProgramContents contents(graph.program(), way.batch, seed);
       ++*cases;
@@ -117,7 +118,8 @@ int Accepted(const std::vector<int32_t>& words, unsigned seed, int* accepted) {
   Program program;
   if (!ParseProgram(words, &program).empty() || !IsSmall(program, kMostFloats)) return 0;
   ++*accepted;
-  const FusedGraph graph(BestVariant(), std::move(program));
+  const FusedGraph graph(BestVariant(), std::move(program), FusedGraph::kPieceCost,
+                         seed % 2 == 0 ? 1 : Dense::kLeastFloats);
   ProgramContents contents(graph.program(), 2, seed);
   return contents.Run(graph, 1, Serial()) ? 0 : 1;
 }

@@ -68,7 +68,7 @@ class ProgramWriter {
       }
     } else if (!is(Kind::kSoftmax, Kind::kShuffle)) {
       const int taps = random_.Integer(1, 5);
-      rows = random_.Integer(1, 14);
+      rows = random_.Integer(0, 2) == 0 ? 1 : random_.Integer(1, 14);
       step[6] = Table(rows, taps, -1, rows_in - 1);
       if (is(Kind::kConvolve, Kind::kDepthwise)) step[3] = Weight(taps * channels * (mixes ? filters : 1));
       if (is(Kind::kBlend)) {

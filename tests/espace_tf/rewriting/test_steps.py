@@ -150,11 +150,35 @@ def test_what_is_no_step_stays_a_layer():
     assert {"Softmax", "PReLU", "ReLU", "Activation", "Multiply", "UpSampling2D"} <= kinds
 
 
-def test_large_dense_layers_stay_layers():
+def test_large_dense_layers_are_stretches_of_their_own():
     x = keras.Input((SIDE, SIDE, 3))
-    y = LAYERS.Dense(2100)(LAYERS.Flatten()(conv(x, 8, 3)))
-    assert type(fuse(keras.Model(x, y)).layers[-1]).__name__ == "Dense"
+    y = LAYERS.Flatten()(conv(x, 8, 3))
+    large = LAYERS.Dense(2100, "tanh", name="large")(y)
+    small = LAYERS.Dense(3)(LAYERS.Dropout(0.1)(LAYERS.ReLU()(large)))
+    ends = LAYERS.Softmax()(small), LAYERS.Concatenate()([large, y])
+    model = randomized(keras.Model(x, ends), 5)
+    fused, given = fuse(model), images()
+    assert [type(layer).__name__ for layer in fused.layers[1:]] == ["FusedGraph", "FusedGraph"]
+    assert fused.layers[-1].name == "fused_large"
+    check_programs(fused, given)
+    for batch in (1, 2, len(given)):
+        for own, wanted in zip(fused(given[:batch]), model(given[:batch]), strict=True):
+            same(own, wanted, 1e-5)
+    assert type(fuse(model, large=False).layers[2]).__name__ == "Dense"
     assert not stretches(fuse(keras.Sequential([keras.Input((4,)), LAYERS.Dense(3)])))
+
+
+def test_zeros_hide_no_kernel_that_is_not_finite():
+    model = keras.Sequential([keras.Input((2048,)), LAYERS.Dense(1025, use_bias=False)])
+    kernel = np.zeros((2048, 1025), "float32")
+    kernel[:3, 0] = np.nan, np.inf, 1
+    model.set_weights([kernel])
+    fused, given = fuse(model), np.zeros((1, 2048), "float32")
+    assert stretches(fused)
+    assert np.isnan(fused(given)[0, 0])
+    model.set_weights([np.nan_to_num(kernel)])
+    fused.set_weights(model.get_weights())
+    assert not np.any(fused(given))
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e38, -1e38, 1e-41, -90.0, 0.0])
