@@ -3,11 +3,12 @@
     python benchmarks/tfds_folders.py imagenet2012 --data_dir=out/tfds --images=20000
     python benchmarks/streaming.py --data_dir=out/tfds --output_dir=out/streaming
 
-trains a network on the stand-in of ImageNet (2 GB with 20,000 images; 200,000 are 20 GB) through
-`python -m espace_tf.bin.train`, with crops, and looks at the resident memory of that
-process ten times a second. Then it counts the images that the pipeline alone gives in a second, and
-those that the training step takes of a batch that is there. The pipeline is fast enough if its
-number is the larger one. Files in the page cache of the system are not counted as memory.
+trains a network on the stand-in of ImageNet through `python -m espace_tf.bin.train`, with crops,
+and looks at the resident memory of that process ten times a second, for one epoch or
+--train_minutes. (20,000 images are 2 GB; --images=2000 --copies=100 are 20 GB to read.) Then it
+counts the images that the pipeline alone gives in a second, and those that the training step takes
+of a batch that is there. The pipeline is fast enough if its number is the larger one. Files in the
+page cache of the system are not counted as memory.
 """
 
 import json
@@ -30,13 +31,14 @@ _SPLIT = flags.DEFINE_string("train_split", "train", "How much of it: train[:200
 _SIZE = flags.DEFINE_integer("image_size", 224, "Height and width of the crops.", 1)
 _BATCH = flags.DEFINE_integer("train_batch_size", 32, "Images per step.", 1)
 _SECONDS = flags.DEFINE_integer("seconds", 20, "How long each rate is measured.", 1)
+_MINUTES = flags.DEFINE_float("train_minutes", None, "Ends the training after so many; none: never")
 _OUTPUT = flags.DEFINE_string("output_dir", "out/streaming", "Where the results go.")
 
 ROOT = Path(__file__).parents[1]
 
 
 def train() -> dict[str, float]:
-    """Trains one epoch in a process of its own; its seconds and its most resident bytes."""
+    """Trains in a process of its own; its seconds, and its most resident bytes in each quarter."""
     command = [
         *(sys.executable, "-m", "espace_tf.bin.train", f"--model={_MODEL.value}", "--overwrite"),
         *("--dataset=imagenet2012", f"--data_dir={_DATA_DIR.value}", "--preprocessing=imagenet"),
@@ -46,18 +48,27 @@ def train() -> dict[str, float]:
         f"--output_dir={_OUTPUT.value}/train",
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    begun, most = time.monotonic(), 0
+    begun, seen = time.monotonic(), []
+    end = float("inf") if _MINUTES.value is None else begun + 60 * _MINUTES.value
     process = subprocess.Popen(command, env=environment)
     watched = psutil.Process(process.pid)
-    while process.poll() is None:
+    while process.poll() is None and time.monotonic() < end:
         try:
-            most = max(most, watched.memory_info().rss)
+            seen.append(watched.memory_info().rss)
         except psutil.NoSuchProcess:
             break
         time.sleep(0.1)
-    if process.wait():
+    if time.monotonic() >= end:
+        process.kill()
+        process.wait()
+    elif process.wait():
         raise RuntimeError("espace-train failed")
-    return {"seconds": time.monotonic() - begun, "resident_bytes": most}
+    quarters = [max(part) for part in np.array_split(seen, 4)]
+    return {
+        "seconds": time.monotonic() - begun,
+        "resident_bytes": int(max(quarters)),
+        "resident_bytes_by_quarter": list(map(int, quarters)),
+    }
 
 
 def rates() -> dict[str, float]:
@@ -101,6 +112,10 @@ def main(argv: list[str]) -> None:
     rows = [
         ("dataset on disk", f"{found['dataset_bytes'] / 2**30:.2f} GiB"),
         ("most resident memory of espace-train", f"{found['resident_bytes'] / 2**30:.2f} GiB"),
+        (
+            "the same in each quarter of its time",
+            " ".join(f"{each / 2**30:.2f}" for each in found["resident_bytes_by_quarter"]),
+        ),
         ("images per second, pipeline alone", f"{found['pipeline']:.0f}"),
         ("images per second, training step alone", f"{found['step']:.0f}"),
     ]

@@ -106,7 +106,9 @@ class Course:
             return ""
         seconds = (time.perf_counter() - self._start) * (1 / self.done - 1)
         minutes, seconds = divmod(round(seconds), 60)
-        return f"about {minutes}:{seconds:02d} left"
+        hours, minutes = divmod(minutes, 60)
+        front = f"{hours}:{minutes:02d}" if hours else minutes
+        return f"about {front}:{seconds:02d} left"
 
 
 class _Lines:

@@ -147,14 +147,16 @@ def page(results: dict[str, dict[str, str]]) -> str:
     """docs/tested.md."""
     columns = ("Python", *_SHOWN, *PARTS)
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for key in sorted(results):
-        row = {"tensorflow": results[key]["TensorFlow"], **results[key]}
-        cells = [str(row.get(name, "not run")).replace("|", "/") for name in columns]
+    for python, tensorflow in VERSIONS:
+        row = results.get(f"{python}-{tensorflow}", {})
+        row = {"Python": python, "tensorflow": tensorflow, **row}
+        cells = [str(row.get(name, _NONE.get(name, ""))).replace("|", "/") for name in columns]
         lines.append("| " + " | ".join(cells) + " |")
     system = f"{platform.machine()} {platform.system()}, glibc {platform.libc_ver()[1]}"
     return _PAGE.format(table="\n".join(lines), system=system)
 
 
+_NONE = dict.fromkeys(PARTS, "not run")
 _PAGE = """# What is tested
 
 Every change: TensorFlow 2.21, Keras 3.15 and tf_keras 2.21, Python 3.11, x86-64 Linux; the C++

@@ -22,6 +22,8 @@ def test_the_time_left_follows_from_what_has_passed(monkeypatch):
     now[0] = 110.0
     assert course.done == pytest.approx(1 / 8)
     assert course.left == "about 1:10 left"
+    now[0] = 1000.0
+    assert course.left == "about 1:45:00 left"
     course.begin("write")  # nothing was to be thought about
     now[0] = 160.0
     assert course.done == pytest.approx(3 / 4)
