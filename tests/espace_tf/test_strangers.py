@@ -159,3 +159,39 @@ def test_outputs_inside_of_outputs(labelled):
         baseline = small.espace_analysis.baseline_loss
         logs = model.evaluate(x[:8], tf.nest.map_structure(lambda each: each[:8], y), verbose=0)
         assert baseline == pytest.approx(np.ravel(logs)[0], rel=0.5)  # of other images
+
+
+def test_separable_convolutions_are_compressed_and_trained():
+    inputs = keras.Input((16, 16, 3))
+    x = layers.SeparableConv2D(32, 3, padding="same", use_bias=False)(inputs)
+    x = layers.SeparableConv2D(32, 3, padding="same", activation="relu")(
+        layers.BatchNormalization()(x)
+    )
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, layers.Dense(4, activation="softmax")(x))
+    small = compressed(model, images())
+    assert all("depthwise" not in path for path in small.espace_plan.layers)
+    history = fine_tune(small, images(), teacher=model, optimizer="sgd", verbose=0)
+    assert np.isfinite(history.history["val_loss"]).all()
+
+
+class Subclassed(keras.Model):
+    """What tutorials call a custom model."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = layers.Conv2D(12, 3, padding="same", activation="relu")
+        self.second = layers.Conv2D(12, 3, padding="same", activation="relu")
+        self.pool, self.head = layers.GlobalAveragePooling2D(), layers.Dense(4)
+
+    def call(self, x):
+        return self.head(self.pool(self.second(self.first(x))))
+
+
+def test_a_subclassed_model_and_a_function_of_batches():
+    model, x = Subclassed(), images()
+    model(x[:1])
+    small = compressed(model, lambda: iter((x[:8], x[8:])))
+    history = fine_tune(small, x, teacher=model, optimizer="sgd", verbose=0)
+    assert np.isfinite(history.history["val_loss"]).all()
+    assert type(small).__name__ == "Functional" and small.count_params() < model.count_params()
