@@ -24,8 +24,10 @@ from espace_tf.data.forms import understood
 from espace_tf.data.sizes import fitted
 from espace_tf.kernels.fused import fused_operations
 from espace_tf.network import graph
+from espace_tf.network.cloning import private_copy
 from espace_tf.network.layer_rules import rule
 from espace_tf.network.network import Network
+from espace_tf.network.replicas import Replicas, find_strategy
 from espace_tf.progress import ANALYSIS, Progress, shown
 from espace_tf.records.analysis import Analysis, SiteAnalysis
 from espace_tf.records.option import Option
@@ -47,6 +49,7 @@ def analyze(
     config: EspaceConfig | None = None,
     loss: Any = None,
     verbose: int = 1,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> Analysis:
     """Everything that the planner must know of a trained model, from a few hundred images.
 
@@ -64,12 +67,14 @@ def analyze(
         loss: what the model was trained with; None: the compiled loss, else inferred. Without
             labels a classifier's labels are drawn from its own output distribution.
         verbose: 0 silent; 1, or 2 as in `fine_tune`, one display of progress with the time left.
+        strategy: a MirroredStrategy, whose devices share the work of the statistics. All else is
+            done on one device, in the process that calls.
 
     Raises:
-        TypeError: not a Keras model, or data of another kind.
+        TypeError: not a Keras model, data of another kind, or no strategy.
         ValueError: a model without a convolution that can be analysed, one that `strip` made,
-            weights that are not finite, empty data, data of another shape, or labels whose loss is
-            not known.
+            weights that are not finite, empty data, data of another shape, labels whose loss is not
+            known, or a strategy of several processes.
         ImportError: config.runtime is not installed.
 
     Example:
@@ -82,12 +87,19 @@ def analyze(
         raise TypeError(f"config must be an EspaceConfig or None. Received: {config!r}")
     check_choice(verbose, "verbose", (0, 1, 2))
     require_runtime(config.runtime)
+    devices = Replicas(strategy and find_strategy(model, strategy))
+    if devices.workers > 1:
+        raise ValueError(
+            "strategy must be of one process, such as tf.distribute.MirroredStrategy(): times are "
+            f"of one machine. Received: {type(strategy).__name__} of {devices.workers} processes"
+        )
     network = Network.read(model)
     data = understood(data, user_data.named_inputs(network.model))
     config = fitted(network.model, data, config)
     network = network.copied(config.input_size)
     with shown(verbose, ANALYSIS) as progress:
-        return run(network, data, config, loss, progress, Reference(network.model, config))
+        reference = Reference(network.model, config)
+        return run(network, data, config, loss, progress, reference, devices=devices)
 
 
 def run(
@@ -98,11 +110,13 @@ def run(
     progress: Progress,
     reference: Reference,
     seen: int | None = None,
+    devices: Replicas | None = None,
 ) -> Analysis:
     """What `espace_tf.analyze` does, to a private copy of the model, whose layers it watches.
 
     Args:
         seen: how many images it may read; None: config.calibration_images.
+        devices: what shares the work of the statistics; None: one device.
     """
     if seen is not None:
         config = dataclasses.replace(config, calibration_images=seen)
@@ -124,28 +138,10 @@ def run(
         first = next(batches(_BATCH))
         resolved, sample = targets.resolve(model, loss, first, config.seed), _picture(first[0])
         images = _count(data, config.calibration_images)
-        with progress("input statistics", images) as advance:
-            found |= cache.get(
-                "moments",
-                lambda: _flat(
-                    moments.input_moments(
-                        model, usable, _told(batches(images), advance), images, config.seed
-                    )
-                ),
-            )
-        with progress("loss gradients", images) as advance:
-            found |= cache.get(
-                "outputs",
-                lambda: _flat(
-                    moments.output_statistics(
-                        model,
-                        usable,
-                        _told(batches(images), advance),
-                        resolved.target,
-                        lambda site: offers.is_maskable(site, config),
-                    )
-                ),
-            )
+        found = _statistics(
+            *(model, usable, config, cache, progress, resolved.target, images),
+            *(lambda: batches(images), devices or Replicas()),
+        )
     sites = {
         site.path: SiteAnalysis(
             site=site,
@@ -177,6 +173,45 @@ def run(
         baseline_loss=baseline,
         sample=sample,
     )
+
+
+def _statistics(
+    model: Any,
+    usable: list[Site],
+    config: EspaceConfig,
+    cache: ResultCache,
+    progress: Progress,
+    target: targets.Target,
+    images: int,
+    batches: Callable[[], Iterator[tuple[Any, Any]]],
+    devices: Replicas,
+) -> Arrays:
+    """What goes into each convolution and what the loss feels of its output, by "path|name"."""
+    with devices.scope():
+        shared = model if devices.count == 1 else private_copy(model)
+    found: Arrays = {}
+    with progress("input statistics", images) as advance:
+        seen = _told(batches(), advance)
+        found |= cache.get(
+            "moments",
+            lambda: _flat(
+                moments.input_moments(shared, usable, seen, images, config.seed, devices)
+            ),
+        )
+
+    def masked(site: Site) -> bool:
+        return offers.is_maskable(site, config)
+
+    with (
+        progress("loss gradients", images) as advance,
+        devices.losses_of_whole_batches(graph.library(model)),
+    ):
+        seen = _told(batches(), advance)
+        found |= cache.get(
+            "outputs",
+            lambda: _flat(moments.output_statistics(shared, usable, seen, target, masked, devices)),
+        )
+    return found
 
 
 _STATISTICS = ("mean", "covariance", "gradient", "impact", "damage_table")

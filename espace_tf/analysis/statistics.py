@@ -11,8 +11,7 @@ import tensorflow as tf
 
 from espace_tf.data.targets import Target
 from espace_tf.kernels.index_map import conv_table
-from espace_tf.network import graph, recording
-from espace_tf.network.tracing import traced
+from espace_tf.network import graph, recording, replicas
 from espace_tf.numerics.masks import OFFSETS
 from espace_tf.records.site import Site
 
@@ -28,7 +27,12 @@ _HALF_SCALE = 1024.0
 
 
 def input_moments(
-    model: Any, sites: list[Site], batches: Batches, images: int, seed: int
+    model: Any,
+    sites: list[Site],
+    batches: Batches,
+    images: int,
+    seed: int,
+    devices: replicas.Replicas | None = None,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Mean and covariance of the patches that each convolution reads.
 
@@ -45,6 +49,7 @@ def input_moments(
         batches: (x, y) batches; y is not used.
         images: how many images there will be, about.
         seed: of the positions.
+        devices: what shares the work; None: one device. The model was made in its scope.
 
     Returns:
         path -> {"mean": [g, d], "covariance": [g, d, d]} float64, d = kh kw Cin / g in the order
@@ -54,17 +59,18 @@ def input_moments(
     random = np.random.default_rng(seed)
     merged: dict[str, _Moments] = {}
 
-    @traced
-    def batch_moments(x, places):
+    def moments(x, places):
+        rows = tf.shape(tf.nest.flatten(x)[0])[0]
         with recording.record(model, by_path) as calls:
-            model(x, training=False)
+            model(replicas.part(x), training=False)
         found: dict[str, list[tuple[tf.Tensor, ...]]] = {}
         for call in calls:
             earlier = found.setdefault(call.path, [])
             site, drawn = by_path[call.path], places[call.path][len(earlier)]
-            earlier.append(_patch_moments(call.inputs, drawn, site))
+            earlier.append(_patch_moments(call.inputs, drawn, site, rows))
         return found
 
+    batch_moments = (devices or replicas.Replicas()).shared(moments)
     for x, _ in batches:
         places = {
             site.path: [
@@ -118,6 +124,7 @@ def output_statistics(
     batches: Batches,
     target: Target,
     masked: Callable[[Site], bool],
+    devices: replicas.Replicas | None = None,
 ) -> dict[str, dict[str, np.ndarray]]:
     """What the loss feels of each convolution's output y (before its activation), g = dL/dy.
 
@@ -127,6 +134,7 @@ def output_statistics(
         batches: (x, y) batches.
         target: from `targets.resolve`: the loss, summed over samples.
         masked: whether a site may be masked, so that its maps are needed.
+        devices: what shares the work; None: one device. The model was made in its scope.
 
     Returns:
         path -> {"gradient": [Cout, Cout], E g g^T per sample and position}, and for those that may
@@ -142,8 +150,8 @@ def output_statistics(
     half = any(layer.compute_dtype == "float16" for layer in graph.layers(model).values())
     scale = _HALF_SCALE if half else 1.0
 
-    @traced
-    def batch_sums(x, labels, step, with_tables):
+    def sums(x, labels, step, with_tables):
+        rows = tf.shape(tf.nest.flatten(x)[0])[0]
         responses: list[tuple[str, tf.Tensor]] = []
         with tf.GradientTape(watch_accessed_variables=False) as tape:
 
@@ -155,8 +163,8 @@ def output_statistics(
                 return activation(response)
 
             with recording.record(model, by_path, watched):
-                outputs = model(x, training=False)
-            loss = scale * target(outputs, labels, step)
+                outputs = model(replicas.part(x), training=False)
+            loss = scale * target(replicas.whole(outputs, rows), labels, step)
         gradients = tape.gradient(loss, [y for _, y in responses], unconnected_gradients="zero")
         found: dict[str, dict[str, tf.Tensor]] = {}
         for (path, y), g in zip(responses, gradients, strict=True):
@@ -166,8 +174,9 @@ def output_statistics(
                 partial |= _map_sums(y, g, with_tables)
             before = found.get(path)
             found[path] = {k: v + before[k] for k, v in partial.items()} if before else partial
-        return found
+        return tf.nest.map_structure(replicas.total, found)
 
+    batch_sums = (devices or replicas.Replicas()).shared(sums)
     for step, (x, labels) in enumerate(batches):
         size, with_tables = len(tf.nest.flatten(x)[0]), samples < table_images
         samples += size
@@ -230,10 +239,13 @@ def _positions_needed(site: Site, available: int, images: int) -> int:
     return min(available, max(4, -(-_PATCHES * size // max(images, 1))))
 
 
-def _patch_moments(inputs: tf.Tensor, places: tf.Tensor, site: Site) -> tuple[tf.Tensor, ...]:
+def _patch_moments(
+    inputs: tf.Tensor, places: tf.Tensor, site: Site, samples: tf.Tensor
+) -> tuple[tf.Tensor, ...]:
     """How many patches, their mean [g, d], and sums of what deviates from it and of its products.
 
-    The size of the map is what the images give it, another one in every batch perhaps.
+    Of all replicas' patches, from the inputs of this one's part of a batch of `samples`. The size
+    of the map is what the images give it, another one in every batch perhaps.
     """
     channels, size = inputs.shape[-1], tf.shape(inputs)[1:3]
     table = tf.numpy_function(functools.partial(_padded_table, site), [size, places], tf.int32)
@@ -245,10 +257,12 @@ def _patch_moments(inputs: tf.Tensor, places: tf.Tensor, site: Site) -> tuple[tf
     patches = tf.reshape(
         tf.transpose(patches, [2, 0, 1, 3]), [groups, -1, taps * channels // groups]
     )
-    mean = tf.reduce_mean(patches, axis=1)
+    mean = replicas.mean(tf.reduce_mean(patches, axis=1), samples)
     patches -= mean[:, None]
     products = tf.matmul(patches, patches, transpose_a=True)
-    return tf.shape(patches)[1], mean, tf.reduce_sum(patches, axis=1), products
+    sums = tf.shape(patches)[1], tf.reduce_sum(patches, axis=1), products
+    count, sums, products = map(replicas.total, sums)
+    return count, mean, sums, products
 
 
 def _output_sums(g: tf.Tensor) -> dict[str, tf.Tensor]:

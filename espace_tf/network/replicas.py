@@ -108,6 +108,25 @@ class Replicas:
         local = self.strategy.experimental_local_results
         return tf.nest.map_structure(lambda value: local(value)[0], values)
 
+    def shared(self, function: Callable) -> Callable:
+        """A function of batches, traced, whose work the replicas share.
+
+        Args:
+            function: of nests of tensors, the first one a batch of all replicas' rows; returns what
+                is the same in every replica.
+
+        Returns:
+            The same function; of fewer rows than there are replicas one device does all of it.
+        """
+        alone = traced(function)
+        together = traced(lambda *arguments: self.first(self.run(function, *arguments)))
+
+        def call(batch: Any, *arguments: Any) -> Any:
+            several = 1 < self.count <= len(tf.nest.flatten(batch)[0])
+            return (together if several else alone)(batch, *arguments)
+
+        return call
+
     def any(self, flag: bool) -> bool:
         """Whether a flag is set in any process; all of them must ask."""
         return bool(flag) if self.workers == 1 else bool(self._sum(np.array([int(flag)]))[0])
@@ -229,7 +248,7 @@ def total(value: tf.Tensor) -> tf.Tensor:
 
 
 def mean(value: tf.Tensor, rows: Any) -> tf.Tensor:
-    """The mean over the samples of a batch of `rows` of a mean over each part, a scalar."""
+    """The mean over the samples of a batch of `rows` of a mean over each part."""
     context = _several()
     if context is None:
         return value

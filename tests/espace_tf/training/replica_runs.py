@@ -2,6 +2,7 @@
 
     python replica_runs.py mirrored LIBRARY FILE      on two logical CPUs
     python replica_runs.py worker LIBRARY FILE        one process of several; TF_CONFIG tells which
+    python replica_runs.py statistics LIBRARY FILE    those of analyze, on two logical CPUs
 
 With a second argument after FILE the process kills itself in the second epoch, unless that file
 exists already.
@@ -18,6 +19,10 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf import keras_layers
+from espace_tf.analysis import statistics as moments
+from espace_tf.data import targets
+from espace_tf.network.replicas import Replicas
+from espace_tf.network.sites import read_sites
 from espace_tf.training.fine_tune import fine_tune
 
 SEED = 11
@@ -113,12 +118,34 @@ def worker(library, folder, kill):
     return history, model.get_weights()
 
 
+def statistics(library, strategy=None):
+    """What analyze gathers of every layer, by "path|name"; the last batch has one image."""
+    devices = Replicas(strategy)
+    with devices.scope(), devices.losses_of_whole_batches(library):
+        model = network(library, compressed=False)
+        sites = read_sites(model)
+        x, y, _ = samples()
+        data = [(x[:5], y[:5]), (x[5:15], y[5:15]), (x[15:], y[15:])]
+        target = targets.resolve(model, None, data[0], SEED).target
+    with devices.losses_of_whole_batches(library):
+        found = moments.input_moments(model, sites, data, 16, SEED, devices)
+        outputs = moments.output_statistics(model, sites, data, target, lambda _: True, devices)
+    return {
+        f"{path}|{name}": value
+        for path, own in found.items()
+        for name, value in {**own, **outputs[path]}.items()
+    }
+
+
 def main(kind, name, file, kill=None):
-    if kind == "mirrored":
+    if kind in ("mirrored", "statistics"):
         cpu = tf.config.list_physical_devices("CPU")[0]
         two = [tf.config.LogicalDeviceConfiguration()] * 2
         tf.config.set_logical_device_configuration(cpu, two)
     library = importlib.import_module(name)
+    if kind == "statistics":
+        np.savez(file, **statistics(library, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])))
+        return
     folder = pathlib.Path(file).parent / "checkpoint"
     run = mirrored(library) if kind == "mirrored" else worker(library, folder, kill)
     arrays = {f"history/{key}": values for key, values in run[0].items()}

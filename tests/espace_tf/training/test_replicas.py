@@ -16,6 +16,7 @@ import tensorflow as tf
 import tf_keras
 from finetuning_networks import LIBRARIES
 
+from espace_tf.analysis.analyze import analyze
 from espace_tf.training.fine_tune import fine_tune
 
 SCRIPT = Path(replica_runs.__file__)
@@ -67,6 +68,23 @@ def assert_as_on_one_device(file):
 def test_a_model_made_in_the_scope_trains_on_two_devices_as_on_one(tmp_path):
     finish(start("mirrored", "keras", tmp_path / "two.npz"))
     assert_as_on_one_device(tmp_path / "two.npz")
+
+
+@pytest.mark.slow
+@LIBRARIES
+def test_two_devices_gather_the_statistics_of_one(library, tmp_path):
+    finish(start("statistics", library.__name__, tmp_path / "two.npz"))
+    expected = replica_runs.statistics(library)
+    with np.load(tmp_path / "two.npz") as found:
+        assert set(found) == set(expected) and len(expected) == 10
+        for name, value in expected.items():
+            scale = np.abs(value).max()
+            np.testing.assert_allclose(found[name], value, atol=1e-5 * scale, err_msg=name)
+
+
+def test_analyze_refuses_what_shares_no_work():
+    with pytest.raises(TypeError, match="strategy must be a tf.distribute.Strategy"):
+        analyze(replica_runs.network(keras), strategy="mirrored", verbose=0)
 
 
 class Stop(keras.callbacks.Callback):
