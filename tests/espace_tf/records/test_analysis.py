@@ -262,6 +262,7 @@ STAGES = [
 def test_what_was_finished_before_an_error_is_not_done_again(
     tmp_path, quick, labelled, monkeypatch
 ):
+    monkeypatch.setenv("ESPACE_TF_CACHE", "off")  # times of earlier tests
     model, data = network(), samples()
     config = dataclasses.replace(CONFIG, cache_dir=tmp_path)
     for index, (module, name, _) in enumerate(STAGES):
