@@ -47,19 +47,27 @@ def _changed(
     return dataclasses.replace(analysis, sites=sites)
 
 
-def _weighted(options: Sequence[Option], weight: float) -> list[Option]:
-    """Options in which what a mask adds to the damage of its rank counts so many times."""
+def damage_parts(options: Sequence[Option]) -> list[tuple[float, float]]:
+    """Of each of a layer's options the damage of its rank alone, and what its mask adds to that."""
     ranks = {(each.rank, each.order): each.damage for each in options if each.family is None}
-    if weight == math.inf:
-        return [each for each in options if each.family is None]
     found = []
     for each in options:
-        if each.family is not None:
-            alone = ranks.get((each.rank, each.order), 0.0) if each.rank else 0.0
-            masked = max(each.damage - alone, 0.0)
-            each = dataclasses.replace(each, damage=alone + weight * masked)
-        found.append(each)
+        alone = ranks.get((each.rank, each.order), 0.0) if each.rank else 0.0
+        alone = each.damage if each.family is None else alone
+        found.append((alone, max(each.damage - alone, 0.0)))
     return found
+
+
+def _weighted(options: Sequence[Option], weight: float) -> list[Option]:
+    """Options in which what a mask adds to the damage of its rank counts so many times."""
+    if weight == math.inf:
+        return [each for each in options if each.family is None]
+    return [
+        each
+        if each.family is None
+        else dataclasses.replace(each, damage=by_rank + weight * by_mask)
+        for each, (by_rank, by_mask) in zip(options, damage_parts(options), strict=True)
+    ]
 
 
 def _reordered(options: Sequence[Option], path: str, first: Plan) -> list[Option]:
