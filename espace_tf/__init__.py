@@ -3,7 +3,8 @@
 The public names, and nothing else. `pipeline` holds `compress`, `config` every knob, `callbacks`
 and `schedules` what users put into their own `fit`; `race` lets plans of one speed compete, `kept`
 keeps what a long call has finished, `progress` shows it; `checks` words errors, `files` writes
-whole files. `litert` and `tfmot` are for those who run or train networks with these.
+whole files. Each other library that networks come from, run in or are trained with has a module of
+its name: `litert`, `tfmot`.
 """
 
 import sys as _sys

@@ -1,7 +1,8 @@
 """The masked operators on rows, in TensorFlow and in C++, and the integers that drive them.
 
-Here is what runs a call and what describes one (`index_map` and `program` need NumPy only); layers,
-models and the choice of what to skip may not be here.
+Here is what runs a call and what describes one (`index_map` and `program` need NumPy only; in C++
+core/params.h and core/program.h say the same); layers, models and the choice of what to skip may
+not be here.
 """
 
 import importlib

@@ -1,4 +1,5 @@
 """Command lines: flags, and the files and folders that they name, are read here and nowhere else.
 
-What a command does with them is in the other packages.
+A command is one file and `Command` in `command` its frame; what it computes is in the other
+packages, and only what kills and summaries need is here.
 """

@@ -1,4 +1,4 @@
-"""The mathematics: low-rank factors, masks, and the knapsack that chooses among options.
+"""The mathematics: SVDs and pairs (`factors`), pairs fitted to data (`low_rank`), masks, knapsack.
 
 NumPy and SciPy only: solvers that any planner may call, nothing that knows what a layer or a file
 is.

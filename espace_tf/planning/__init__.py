@@ -1,5 +1,5 @@
-"""From an analysis to a plan (`planner`), and to a network at a speed or in a budget (`search`).
+"""From an analysis to a plan (`planner`), and to a network at a speed or within a loss (`search`).
 
-Which options are chosen is decided here and nowhere else; nothing here computes statistics, or
-trains.
+Which options may be taken, and which are, is decided here and nowhere else; nothing here computes
+statistics, or trains.
 """

@@ -1,4 +1,5 @@
 """What outlives a process: sites, options, plans and analyses as plain classes, and their files.
 
-They compute nothing that takes long, and import neither TensorFlow nor Keras.
+`comparison` says how far answers changed. They compute nothing that takes long, and import neither
+TensorFlow nor Keras.
 """

@@ -1,4 +1,5 @@
-"""What people read: tables, curves, and the HTML page. Nothing here computes what it shows.
+"""What people read: tables, curves, the HTML page; a form is a module.
 
-jinja2, matplotlib and rich are imported only when something is drawn.
+Nothing here computes what it shows. jinja2, matplotlib and rich are imported only when something is
+drawn.
 """

@@ -1,4 +1,5 @@
-// What a call of the masked convolution is made of. Plain C++17: no TensorFlow, no LiteRT.
+// What a call of an operator is made of, and the activations, those of fused graphs too. Plain C++17:
+// no TensorFlow, no LiteRT.
 #ifndef ESPACE_TF_KERNELS_CORE_PARAMS_H_
 #define ESPACE_TF_KERNELS_CORE_PARAMS_H_
 
@@ -26,7 +27,9 @@ enum class Activation : int32_t {
 constexpr int64_t kActivations = 12;
 
 constexpr bool IsBound(Activation activation) { return activation <= Activation::kRelu6; }
-constexpr bool HasSlopes(Activation activation) { return activation >= Activation::kElu; }
+constexpr bool HasSlopes(Activation activation) {
+  return activation == Activation::kElu || activation == Activation::kLeakyRelu;
+}
 
 // Runs body(begin, end) over disjoint pieces that cover [0, count), on as many threads as the
 // caller likes. Bodies may throw bad_alloc, see throwing.h.
