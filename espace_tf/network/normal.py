@@ -33,8 +33,9 @@ def normal(model: Any) -> Any:
         model: of Keras 3; one of tf_keras stays as it is.
 
     Example:
-        >>> type(normal(subclassed)).__name__
-        'Functional'
+        >>> layers = [keras.Input((8, 8, 3)), keras.layers.SeparableConv2D(4, 3)]
+        >>> [type(layer).__name__ for layer in normal(keras.Sequential(layers)).layers]
+        ['DepthwiseConv2D', 'Conv2D']
     """
     if graph.library(model) is not keras:
         return model
