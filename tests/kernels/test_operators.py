@@ -289,6 +289,28 @@ def test_unknown_shapes_and_symbolic_indices(known):
         close(result, naive_rows(rows, filter, bias, table, spread), f"{known} {batch=}")
 
 
+@pytest.mark.parametrize("padding", ["valid", "same", ((0, 0), (1, 0))])
+@pytest.mark.parametrize("width, taps, stride", [(3, 3, 2), (4, 3, 3), (8, 5, 4), (5, 1, 6)])
+@pytest.mark.parametrize("along", [0, 1])
+def test_conv2d_of_one_channel_and_one_column_or_row(along, width, taps, stride, padding):
+    rng = np.random.default_rng(width + taps)
+
+    def turned(this, other):
+        return (other, this) if along == 0 else (this, other)
+
+    padding = turned(*padding) if isinstance(padding, tuple) else padding
+    geometry = Geometry(
+        kernel_size=turned(1, taps),
+        input_size=turned(3, width),
+        strides=turned(1, stride),
+        padding=padding,
+    )
+    inputs = rng.normal(size=(3, *turned(3, width), 1)).astype(np.float32)
+    kernel = rng.normal(size=(*turned(1, taps), 1, 5)).astype(np.float32)
+    found = kernels.conv2d(inputs, kernel, None, strides=geometry.strides, padding=padding)
+    assert np.abs(found - naive_conv(inputs, kernel, geometry)).max() < 1e-5
+
+
 def test_conv2d_takes_unknown_sizes():
     rng = np.random.default_rng(0)
     geometry = Geometry(kernel_size=(3, 2), input_size=(7, 9), strides=2, padding=((1, 0), (2, 1)))
