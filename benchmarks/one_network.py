@@ -43,7 +43,9 @@ def _network(name: str, trained: bool) -> Any:
 
         return models.load(Path(name))
     keras.utils.set_random_seed(0)
-    return getattr(keras.applications, name)(weights=None)
+    # MobileNetV3 takes maps of any size if no size is given, those of its weights if they are.
+    size = {"input_shape": (224, 224, 3)} if name.startswith("MobileNetV3") else {}
+    return getattr(keras.applications, name)(weights=None, **size)
 
 
 def _compress(
