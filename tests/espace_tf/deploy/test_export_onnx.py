@@ -2,14 +2,15 @@
 
 import keras
 import numpy as np
-import onnxruntime
-import openvino
 import pytest
 import tensorflow as tf
 import tf_keras
 
 import espace_tf
 from espace_tf.keras_layers import DecomposedConv2D, MaskedConv2D, for_library
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+openvino = pytest.importorskip("openvino", reason="the extra [openvino] is not installed")
 
 SEED = 7
 

@@ -6,13 +6,14 @@ import sys
 
 import keras
 import numpy as np
-import onnxruntime
 import pytest
 import tf_keras
 
 import espace_tf
 from espace_tf.keras_layers import for_library
 from espace_tf.network import graph
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
 
 LIBRARIES = pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
 SEED = 11
