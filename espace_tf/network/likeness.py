@@ -62,6 +62,7 @@ def again(layer: Any) -> Any:
     try:
         made = like(layer)
         if type(made) is type(layer) and made.name == layer.name:
+            _build_like(layer, made)
             return made
         problem = f"from_config makes a {type(made).__name__} named {made.name!r}"
     except Exception as error:
@@ -74,6 +75,16 @@ def again(layer: Any) -> Any:
             f"{problem}. Nor can it be copied: {error}. Give it a complete get_config, as Keras "
             "needs to save it too"
         ) from error
+
+
+def _build_like(layer: Any, made: Any) -> None:
+    """Builds a layer of Keras 3 by the shapes that another one was built by, as loading it does.
+
+    A layer that is called in several places, or was called before it came into the graph, need not
+    be built by the call that a copy of the graph makes first.
+    """
+    if isinstance(layer, keras.layers.Layer) and layer.built and not made.built:
+        made.build_from_config(layer.get_build_config() or {})
 
 
 def _library(layer: Any) -> ModuleType:
@@ -115,10 +126,7 @@ def _again(value: Any) -> Any:
     """
     if not _is_layer(value):
         return value
-    made = again(value)
-    if value.variables and not made.variables:
-        made.build_from_config(value.get_build_config())
-    return made
+    return again(value)
 
 
 def configuration(layer: Any) -> dict[str, Any]:

@@ -90,3 +90,22 @@ def test_a_private_copy_is_apart_and_not_compiled(library):
     assert getattr(copy, "optimizer", None) is None
     copy.set_weights([0 * np.asarray(weight) for weight in copy.get_weights()])
     np.testing.assert_array_equal(model(images), before)
+
+
+@pytest.mark.parametrize("before", ["in another place of the graph", "on its own"])
+def test_a_copy_is_built_by_the_shapes_that_the_original_was_built_by(before):
+    # The shapes that a layer is first called on decide over what it makes of all later ones.
+    images = np.random.default_rng(SEED).random((2, 6, 6, 1), np.float32)
+    shared = keras.layers.Normalization(mean=[0.5], variance=[2.0], invert=True)
+    x = keras.Input((6, 6, 1))
+    wide = keras.layers.Conv2D(2, 3, padding="same", name="conv")(x)
+    if before == "on its own":
+        shared(images)
+        model = keras.Model(x, [keras.layers.ReLU()(wide), shared(wide)])
+    else:
+        first = shared(x)
+        model = keras.Model(x, [first, shared(wide)])
+    expected = model.predict(images, verbose=0)
+    for copy in (cloning.private_copy(model), strip(model), strip(model, stock=True)):
+        for found, right in zip(copy.predict(images, verbose=0), expected, strict=True):
+            np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-6)
