@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from espace_tf.numerics import masks
-from espace_tf.numerics.factors import plain_factors, reconstruct
-from espace_tf.numerics.low_rank import energy_rank
+from espace_tf.numerics.factors import energy_rank, plain_factors, reconstruct
 from espace_tf.planning.choices import Choice, Clock, predicted
 from espace_tf.planning.planner import UnreachableSpeedWarning, build, plan
 from espace_tf.records.analysis import Analysis, SiteAnalysis
+from espace_tf.records.layer_plan import LayerPlan
 from espace_tf.records.option import Option
-from espace_tf.records.plan import LayerPlan, Plan
+from espace_tf.records.plan import Plan
 from espace_tf.records.site import no_mask
 
 FACTORS = {"undecomposed": "no decomposition", "plain": "plain SVD", "aware": "whitened + refit"}

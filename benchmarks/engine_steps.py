@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from espace_tf.keras_layers import DecomposedConv2D, FusedGraph, MaskedConv2D
 from espace_tf.kernels import program
-from espace_tf.kernels.fused import fused_operations
+from espace_tf.kernels.loader import operations_now
 from espace_tf.network import graph
 from espace_tf.timing.steps import step_times
 
@@ -128,7 +128,7 @@ def _profiled(layer: FusedGraph, batch_size: int) -> Any:
     words, weights = tf.make_tensor_proto(layer.program.words), layer.program_weights()
 
     def call(*inputs: tf.Tensor) -> tf.Tensor:
-        return fused_operations().espace_fused_graph(
+        return operations_now().espace_fused_graph(
             inputs=list(inputs),
             weights=weights,
             program=words,

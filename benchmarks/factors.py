@@ -46,7 +46,7 @@ from rich.table import Table
 from benchmarks.patches import Choice, Layer, collect, layers_of
 from espace_tf.bin import data as data_files
 from espace_tf.files import atomic_write
-from espace_tf.numerics import low_rank
+from espace_tf.numerics.factors import ORDERS, energy_rank
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("teachers_dir", "teachers", "Folder of .keras files.")
@@ -84,7 +84,7 @@ def error_rows(layers: list[Layer]) -> list[dict]:
     for ratio in RATIOS:
         cells = []
         for layer in layers:
-            for order in low_rank.ORDERS:
+            for order in ORDERS:
                 if rank := layer.rank_at(order, ratio):
                     choice = (order, rank)
                     plain = layer.held_out_error("plain", choice)
@@ -101,7 +101,7 @@ def uniform(layers: list[Layer], kind: str, ratio: float) -> list[Choice | None]
     """The same share of multiply-adds everywhere; per layer the order with the smaller error."""
     choices = []
     for layer in layers:
-        ranks = {order: layer.rank_at(order, ratio) for order in low_rank.ORDERS}
+        ranks = {order: layer.rank_at(order, ratio) for order in ORDERS}
         possible = [(order, rank) for order, rank in ranks.items() if rank]
         choices.append(
             min(
@@ -118,7 +118,7 @@ def by_energy(layers: list[Layer], ratio: float) -> list[Choice | None]:
 
     def choices(energy: float) -> list[Choice | None]:
         ranks = [
-            low_rank.energy_rank(layer.decomposition("plain", "vertical").singular_values, energy)
+            energy_rank(layer.decomposition("plain", "vertical").singular_values, energy)
             for layer in layers
         ]
         return [
@@ -134,7 +134,7 @@ def by_error(layers: list[Layer], kind: str, ratio: float) -> list[Choice | None
     options = []
     for layer in layers:
         rows = [(0.0, float(layer.macs), None)]
-        for order in low_rank.ORDERS:
+        for order in ORDERS:
             errors = layer.decomposition(kind, order).errors
             ranks = range(1, min(layer.rank_at(order, 1.0), len(errors) - 1) + 1)
             rows += [(errors[k], k * layer.rank_macs(order), (order, k)) for k in ranks]

@@ -10,6 +10,7 @@ import tensorflow as tf
 from espace_tf.bin.data import Data
 from espace_tf.kernels.index_map import Geometry, conv_table
 from espace_tf.numerics import low_rank
+from espace_tf.numerics.factors import reconstruct
 
 Choice = tuple[str, int]  # order, rank
 
@@ -75,7 +76,7 @@ class Layer:
         """The kernel that the pair amounts to, and what it adds to the bias."""
         order, rank = choice
         factors = self.decomposition(kind, order).factors(rank)
-        return low_rank.reconstruct(factors, order, self.groups), factors.bias
+        return reconstruct(factors, order, self.groups), factors.bias
 
     def held_out_error(self, kind: str, choice: Choice, *, centred: bool = False) -> float:
         """E |y - y~|^2 on the held-out patches over the variance of y.

@@ -81,8 +81,8 @@ class ConstantSchedule(Schedule):
     """
 
     def __init__(self, value: float = 1.0, *, begin_step: int = 0):
-        self.value = _fraction("value", value)
-        self.begin_step = _count("begin_step", begin_step, 0)
+        self.value = check_number(value, "value", 0.0, 1.0)
+        self.begin_step = check_count(begin_step, "begin_step", 0)
 
     def fade(self, step: int) -> float:
         """`value` from `begin_step` on, 0 before."""
@@ -129,13 +129,12 @@ class PolynomialDecay(Schedule):
         power: float = 3.0,
         frequency: int = 1,
     ):
-        self.begin_step = _count("begin_step", begin_step, 0)
-        self.end_step = _count("end_step", end_step, self.begin_step + 1)
-        self.initial = _fraction("initial", initial)
-        self.final = _fraction("final", final)
-        check_number(power, "power", 1e-6)
-        self.power = float(power)
-        self.frequency = _count("frequency", frequency, 1)
+        self.begin_step = check_count(begin_step, "begin_step", 0)
+        self.end_step = check_count(end_step, "end_step", self.begin_step + 1)
+        self.initial = check_number(initial, "initial", 0.0, 1.0)
+        self.final = check_number(final, "final", 0.0, 1.0)
+        self.power = check_number(power, "power", 1e-6)
+        self.frequency = check_count(frequency, "frequency")
 
     def fade(self, step: int) -> float:
         """The polynomial's value, see the class."""
@@ -149,13 +148,3 @@ class PolynomialDecay(Schedule):
         """The arguments that make an equal schedule."""
         names = ("end_step", "begin_step", "initial", "final", "power", "frequency")
         return {name: getattr(self, name) for name in names}
-
-
-def _fraction(name: str, value: float) -> float:
-    check_number(value, name, 0.0, 1.0)
-    return float(value)
-
-
-def _count(name: str, value: int, least: int) -> int:
-    check_count(value, name, least)
-    return int(value)

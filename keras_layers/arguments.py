@@ -68,9 +68,8 @@ class ArgumentsMixin:
         )
         data_format = data_format or keras.backend.image_data_format()
         self.data_format = lower_choice(data_format, "data_format", ("channels_last",))
-        check_count(filters, "filters")
-        check_count(groups, "groups")
-        self.filters, self.groups = int(filters), int(groups)
+        self.filters = check_count(filters, "filters")
+        self.groups = check_count(groups, "groups")
         if filters % groups:
             raise ValueError(f"groups must divide filters. Received: {filters=}, {groups=}")
         self._set_steps(kernel_size, strides, dilation_rate)

@@ -14,8 +14,7 @@ class DecomposedConv2DMixin(ConvolutionMixin):
 
     def __init__(self, filters, kernel_size, rank: int, order: str = "vertical", *args, **kwargs):
         super().__init__(filters, kernel_size, *args, **kwargs)
-        check_count(rank, "rank")
-        self.rank = int(rank)
+        self.rank = check_count(rank, "rank")
         self.order = lower_choice(order, "order", ORDERS)
 
     def _add_weights(self, channels: int):

@@ -8,7 +8,8 @@ import keras
 import tensorflow as tf
 
 from espace_tf.keras_layers.texts import read_words, write_words
-from espace_tf.kernels.fused import FusedGraphCall, fused_operations
+from espace_tf.kernels.fused import FusedGraphCall
+from espace_tf.kernels.loader import operations_now
 from espace_tf.kernels.program_reader import Program
 
 # Set while a model is traced for a file that holds its fused graphs as something else: called with
@@ -115,7 +116,7 @@ class FusedGraph(keras.layers.Layer):
         """The inner model's output, or a list of its outputs."""
         given = tf.nest.flatten(inputs)
         stand_in = STAND_IN.get()
-        operations = None if training else fused_operations()
+        operations = None if training else operations_now()
         if stand_in is not None and self._fits(given):
             found = stand_in(self, given)
         elif operations is None or not self._fits(given):

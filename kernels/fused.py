@@ -6,13 +6,7 @@ from types import ModuleType
 
 import tensorflow as tf
 
-from espace_tf.kernels.loader import operations_now
 from espace_tf.kernels.program_reader import Program
-
-
-def fused_operations() -> ModuleType | None:
-    """The native operations, if the call that is being made now can run programs with them."""
-    return operations_now()
 
 
 class FusedGraphCall:
@@ -44,7 +38,7 @@ class FusedGraphCall:
         """Runs the program; differentiable in the inputs and in what the weights read.
 
         Args:
-            operations: what `fused_operations` returned.
+            operations: what `loader.operations_now` returned.
             inputs: float32 tensors [B, ..., C].
 
         Returns:

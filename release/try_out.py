@@ -21,7 +21,7 @@ import sys
 import keras, numpy as np, espace_tf
 from keras import layers
 from espace_tf.keras_layers import FusedGraph
-from espace_tf.kernels.fused import fused_operations
+from espace_tf.kernels.loader import operations_now
 
 keras.utils.set_random_seed(0)
 model = keras.Sequential([
@@ -43,7 +43,7 @@ loaded = keras.models.load_model("made.keras")
 np.testing.assert_allclose(loaded(images), made(images), atol=1e-6)
 espace_tf.export_saved_model(made, "served")
 backend = espace_tf.ops.backend()
-assert (fused_operations() is not None) == (backend.name == "native")
+assert (operations_now() is not None) == (backend.name == "native")
 print(espace_tf.__file__, backend, sep="|")
 """
 

@@ -17,7 +17,8 @@ from espace_tf.analysis import analyze as times
 from espace_tf.data import losses
 from espace_tf.network.sites import read_sites
 from espace_tf.records.comparison import Comparison
-from espace_tf.records.plan import LayerPlan, Plan
+from espace_tf.records.layer_plan import LayerPlan
+from espace_tf.records.plan import Plan
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("espace_tf", "keras_layers", "kernels")

@@ -121,3 +121,15 @@ def test_only_network_reads_keras_internals():
     for path in SOURCES:
         if path.parent.name != "network":
             assert not private.search(path.read_text()), f"{path.name} reads Keras internals"
+
+
+def test_no_file_is_long():
+    folders = ("espace_tf", "keras_layers", "kernels", "tests", "benchmarks", "docs", "demo")
+    suffixes = (".py", ".cc", ".h", ".inc")
+    files = (path for folder in folders for path in (ROOT / folder).rglob("*"))
+    lines = {
+        path.relative_to(ROOT): len(path.read_text().splitlines())
+        for path in files
+        if path.suffix in suffixes and "build" not in path.parts
+    }
+    assert not {str(path): count for path, count in lines.items() if count > 400}

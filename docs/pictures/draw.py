@@ -20,7 +20,7 @@ from espace_tf.files import atomic_write
 from espace_tf.keras_layers import FusedGraph
 from espace_tf.network import graph
 from espace_tf.network.sites import read_sites
-from espace_tf.numerics.factors import plain_factors, reconstruct, response_error
+from espace_tf.numerics.factors import plain_factors, reconstruct
 from espace_tf.records.analysis import SiteAnalysis
 
 matplotlib.use("Agg")
@@ -73,8 +73,10 @@ def spectra(sites: list[SiteAnalysis]) -> Figure:
 
 def _plain_error(site: SiteAnalysis, rank: int) -> float:
     """Relative squared response error of the plain truncated decomposition."""
-    made = reconstruct(plain_factors(site.kernel, int(rank)))
-    return response_error(site.kernel, made, site.covariance[0])
+    change = site.kernel - reconstruct(plain_factors(site.kernel, int(rank)))
+    kernels = (each.reshape(-1, each.shape[-1]) for each in (change, site.kernel))
+    lost, whole = (np.vdot(each, site.covariance[0] @ each) for each in kernels)
+    return float(lost / whole)
 
 
 def masks(site: SiteAnalysis, image: np.ndarray) -> Figure:

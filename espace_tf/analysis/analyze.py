@@ -22,7 +22,7 @@ from espace_tf.data import targets
 from espace_tf.data.arrays import count, describe
 from espace_tf.data.forms import understood
 from espace_tf.data.sizes import fitted
-from espace_tf.kernels.fused import fused_operations
+from espace_tf.kernels.loader import operations_now
 from espace_tf.network import graph
 from espace_tf.network.cloning import private_copy
 from espace_tf.network.layer_rules import rule
@@ -31,7 +31,7 @@ from espace_tf.network.replicas import Replicas, find_strategy
 from espace_tf.progress import ANALYSIS, Progress, shown
 from espace_tf.records.analysis import Analysis, SiteAnalysis
 from espace_tf.records.option import Option
-from espace_tf.records.site import Site
+from espace_tf.records.site import Site, no_mask
 from espace_tf.rewriting.fuse import check_not_fused, fuse
 from espace_tf.timing import measure, runtimes, steps
 from espace_tf.timing.layer_times import LayerTimes
@@ -133,7 +133,7 @@ def run(
         return user_data.batches(data, limit, _BATCH, inputs=inputs)
 
     found: Arrays = {}
-    resolved = baseline = sample = None
+    resolved = sample = None
     if data is not None:
         first = next(batches(_BATCH))
         resolved, sample = targets.resolve(model, loss, first, config.seed), _picture(first[0])
@@ -159,7 +159,6 @@ def run(
         what_if = functools.cache(lambda: WhatIf(model, tried, probes, outputs=resolved.outputs))
         with progress("one-at-a-time losses", len(tried)) as advance:
             damages.calibrate(sites, what_if, cache, advance)
-        baseline = _baseline(model, resolved, batches(config.damage_images))
     else:
         damages.guess(sites)
     return Analysis(
@@ -170,7 +169,6 @@ def run(
         **times,
         target="no data" if resolved is None else resolved.name,
         images=images,
-        baseline_loss=baseline,
         sample=sample,
     )
 
@@ -200,7 +198,7 @@ def _statistics(
         )
 
     def masked(site: Site) -> bool:
-        return offers.is_maskable(site, config)
+        return no_mask(site, config.min_map) is None
 
     with (
         progress("loss gradients", images) as advance,
@@ -374,7 +372,7 @@ def _time(
 def _fused(plain: Any, config: EspaceConfig) -> Any | None:
     """The stripped model with fused graphs, as its compressed form will run; None: it will not."""
     fuses = runtimes.find(config.runtime).fuses
-    if not fuses or graph.library(plain).__name__ != "keras" or fused_operations() is None:
+    if not fuses or graph.library(plain).__name__ != "keras" or operations_now() is None:
         return None
     fused = fuse(plain)
     kinds = [rule(layer).kind for layer in graph.layers(fused).values()]
@@ -382,16 +380,5 @@ def _fused(plain: Any, config: EspaceConfig) -> Any | None:
 
 
 def _timed(site: SiteAnalysis, known: LayerTimes, seconds: float, fused: bool) -> Arrays:
-    _, options = offers.timed(site, offers.offered(site), known, seconds, fused=fused)
+    options = offers.timed(site, offers.offered(site), known, seconds, fused=fused)
     return {"options": np.array(json.dumps([dataclasses.asdict(option) for option in options]))}
-
-
-def _baseline(model: Any, resolved: targets.Resolved, batches: Iterator) -> float | None:
-    """The mean label loss of the unchanged model."""
-    if resolved.name != "labels":
-        return None
-    total = samples = 0
-    for x, y in batches:
-        total += float(resolved.target(model(x, training=False), y, 0))
-        samples += len(tf.nest.flatten(x)[0])
-    return total / samples

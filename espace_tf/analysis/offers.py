@@ -11,7 +11,7 @@ from espace_tf.keras_layers import MaskedConv2D
 from espace_tf.numerics.factors import ORDERS
 from espace_tf.records.analysis import SiteAnalysis
 from espace_tf.records.option import Option, candidate_ranks, interpolate_ms
-from espace_tf.records.site import Site
+from espace_tf.records.site import Site, no_mask
 from espace_tf.timing import measure as timing
 from espace_tf.timing import runtimes
 from espace_tf.timing.layer_times import LayerTimes
@@ -39,7 +39,7 @@ def offered(analysis: SiteAnalysis) -> list[Option]:
     for rank in ranks:
         macs = site.macs(rank, order)
         found.append(Option(rank=rank, order=order, ms=0.0, error=float(errors[rank]), macs=macs))
-    if not is_maskable(site, config):
+    if no_mask(site, config.min_map):
         return found
     masked_ranks = [ranks[index] for index in _MASKED_RANKS if index < len(ranks)]
     for family in _families(analysis):
@@ -53,11 +53,6 @@ def offered(analysis: SiteAnalysis) -> list[Option]:
                 pair = {"rank": rank, "order": order, "error": float(errors[rank])}
                 found.append(Option(macs=site.macs(rank, order, positions), **pair, **common))
     return found
-
-
-def is_maskable(site: Site, config: EspaceConfig) -> bool:
-    """Whether masks are offered: one known geometry, on a map that is not too small."""
-    return site.mask_skip is None and min(site.output_sizes[0]) >= config.min_map
 
 
 def _families(analysis: SiteAnalysis) -> tuple[str, ...]:
@@ -86,8 +81,8 @@ def timed(
     seconds: float,
     *,
     fused: bool = False,
-) -> tuple[float, list[Option]]:
-    """The layer's milliseconds as it is, and the options with theirs.
+) -> list[Option]:
+    """The options with their milliseconds.
 
     A few are measured, in turns with the untouched layer; the others lie on the lines between those
     of their kind, over multiply-accumulates; `measured` tells which is which. As steps of a fused
@@ -122,7 +117,7 @@ def timed(
             measured = option in times
             ms = times[option] if measured else float(ms)
             found.append(dataclasses.replace(option, ms=ms, measured=measured))
-    return times[options[0]], found
+    return found
 
 
 def _sampled(options: list[Option], fused: bool) -> list[Option]:

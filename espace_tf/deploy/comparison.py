@@ -13,8 +13,8 @@ import tensorflow as tf
 from espace_tf.deploy.inference import half_layers
 from espace_tf.kernels import reference
 from espace_tf.network import graph
+from espace_tf.network.layer_rules import COMPRESSED, rule
 
-_COMPRESSED = ("MaskedConv2D", "DecomposedConv2D")
 Run = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 # A float file that is further from the model than this, relative to the largest output, is wrong;
@@ -140,13 +140,6 @@ def difference(model: Any, function: Run, batches: Sequence[list[np.ndarray]]) -
     return float(found / max(largest, np.finfo(np.float32).tiny))
 
 
-def largest_difference(
-    model: Any, functions: Sequence[Run], batches: Sequence[list[np.ndarray]]
-) -> float:
-    """The largest `difference` of several ways to run a file; NaN if there is one."""
-    return float(np.max([difference(model, function, batches) for function in functions]))
-
-
 def agreement(
     model: Any, function: Run, examples: Sequence[list[np.ndarray]] | None
 ) -> float | None:
@@ -183,7 +176,7 @@ def dense_bytes(model: Any) -> int:
     """Bytes of a model's weights in float32, with every compressed layer as a Conv2D instead."""
     weights = 0
     for layer in graph.layers(model).values():
-        if type(layer).__name__ in _COMPRESSED:
+        if rule(layer).kind in COMPRESSED:
             taps = math.prod(layer.kernel_size) * layer.weights[0].shape[-2]
             weights += layer.filters * (taps + layer.use_bias)
         else:
@@ -195,7 +188,7 @@ def table_bytes(model: Any) -> dict[str, int]:
     """Bytes in a file of the tables of positions of every masked layer, by its path."""
     found = {}
     for path, layer in graph.layers(model).items():
-        if type(layer).__name__ in _COMPRESSED and layer.positions is not None:
+        if rule(layer).kind in COMPRESSED and layer.positions is not None:
             maps = [each for _, _, each in layer.index_maps((0, 0)) if each.geometry is None]
             pairs = [pair for each in maps for pair in ((each.table, each.rows_in),
                      (each.spread, len(each.table))) if pair[0] is not None]  # fmt: skip

@@ -120,11 +120,11 @@ def _class(model: Any, base: str) -> type:
 
 
 def input_like(library: Any, tensor: Any) -> Any:
-    """An input of another graph like the one that a symbolic tensor comes from."""
+    """An input of a library's graph like the one that a symbolic tensor comes from."""
+    history = tensor._keras_history
+    layer = history.operation if hasattr(history, "operation") else history.layer
     if library.__name__ == "tf_keras":
-        name = tensor._keras_history.layer.name
-        return library.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)
-    layer = tensor._keras_history.operation
+        return library.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=layer.name)
     made = library.Input(
         batch_shape=tensor.shape,
         dtype=tensor.dtype,
@@ -186,7 +186,7 @@ def clone_in_stretches(model: Any, divide: Divide, wrap: Callable[[Any], Any]) -
     for source, target in cache.values():
         if graph.is_container(source):
             target._trainable = source._trainable
-        elif isinstance(source, library.layers.Layer):
+        else:
             _copy_layer(source, target)
     if getattr(model, "_compile_config", None) is not None:
         _copy_compilation(model, copy)
@@ -211,7 +211,7 @@ def clone_expanded(model: Any, expand: Callable[[Any], Callable | None]) -> Any:
 
     def make(layer: Any) -> Any:
         if id(layer) not in cache:
-            new = _expanded(library, layer, make) if graph.is_container(layer) else expand(layer)
+            new = rebuilt(layer, library, make) if graph.is_container(layer) else expand(layer)
             if new is None:
                 new = again(layer)
                 kept.append((layer, new))
@@ -220,36 +220,48 @@ def clone_expanded(model: Any, expand: Callable[[Any], Callable | None]) -> Any:
 
     made = make(model)
     for source, target in kept:
-        if isinstance(source, library.layers.Layer):
-            _copy_layer(source, target)
+        _copy_layer(source, target)
     return made
 
 
-def _expanded(library: Any, model: Any, make: Callable) -> Any:
-    calls = _calls(model)
+def rebuilt(model: Any, library: Any, make: Callable[[Any], Any]) -> Any:
+    """A Functional model that calls what `make` gives for each layer, as that layer is called.
+
+    Args:
+        model: a Functional or Sequential model of Keras 3 or tf_keras.
+        library: the new model's.
+        make: called with each layer, once for every call.
+
+    Raises:
+        ValueError: the model has not been built.
+    """
+    calls = graph.calls(model)
     if not (calls or model.built):  # an identity has no calls
         raise ValueError(f"model {model.name!r} must have been built: call it on data first")
-    inputs = tf.nest.map_structure(
-        lambda tensor: input_like(library, tensor), graph.structure(model, "input")
-    )
-    flat = tf.nest.flatten(inputs)
-    made = {id(old): new for old, new in zip(model.inputs, flat, strict=True)}
+    inputs, made = _begun(model, library)
     _run(calls, made, make)
-    outputs = graph.structure(model, "output")
-    outputs = tf.nest.map_structure(lambda tensor: made[id(tensor)], outputs)
-    return library.Model(inputs, outputs, name=model.name)
+    return library.Model(inputs, _outputs(model, made), name=model.name)
+
+
+def _begun(model: Any, library: Any) -> tuple[Any, dict[int, Any]]:
+    """New inputs like a model's, and the same by the numbers of the model's."""
+    given = graph.structure(model, "input")
+    inputs = tf.nest.map_structure(lambda tensor: input_like(library, tensor), given)
+    pairs = zip(model.inputs, tf.nest.flatten(inputs), strict=True)
+    return inputs, {id(old): new for old, new in pairs}
+
+
+def _outputs(model: Any, made: dict[int, Any]) -> Any:
+    """The new tensors in the place of a model's outputs."""
+    return tf.nest.map_structure(lambda each: made[id(each)], graph.structure(model, "output"))
 
 
 def _divided(library: Any, model: Any, make: Callable, divide: Divide, wrap: Callable) -> Any:
     """The container of `clone_in_stretches`, for one of them."""
-    calls = _calls(model)
+    calls = graph.calls(model)
     if not calls:  # not built: nothing is known of it
         return _clone_keras(library, model, make)
-    sequential = isinstance(model, library.Sequential)
-    structure = model.inputs if sequential else model.input
-    inputs = library.tree.map_structure(lambda tensor: input_like(library, tensor), structure)
-    flat = library.tree.flatten(inputs)
-    made = {id(old): new for old, new in zip(model.inputs, flat, strict=True)}
+    inputs, made = _begun(model, library)
     layers = []
     for indices, name in divide(model):
         chosen = [calls[index] for index in indices]
@@ -260,29 +272,9 @@ def _divided(library: Any, model: Any, make: Callable, divide: Divide, wrap: Cal
             layers.append(
                 _run_wrapped(library, name, chosen, calls, model.outputs, made, make, wrap)
             )
-    if sequential:
-        return _class(model, "Sequential")([*flat, *layers], name=model.name)
-    outputs = library.tree.map_structure(lambda tensor: made[id(tensor)], model.output)
-    return _class(model, "Functional")(inputs, outputs, name=model.name)
-
-
-def _calls(model: Any) -> list[Any]:
-    """Keras's own nodes, in the order of `graph.nodes`."""
-    functional = getattr(model, "_functional", None) or model
-    by_depth = getattr(functional, "_nodes_by_depth", None) or {}
-    nodes = (node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth])
-    return [node for node in nodes if not node.is_input]
-
-
-def run_calls(model: Any, made: dict[int, Any], make: Callable[[Any], Any]) -> None:
-    """Calls what `make` gives for each layer of a model, as that layer is called.
-
-    Args:
-        model: a Functional or Sequential model of Keras 3 or tf_keras that has been built.
-        made: the new tensors by the `id` of the old ones: at first of the inputs, then of all.
-        make: called with each layer, once for every call.
-    """
-    _run(_calls(model), made, make)
+    if isinstance(model, library.Sequential):
+        return _class(model, "Sequential")([inputs, *layers], name=model.name)
+    return _class(model, "Functional")(inputs, _outputs(model, made), name=model.name)
 
 
 def _run(calls: list[Any], made: dict[int, Any], make: Callable) -> None:
@@ -321,12 +313,11 @@ def _run_wrapped(library, name, chosen, calls, outputs, made, make, wrap) -> Any
     fresh = [library.Input(batch_shape=t.shape, dtype=t.dtype) for t in entering]
     inner = {id(old): new for old, new in zip(entering, fresh, strict=True)}
     _run(chosen, inner, make)
-    found = [inner[key] for key in leaving]
 
     def single(values: list[Any]) -> Any:
         return values[0] if len(values) == 1 else values
 
-    layer = wrap(library.Model(single(fresh), single(found), name=name))
+    layer = wrap(library.Model(single(fresh), single([inner[key] for key in leaving]), name=name))
     shown = tf.nest.flatten(layer(single([made[id(tensor)] for tensor in entering])))
     made.update(zip(leaving, shown, strict=True))
     return layer
@@ -334,18 +325,18 @@ def _run_wrapped(library, name, chosen, calls, outputs, made, make, wrap) -> Any
 
 def _copy_state(model: Any, copy: Any, replaced: set[str]) -> None:
     """Weights, states of random generators and the trainable flags of the models themselves."""
-    old, new = graph.layers(model), graph.layers(copy)
-    for path, layer in old.items():
-        if path in replaced:
-            continue
-        _copy_layer(layer, new[path])
+    new = graph.layers(copy)
+    for path, layer in graph.layers(model).items():
+        if path not in replaced:
+            _copy_layer(layer, new[path])
     for source, target in zip(graph.containers(model), graph.containers(copy), strict=True):
         target._trainable = source._trainable
 
 
 def _copy_layer(layer: Any, copy: Any) -> None:
-    """Weights and states of random generators."""
-    for source, target in zip(layer.variables, copy.variables, strict=True):
+    """Weights and states of random generators; operations of a graph have none."""
+    pairs = (getattr(each, "variables", ()) for each in (layer, copy))
+    for source, target in zip(*pairs, strict=True):
         target.assign(source)
     if hasattr(copy, "finalize_state"):  # Normalization reads constants made of weights
         copy.finalize_state()
@@ -381,7 +372,6 @@ def _copy_compilation(model: Any, copy: Any) -> None:
 
     Moments of the optimizer are not copied: they may be of weights that were replaced.
     """
-
     arguments = {**model._compile_config.config, "optimizer": model.optimizer}
     try:
         copy.compile(**tf.nest.map_structure(_fresh, arguments))

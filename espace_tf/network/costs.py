@@ -1,8 +1,6 @@
-"""Multiply-accumulates, parameters and bytes of a model, counted layer by layer."""
+"""Multiply-accumulates of a model, counted layer by layer."""
 
-import math
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
@@ -10,29 +8,11 @@ import tensorflow as tf
 from espace_tf.network import graph, layer_rules, recording
 
 
-@dataclass(frozen=True)
-class LayerCost:
-    """What one layer costs.
+def layer_macs(model: Any, size: tuple[int, int] | None = None) -> dict[str, int]:
+    """Multiply-accumulates per image of every layer that has any, all its calls together, by path.
 
-    Args:
-        path: of `graph.layers`.
-        macs: multiply-accumulates per image, all calls together; biases, activations, poolings and
-            normalisations count nothing.
-        parameters: weights, those of batch norms included.
-        weight_bytes: of the weights as they are stored in memory.
-    """
-
-    path: str
-    macs: int
-    parameters: int
-    weight_bytes: int
-
-
-def layer_costs(model: Any, size: tuple[int, int] | None = None) -> list[LayerCost]:
-    """The cost of every layer with weights, masks and ranks taken into account.
-
-    Convolutions of every kind and dense layers are counted; other layers count no
-    multiply-accumulates.
+    Those of convolutions of every kind and of dense layers, masks and ranks taken into account;
+    biases, activations, poolings and normalisations count nothing.
 
     Args:
         model: a Keras model.
@@ -42,7 +22,7 @@ def layer_costs(model: Any, size: tuple[int, int] | None = None) -> list[LayerCo
         ValueError: the count depends on an input size that the model leaves open and is not given.
 
     Example:
-        >>> layer_costs(keras.applications.MobileNet(weights=None))[0].macs  # 112 * 112 * 27 * 32
+        >>> layer_macs(keras.applications.MobileNet(weights=None))["conv1"]  # 112 * 112 * 27 * 32
         10838016
     """
     known = graph.layers(model)
@@ -56,26 +36,17 @@ def layer_costs(model: Any, size: tuple[int, int] | None = None) -> list[LayerCo
             continue
         sizes = [_map(call, layer, tensor) for tensor in (call.inputs, call.outputs)]
         counted[call.path] += rules[call.path].macs(layer, *sizes)
-    return [
-        LayerCost(
-            path,
-            counted[path],
-            sum(math.prod(weight.shape) for weight in layer.weights),
-            sum(weight.nbytes for weight in layer.get_weights()),
-        )
-        for path, layer in known.items()
-        if layer.weights
-    ]
+    return dict(counted)
 
 
 def macs(model: Any, size: tuple[int, int] | None = None) -> int:
-    """Multiply-accumulates of a model per image; arguments as of `layer_costs`.
+    """Multiply-accumulates of a model per image; arguments as of `layer_macs`.
 
     Example:
         >>> macs(keras.applications.MobileNet(weights=None))
         568740352
     """
-    return sum(layer.macs for layer in layer_costs(model, size))
+    return sum(layer_macs(model, size).values())
 
 
 def _calls(model: Any, paths: list[str], size: tuple[int, int] | None) -> list[recording.Call]:

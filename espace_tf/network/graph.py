@@ -149,13 +149,18 @@ def containers(model: Any) -> list[Any]:
     return list(found.values())
 
 
-def nodes(container: Any) -> list[tuple[Any, list[Any], list[Any], bool]]:
-    """(layer, inputs, outputs, called with training=True) of every call, in order of execution."""
+def calls(container: Any) -> list[Any]:
+    """The library's own nodes of every call, in order of execution; none of what is not built."""
     functional = getattr(container, "_functional", None) or container
     by_depth = getattr(functional, "_nodes_by_depth", None) or {}
+    nodes = (node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth])
+    return [node for node in nodes if not node.is_input]
+
+
+def nodes(container: Any) -> list[tuple[Any, list[Any], list[Any], bool]]:
+    """(layer, inputs, outputs, called with training=True) of every call, in order of execution."""
     found = []
-    depths = sorted(by_depth, reverse=True)
-    for node in (node for depth in depths for node in by_depth[depth] if not node.is_input):
+    for node in calls(container):
         if hasattr(node, "operation"):
             layer, kwargs = node.operation, node.arguments.kwargs
             inputs, outputs = node.input_tensors, node.output_tensors

@@ -4,8 +4,6 @@ import inspect
 from types import ModuleType
 from typing import Any
 
-import tensorflow as tf
-
 from espace_tf import keras_layers
 from espace_tf.network import cloning, graph
 
@@ -27,7 +25,6 @@ def legacy_copy(model: Any, library: ModuleType) -> Any:
     Raises:
         ValueError: a model inside the model, or a layer or an argument that tf_keras does not have.
     """
-    made: dict[int, Any] = {}
     layers: dict[int, Any] = {}
 
     def make(layer: Any) -> Any:
@@ -35,17 +32,7 @@ def legacy_copy(model: Any, library: ModuleType) -> Any:
             layers[id(layer)] = _translated(layer, library)
         return layers[id(layer)]
 
-    def entry(tensor: Any) -> Any:
-        name = tensor._keras_history.operation.name
-        new = library.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)
-        made[id(tensor)] = new
-        return new
-
-    inputs = tf.nest.map_structure(entry, graph.structure(model, "input"))
-    cloning.run_calls(model, made, make)
-    outputs = graph.structure(model, "output")
-    outputs = tf.nest.map_structure(lambda tensor: made[id(tensor)], outputs)
-    copy = library.Model(inputs, outputs, name=model.name)
+    copy = cloning.rebuilt(model, library, make)
     for layer in graph.layers(model).values():
         layers[id(layer)].set_weights(layer.get_weights())
         layers[id(layer)].trainable = layer.trainable

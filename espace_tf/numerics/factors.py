@@ -205,43 +205,6 @@ def _checked_kernel(kernel: np.ndarray, order: str, groups: int) -> np.ndarray:
     return kernel
 
 
-def response_error(
-    kernel: np.ndarray,
-    approximation: np.ndarray,
-    covariance: np.ndarray | Sequence[np.ndarray] | None = None,
-) -> float:
-    """E |y - y~|^2 / E |y - E y|^2 of a layer whose kernel is replaced and whose bias is corrected.
-
-    Args:
-        kernel, approximation: [kh, kw, Cin / g, Cout].
-        covariance: of the input patches, [d, d] with d = kh kw Cin / g ordered (a, b, c), one for
-            each group; without it, the relative squared error of the kernel itself.
-
-    Returns:
-        The relative error; 0 for a kernel without response that is kept without response.
-
-    Example:
-        >>> response_error(np.ones((1, 1, 2, 1)), np.zeros((1, 1, 2, 1)), np.eye(2))
-        1.0
-    """
-    kernel, other = np.asarray(kernel, np.float64), np.asarray(approximation, np.float64)
-    if kernel.shape != other.shape:
-        raise ValueError(
-            f"approximation must have the kernel's shape {kernel.shape}. Received: {other.shape}"
-        )
-    size = int(np.prod(kernel.shape[:3]))
-    given = group_list(covariance, 2) or [np.eye(size)]
-    weights = kernel.reshape(size, len(given), -1)
-    difference = weights - other.reshape(weights.shape)
-    powers = np.zeros(2)
-    for group, sigma in enumerate(given):
-        for index, part in enumerate((difference[:, group], weights[:, group])):
-            powers[index] += max(float(np.vdot(part, sigma @ part)), 0.0)
-    if powers[1] == 0:
-        return 0.0 if powers[0] == 0 else float("inf")
-    return float(powers[0] / powers[1])
-
-
 def group_list(
     moments: np.ndarray | Sequence[np.ndarray] | None, dimensions: int
 ) -> list[np.ndarray] | None:

@@ -12,34 +12,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from espace_tf.numerics.factors import (
-    ORDERS,
     Factors,
     as_factors,
     balanced,
     check_rank,
     checked_arrays,
-    energy_rank,
     group_list,
     kernel_matrix,
-    plain_factors,
     reconstruct,
-    response_error,
     singular,
     truncated,
 )
 from espace_tf.numerics.patches import Patches, lower_root
-
-__all__ = [
-    "ORDERS",
-    "Decomposition",
-    "Factors",
-    "decompose",
-    "energy_rank",
-    "kernel_matrix",
-    "plain_factors",
-    "reconstruct",
-    "response_error",
-]
 
 # Share of the identity in the output metric: a few filters must not take all the rank.
 IDENTITY_SHARE = 0.5

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from espace_tf.records.analysis import Analysis, SiteAnalysis
+from espace_tf.records.layer_plan import LayerPlan
 from espace_tf.records.option import Option, interpolate_ms
-from espace_tf.records.plan import LayerPlan
 
 
 @dataclass(frozen=True, kw_only=True)

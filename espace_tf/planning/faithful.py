@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from espace_tf.numerics.low_rank import energy_rank
+from espace_tf.numerics.factors import energy_rank
 from espace_tf.planning.choices import Choice, Clock, Found, inside_mask, predicted
 from espace_tf.records.analysis import Analysis, SiteAnalysis
+from espace_tf.records.layer_plan import LayerPlan
 from espace_tf.records.option import Option
-from espace_tf.records.plan import LayerPlan
 from espace_tf.records.site import no_mask
 
 LEAST_KEEP = 0.05  # the smallest common keep

@@ -9,17 +9,15 @@ from collections.abc import Mapping, Sequence
 
 from espace_tf.checks import check_number, check_speedup
 from espace_tf.config import EspaceWarning
+from espace_tf.numerics.factors import plain_factors
 from espace_tf.numerics.knapsack import allocate, cheapest
-from espace_tf.numerics.low_rank import plain_factors
 from espace_tf.planning.choices import Choice, Clock, Found, inside_mask, inside_options
 from espace_tf.planning.faithful import choose_faithful
 from espace_tf.records.analysis import Analysis, SiteAnalysis
+from espace_tf.records.layer_plan import LayerPlan
 from espace_tf.records.option import Option
-from espace_tf.records.plan import LayerPlan, Plan, SummaryRow
+from espace_tf.records.plan import Plan
 from espace_tf.records.site import no_mask
-
-__all__ = ["LayerPlan", "Plan", "SummaryRow", "UnreachableSpeedWarning", "plan"]
-
 
 # An option must take at most this share of the layer's time: less is within the error of measuring.
 _WORTH = 0.95

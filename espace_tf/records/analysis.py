@@ -10,6 +10,7 @@ import numpy as np
 from espace_tf.config import EspaceConfig, runtime_title
 from espace_tf.files import checked_path, output_path
 from espace_tf.numerics import low_rank, masks
+from espace_tf.numerics.factors import Factors
 from espace_tf.records import saving
 from espace_tf.records.option import Option
 from espace_tf.records.site import Site
@@ -60,7 +61,7 @@ class SiteAnalysis:
     config: EspaceConfig = field(default_factory=EspaceConfig)
     _cached: dict[str, low_rank.Decomposition] = field(default_factory=dict, repr=False)
     _masks: dict[tuple[str, float], np.ndarray] = field(default_factory=dict, repr=False)
-    _factors: dict[tuple[int, str], low_rank.Factors] = field(default_factory=dict, repr=False)
+    _factors: dict[tuple[int, str], Factors] = field(default_factory=dict, repr=False)
 
     def decomposition(self, order: str) -> low_rank.Decomposition:
         """Factors and predicted errors of every rank; computed when first asked for."""
@@ -81,7 +82,7 @@ class SiteAnalysis:
         """Forgets the decompositions; they are several times as large as the moments."""
         self._cached.clear()
 
-    def factors(self, rank: int, order: str) -> low_rank.Factors:
+    def factors(self, rank: int, order: str) -> Factors:
         """The pair of this rank with its corrected bias."""
         if (rank, order) not in self._factors:
             self._factors[rank, order] = self.decomposition(order).factors(rank)
@@ -137,7 +138,6 @@ class Analysis:
             they will not.
         other_ms: of these, what is not spent in convolutions of `sites`; None: what these leave of
             the whole.
-        baseline_loss: mean loss per sample on the damage images; None without data.
         target: what the gradients belong to: "labels", "drawn labels", "projections", "no data".
         images: how many images the statistics come from.
         sample: uint8 [H, W, 3], one of them as people see it, for pictures; None without data, or
@@ -151,7 +151,6 @@ class Analysis:
     model_ms: float = 0.0
     fused_ms: float | None = None
     other_ms: float | None = None
-    baseline_loss: float | None = None
     target: str = "no data"
     images: int = 0
     sample: np.ndarray | None = None
@@ -208,10 +207,7 @@ class Analysis:
         return cls(config=config, sites={site.site.path: site for site in sites}, **body)
 
 
-_FIELDS = (
-    *("fingerprint", "skipped", "model_ms", "fused_ms", "other_ms", "baseline_loss", "target"),
-    "images",
-)
+_FIELDS = ("fingerprint", "skipped", "model_ms", "fused_ms", "other_ms", "target", "images")
 
 
 def _check_model(path: Path, fingerprint: str, model: Any) -> None:

@@ -12,7 +12,6 @@ from espace_tf.records.comparison import Comparison
 from espace_tf.records.layer_plan import LayerPlan
 from espace_tf.records.uniform import DATA_FREE, uniform_layer
 
-__all__ = ["LayerPlan", "Plan", "SummaryRow"]
 _NUMBERS = ("speedup", "dense_ms", "predicted_ms", "measured_speedup")
 _FIELDS = ("skipped", "fingerprint", "profile", *_NUMBERS, "times")
 

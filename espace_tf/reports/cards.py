@@ -7,7 +7,8 @@ import numpy as np
 
 from espace_tf.numerics.factors import ORDERS
 from espace_tf.records.alternatives import Alternative, Alternatives
-from espace_tf.records.plan import LayerPlan, SummaryRow
+from espace_tf.records.layer_plan import LayerPlan
+from espace_tf.records.plan import SummaryRow
 from espace_tf.reports import curves, pictures
 
 

@@ -15,7 +15,8 @@ from espace_tf.network.likeness import like
 from espace_tf.network.network import Network
 from espace_tf.network.normal import normal
 from espace_tf.numerics.factors import Factors, plain_factors, reconstruct
-from espace_tf.records.plan import LayerPlan, Plan
+from espace_tf.records.layer_plan import LayerPlan
+from espace_tf.records.plan import Plan
 from espace_tf.records.site import Site
 
 

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from espace_tf.network import graph
+from espace_tf.network.layer_rules import COMPRESSED, rule
 from espace_tf.network.sites import read_sites
 from espace_tf.numerics.factors import Factors
-from espace_tf.records.plan import LayerPlan, Plan
+from espace_tf.records.layer_plan import LayerPlan
+from espace_tf.records.plan import Plan
 from espace_tf.records.site import Site
 
 
@@ -37,12 +39,12 @@ def _layers(model: Any) -> Iterator[tuple[str, LayerPlan | str]]:
     """What becomes of every convolution, those inside fused graphs too."""
     known = graph.layers(model)
     for site in read_sites(model):
-        if site.path in known and site.kind in ("masked", "decomposed"):
+        if site.path in known and site.kind in COMPRESSED:
             yield site.path, _layer_plan(known[site.path], site)
         elif site.path in known:
             yield site.path, "as it was"
     for layer in known.values():
-        if type(layer).__name__ == "FusedGraph":
+        if rule(layer).kind == "fused":
             yield from _layers(layer.model)
 
 

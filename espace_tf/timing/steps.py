@@ -14,7 +14,7 @@ import tensorflow as tf
 from espace_tf.config import EspaceConfig
 from espace_tf.deploy import comparison
 from espace_tf.keras_layers import FusedGraph
-from espace_tf.kernels.fused import fused_operations
+from espace_tf.kernels.loader import operations_now
 from espace_tf.kernels.program import CONVOLVE, MAX, SUM, ProgramBuilder
 from espace_tf.network import graph
 from espace_tf.timing import measure, runtimes
@@ -98,7 +98,7 @@ def _profile(
     which = np.array([f"{prefix}{name}" in paths for name in layer.step_layers()])
 
     def call(*inputs: tf.Tensor) -> tf.Tensor:
-        _, nanoseconds = fused_operations().espace_fused_graph(
+        _, nanoseconds = operations_now().espace_fused_graph(
             inputs=list(inputs), weights=weights, program=program, outputs=outputs, profile=True
         )
         return nanoseconds
@@ -149,7 +149,7 @@ def _program(
     x = tf.constant(generator.random(shape), tf.float32)
 
     def call(x: tf.Tensor) -> tf.Tensor:
-        _, nanoseconds = fused_operations().espace_fused_graph(
+        _, nanoseconds = operations_now().espace_fused_graph(
             inputs=[x], weights=weights, program=program, outputs=1, profile=True
         )
         return nanoseconds

@@ -12,7 +12,8 @@ import espace_tf
 from espace_tf.analysis import analyze as analyzing
 from espace_tf.deploy import inference
 from espace_tf.numerics.factors import plain_factors
-from espace_tf.records.plan import LayerPlan, Plan
+from espace_tf.records.layer_plan import LayerPlan
+from espace_tf.records.plan import Plan
 from espace_tf.timing import measure
 from espace_tf.timing.benchmark import Row
 

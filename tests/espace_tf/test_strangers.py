@@ -155,10 +155,6 @@ def test_outputs_inside_of_outputs(labelled):
     assert [each.shape[1] for each in found["boxes"]] == [16, 8]
     history = fine_tune(small, data, teacher=model, optimizer="sgd", verbose=0)
     assert np.isfinite(history.history["val_loss"]).all()
-    if labelled:
-        baseline = small.espace_analysis.baseline_loss
-        logs = model.evaluate(x[:8], tf.nest.map_structure(lambda each: each[:8], y), verbose=0)
-        assert baseline == pytest.approx(np.ravel(logs)[0], rel=0.5)  # of other images
 
 
 def test_separable_convolutions_are_compressed_and_trained():

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 from espace_tf.keras_layers import FusedGraph
-from espace_tf.kernels.fused import fused_operations
 from espace_tf.kernels.index_map import Geometry, conv_table
+from espace_tf.kernels.loader import operations_now
 from espace_tf.kernels.program import CONVOLVE, SUM, ProgramBuilder
 
 WEIGHTS = [("conv", "kernel"), ("conv", "bias"), ("norm", "scale"), ("norm", "shift")]
@@ -55,7 +55,7 @@ def test_it_computes_what_the_model_computes():
     np.testing.assert_allclose(layer(images()), model(images()), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.skipif(fused_operations() is None, reason="no native operations")
+@pytest.mark.skipif(operations_now() is None, reason="no native operations")
 def test_the_operation_runs_at_inference_only():
     model, words = parts()
     layer, spec = FusedGraph(model, words, WEIGHTS), tf.TensorSpec((None, 5, 4, 2))

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from espace_tf import kernels
-from espace_tf.kernels import fused, reference
+from espace_tf.kernels import fused, loader, reference
 from espace_tf.kernels.program import CONVOLVE, ProgramBuilder
 
 NAMES = ("masked_conv2d", "masked_depthwise_conv2d", "max_pool", "avg_pool")
@@ -89,7 +89,7 @@ def test_those_of_a_third_order_exist():
 
 
 def test_a_fused_program_has_them_too():
-    operations = fused.fused_operations()
+    operations = loader.operations_now()
     if operations is None:
         pytest.skip(f"backend: {kernels.backend()}")
     rng = np.random.default_rng(0)

@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from espace_tf.kernels import fused
+from espace_tf.kernels import loader
 from espace_tf.kernels.program import CONVOLVE, INPUT, MAGIC, MAX, OUTPUT, SCRATCH, ProgramBuilder
 
-OPERATIONS = fused.fused_operations()
+OPERATIONS = loader.operations_now()
 pytestmark = pytest.mark.skipif(OPERATIONS is None, reason="no native operations")
 LARGEST = 2**31 - 1
 

@@ -10,12 +10,12 @@ from espace_tf.analysis import offers
 from espace_tf.analysis.analyze import analyze
 from espace_tf.config import EspaceConfig
 from espace_tf.deploy import comparison
-from espace_tf.kernels.fused import fused_operations
+from espace_tf.kernels.loader import operations_now
 from espace_tf.records.option import Option
 from espace_tf.timing import measure
 from espace_tf.timing import steps as step_times
 
-NATIVE = pytest.mark.skipif(fused_operations() is None, reason="no native operations")
+NATIVE = pytest.mark.skipif(operations_now() is None, reason="no native operations")
 LAYERS = keras.layers
 
 
@@ -72,7 +72,7 @@ def test_what_does_not_run_in_fused_graphs_is_timed_as_before(change, monkeypatc
     model = network(policy="mixed_bfloat16" if change == "policy" else "float32")
     config = EspaceConfig(runtime="litert" if change == "runtime" else "tf")
     if change == "binary":
-        monkeypatch.setattr(analyzing, "fused_operations", lambda: None)
+        monkeypatch.setattr(analyzing, "operations_now", lambda: None)
     found, asked = timed(monkeypatch, model, config=config)
     assert asked == [("a", False), ("b", False), ("c", False)]
     assert (found.model_ms, found.fused_ms, found.other_ms) == (7.0, None, None)

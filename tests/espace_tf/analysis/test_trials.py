@@ -11,7 +11,8 @@ from espace_tf.data import losses
 from espace_tf.network import graph
 from espace_tf.network.sites import read_sites
 from espace_tf.numerics.factors import Factors, plain_factors, reconstruct
-from espace_tf.records.plan import LayerPlan, Plan
+from espace_tf.records.layer_plan import LayerPlan
+from espace_tf.records.plan import Plan
 from espace_tf.rewriting.apply import apply
 
 SEED = 2

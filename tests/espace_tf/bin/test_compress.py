@@ -16,7 +16,8 @@ from absl import flags
 from absl.testing import flagsaver
 
 from espace_tf.bin import command, compress, compression
-from espace_tf.records.plan import LayerPlan, Plan
+from espace_tf.records.layer_plan import LayerPlan
+from espace_tf.records.plan import Plan
 
 ROOT = Path(__file__).parents[3]
 SEED = 5

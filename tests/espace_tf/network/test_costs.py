@@ -14,11 +14,8 @@ LIBRARIES = pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", 
 
 def test_vgg16():
     model = keras.applications.VGG16(weights=None)
-    found = costs.layer_costs(model)
-    assert costs.macs(model) == sum(layer.macs for layer in found) == 15_470_264_320
-    assert sum(layer.parameters for layer in found) == model.count_params() == 138_357_544
-    assert sum(layer.weight_bytes for layer in found) == 4 * 138_357_544
-    assert found[0].macs == 224 * 224 * 27 * 64
+    assert costs.macs(model) == 15_470_264_320
+    assert costs.layer_macs(model)["block1_conv1"] == 224 * 224 * 27 * 64
 
 
 @LIBRARIES
@@ -31,19 +28,16 @@ def test_every_kind_of_layer_by_hand(library):
     y = layers.Conv2DTranspose(3, 3, strides=2, name="transpose")(y)
     y = layers.Dense(7, name="each")(y)
     y = layers.Dense(2, name="head")(layers.Flatten()(y))
-    found = {layer.path: layer for layer in costs.layer_costs(library.Model(x, y))}
     # 8 x 10 -> 4 x 5 -> 2 x 3 (valid, 3) -> 1 x 2 (valid, 2) -> 3 x 5.
     expected = {
-        "grouped": (20 * 15 * 2 * 6, 15 * 2 * 6 + 6),
-        "norm": (0, 4 * 6),
-        "depthwise": (6 * 9 * 12, 9 * 12 + 12),
-        "separable": (2 * 12 * (4 + 5), 12 * (4 + 5)),
-        "transpose": (2 * 5 * 9 * 3, 9 * 5 * 3 + 3),
-        "each": (15 * 3 * 7, 3 * 7 + 7),
-        "head": (15 * 7 * 2, 15 * 7 * 2 + 2),
+        "grouped": 20 * 15 * 2 * 6,
+        "depthwise": 6 * 9 * 12,
+        "separable": 2 * 12 * (4 + 5),
+        "transpose": 2 * 5 * 9 * 3,
+        "each": 15 * 3 * 7,
+        "head": 15 * 7 * 2,
     }
-    assert {path: (layer.macs, layer.parameters) for path, layer in found.items()} == expected
-    assert all(layer.weight_bytes == 4 * layer.parameters for layer in found.values())
+    assert costs.layer_macs(library.Model(x, y)) == expected
 
 
 def test_masks_and_ranks_are_counted():
@@ -56,24 +50,14 @@ def test_masks_and_ranks_are_counted():
     y = DecomposedConv2D(
         6, 3, rank=2, groups=2, order="horizontal", padding="same", strides=2, name="grouped"
     )(y)
-    model = keras.Model(x, y)
-    found = {layer.path: (layer.macs, layer.parameters) for layer in costs.layer_costs(model)}
-    assert found == {
-        "masked": (2 * 3 * 9 * 4 * 4, 9 * 4 * 4 + 4),
-        "pair": (64 * 3 * 4 * 2 + 64 * 3 * 2 * 6, 3 * 4 * 2 + 3 * 2 * 6 + 6),
+    assert costs.layer_macs(keras.Model(x, y)) == {
+        "masked": 2 * 3 * 9 * 4 * 4,
+        "pair": 64 * 3 * 4 * 2 + 64 * 3 * 2 * 6,
         # Vertical first: a kept row of the second half reads that row of the first half alone.
-        "rows": (32 * 3 * 6 * 2 + 32 * 3 * 2 * 6, 3 * 6 * 2 + 3 * 2 * 6 + 6),
+        "rows": 32 * 3 * 6 * 2 + 32 * 3 * 2 * 6,
         # 1 x 3 first, stride (1, 2): 8 x 4; then 3 x 1, stride (2, 1): 4 x 4. Two groups of rank 2.
-        "grouped": (32 * 3 * 3 * 4 + 16 * 3 * 2 * 6, 3 * 3 * 4 + 3 * 2 * 6 + 6),
+        "grouped": 32 * 3 * 3 * 4 + 16 * 3 * 2 * 6,
     }
-
-
-@LIBRARIES
-def test_half_the_bytes_in_half_precision(library):
-    layer = library.layers.Conv2D(4, 3, dtype="float16")
-    model = library.Sequential([library.Input((5, 5, 2), dtype="float16"), layer])
-    (found,) = costs.layer_costs(model)
-    assert found.weight_bytes == 2 * found.parameters == 2 * (9 * 2 * 4 + 4)
 
 
 def test_an_open_size_is_named():

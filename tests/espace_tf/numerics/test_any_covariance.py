@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from espace_tf.numerics import low_rank
+from espace_tf.numerics import factors, low_rank
 
 SHAPES = [
     ((3, 3), 3, 6, 1),
@@ -36,7 +36,7 @@ def root(covariance):
 
 def lost(kernel, pair, order, groups, roots):
     """E |(W - W~)^T x|^2."""
-    change = kernel - low_rank.reconstruct(pair, order, groups).astype(np.float64)
+    change = kernel - factors.reconstruct(pair, order, groups).astype(np.float64)
     parts = np.split(change.reshape(-1, kernel.shape[3]), groups, axis=1)
     return sum(np.square(each @ part).sum() for part, each in zip(parts, roots, strict=True))
 
@@ -47,7 +47,7 @@ def check(seed):
     kernel = rng.normal(size=(kh, kw, channels, filters)) * 10.0 ** rng.uniform(-8, 8)
     kernel[..., rng.random(filters) < rng.choice([0, 0.5])] = 0
     covariances = [covariance_of(rng, kh * kw * channels) for _ in range(groups)]
-    order = low_rank.ORDERS[rng.integers(2)]
+    order = factors.ORDERS[rng.integers(2)]
     gradient = None
     if rng.random() < 0.2:
         gradient = covariance_of(rng, filters)
@@ -62,9 +62,9 @@ def check(seed):
     errors = found.errors
     assert ((errors >= 0) & (errors <= 1)).all() and (np.diff(errors) <= 0).all(), f"seed {seed}"
     place = (order, groups, [root(each) for each in covariances])
-    whole = lost(kernel, low_rank.plain_factors(0 * kernel, 1, order, groups), *place)
+    whole = lost(kernel, factors.plain_factors(0 * kernel, 1, order, groups), *place)
     for rank in range(1, found.max_rank + 1):
-        plain = low_rank.plain_factors(kernel, rank, order, groups)
+        plain = factors.plain_factors(kernel, rank, order, groups)
         allowed = lost(kernel, plain, *place)
         for rounds in range(3):
             pair = found.factors(rank, rounds)

@@ -111,5 +111,3 @@ def test_ranks_and_shapes_out_of_range_are_refused():
             factors.plain_factors(kernel, rank)
     with pytest.raises(ValueError, match="energy must lie in"):
         factors.energy_rank(np.ones(3), 1.5)
-    with pytest.raises(ValueError, match="approximation must have the kernel's shape"):
-        factors.response_error(kernel, kernel[:2])

@@ -13,14 +13,14 @@ import pytest
 
 from espace_tf.config import EspaceConfig
 from espace_tf.numerics import masks
-from espace_tf.numerics.low_rank import energy_rank, plain_factors
+from espace_tf.numerics.factors import energy_rank, plain_factors
 from espace_tf.planning import planner
-from espace_tf.planning.planner import Plan, UnreachableSpeedWarning, plan
+from espace_tf.planning.planner import UnreachableSpeedWarning, plan
 from espace_tf.records.analysis import Analysis, SiteAnalysis
 from espace_tf.records.option import Option
+from espace_tf.records.plan import Plan
 from espace_tf.records.site import Site
 
-ROOT = Path(__file__).parents[3]
 KEEPS = (0.75, 0.5, 0.25)
 
 
@@ -335,7 +335,7 @@ def test_planning_needs_neither_tensorflow_nor_keras(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        env={"PYTHONPATH": str(Path(__file__).parents[3]), "PATH": ""},
         capture_output=True,
         text=True,
     )

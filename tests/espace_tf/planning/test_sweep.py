@@ -14,7 +14,8 @@ from espace_tf.planning import search
 from espace_tf.planning import sweep as sweeping
 from espace_tf.planning.planner import UnreachableSpeedWarning
 from espace_tf.planning.sweep import SweepRow, sweep
-from espace_tf.records.plan import LayerPlan, Plan
+from espace_tf.records.layer_plan import LayerPlan
+from espace_tf.records.plan import Plan
 from espace_tf.reports import curves
 
 SEED = 11

@@ -5,8 +5,9 @@ import pytest
 from espace_tf.config import EspaceConfig
 from espace_tf.records.alternatives import Alternative, Alternatives, alternatives
 from espace_tf.records.analysis import Analysis, SiteAnalysis
+from espace_tf.records.layer_plan import LayerPlan
 from espace_tf.records.option import Option
-from espace_tf.records.plan import LayerPlan, Plan
+from espace_tf.records.plan import Plan
 from espace_tf.records.site import Site
 
 OPTIONS = (

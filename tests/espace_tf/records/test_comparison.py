@@ -3,7 +3,8 @@
 import pytest
 
 from espace_tf.records.comparison import Comparison
-from espace_tf.records.plan import LayerPlan, Plan
+from espace_tf.records.layer_plan import LayerPlan
+from espace_tf.records.plan import Plan
 
 
 def test_words():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from espace_tf.numerics.factors import Factors, plain_factors
-from espace_tf.records.plan import LayerPlan, Plan
+from espace_tf.records.layer_plan import LayerPlan
+from espace_tf.records.plan import Plan
 from espace_tf.rewriting.apply import apply
 
 SEED = 12

@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import pytest
 
-from espace_tf.numerics.low_rank import plain_factors
-from espace_tf.records.plan import LayerPlan, Plan
+from espace_tf.numerics.factors import plain_factors
+from espace_tf.records.layer_plan import LayerPlan
+from espace_tf.records.plan import Plan
 
 SEED = 11
 

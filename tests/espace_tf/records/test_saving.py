@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from espace_tf.config import EspaceConfig
-from espace_tf.numerics.low_rank import plain_factors
+from espace_tf.numerics.factors import plain_factors
 from espace_tf.records import saving
 from espace_tf.records.analysis import Analysis, SiteAnalysis
 from espace_tf.records.layer_plan import LayerPlan

@@ -14,8 +14,9 @@ from matplotlib.image import imread
 
 from espace_tf.planning.sweep import SweepRow
 from espace_tf.records.comparison import Comparison
+from espace_tf.records.layer_plan import LayerPlan
 from espace_tf.records.option import Option
-from espace_tf.records.plan import LayerPlan, Plan
+from espace_tf.records.plan import Plan
 from espace_tf.records.site import Site
 from espace_tf.reports.html import report, short
 from espace_tf.timing.benchmark import Row

@@ -6,8 +6,9 @@ import numpy as np
 
 from espace_tf.config import EspaceConfig
 from espace_tf.numerics.factors import plain_factors
+from espace_tf.records.layer_plan import LayerPlan
 from espace_tf.records.option import Option
-from espace_tf.records.plan import LayerPlan, Plan
+from espace_tf.records.plan import Plan
 from espace_tf.reports.tables import as_text, folded, summary_table
 
 SEED = 4

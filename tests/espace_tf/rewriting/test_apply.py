@@ -10,7 +10,8 @@ import espace_tf.keras_layers  # noqa: F401  (registers the layers)
 from espace_tf.kernels.index_map import nearest_spread
 from espace_tf.network import graph, recording
 from espace_tf.numerics.factors import Factors, reconstruct
-from espace_tf.records.plan import LayerPlan, Plan
+from espace_tf.records.layer_plan import LayerPlan
+from espace_tf.records.plan import Plan
 from espace_tf.rewriting.apply import apply, densify
 from espace_tf.rewriting.strip import strip
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tf_keras
 
-from espace_tf.records.plan import LayerPlan, Plan
+from espace_tf.records.layer_plan import LayerPlan
+from espace_tf.records.plan import Plan
 from espace_tf.reports.html import report
 from espace_tf.rewriting.apply import apply
 from espace_tf.rewriting.read_back import plan_of

@@ -7,13 +7,13 @@ import pytest
 from espace_tf.config import EspaceConfig
 from espace_tf.deploy import comparison
 from espace_tf.keras_layers import DecomposedConv2D, FusedGraph, MaskedConv2D
-from espace_tf.kernels.fused import fused_operations
+from espace_tf.kernels.loader import operations_now
 from espace_tf.network import graph
 from espace_tf.rewriting.fuse import fuse
 from espace_tf.timing import runtimes
 from espace_tf.timing import steps as step_times
 
-NATIVE = pytest.mark.skipif(fused_operations() is None, reason="no native operations")
+NATIVE = pytest.mark.skipif(operations_now() is None, reason="no native operations")
 
 
 def layers():
@@ -90,7 +90,7 @@ def test_a_profile_adds_the_steps_of_the_layers_named(paths, first, second, monk
             assert profile and outputs == 1 and len(inputs) == 1
             return [inputs[0]], 1e6 * np.arange(1.0, 1 + len(weights) * 3 // 4)
 
-    monkeypatch.setattr(step_times, "fused_operations", Operations)
+    monkeypatch.setattr(step_times, "operations_now", Operations)
     for (path, layer), ms in zip(parts.items(), (first, second), strict=True):
         prefix = path.removesuffix(layer.name)
         assert prefix == ("in/" if layer is parts["in/fused_a"] else "")
