@@ -18,6 +18,7 @@ SHORT_INDICES = contextvars.ContextVar("espace_tf_short_indices", default=False)
 # Set while a layer runs whose weights are quantized by channel, which matrix products cannot be.
 BY_CHANNEL = contextvars.ContextVar("espace_tf_by_channel", default=False)
 
+FILLED = 16  # channels that fill a vector of AVX-512, see `sampled`
 ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "none": lambda values: values,
     "relu": tf.nn.relu,
@@ -140,6 +141,8 @@ def conv2d(
     if not isinstance(padding, str):
         inputs = tf.pad(inputs, [(0, 0), *padding, (0, 0)])
         padding = "valid"
+    if tuple(filter.shape[:2]) == (1, 1) and filter.shape[2] < FILLED:
+        inputs, strides, padding = sampled(inputs, strides), 1, "valid"
     if padding.lower() == "valid":
         inputs, strides = _one_column(inputs, filter.shape[1], strides, dilation_rate)
 
@@ -147,6 +150,16 @@ def conv2d(
         return tf.nn.convolution(part, weights, strides, padding.upper(), dilations=dilation_rate)
 
     return _finish(_by_group(convolve, inputs, filter, groups), bias, activation)
+
+
+def sampled(maps: tf.Tensor, strides: int | Sequence[int]) -> tf.Tensor:
+    """What a kernel of one tap reads of [B, H, W, C] in steps, to be read in steps of one.
+
+    With steps above 1, one tap and fewer than FILLED channels, oneDNN in TensorFlow 2.21 writes
+    beyond its memory in the gradient of the kernel and ends the process, where it runs on AVX-512.
+    """
+    vertical, horizontal = np.broadcast_to(strides, 2)
+    return maps if vertical == horizontal == 1 else maps[:, ::vertical, ::horizontal]
 
 
 def _one_column(

@@ -14,6 +14,7 @@ from espace_tf.network.tracing import traced
 from espace_tf.training import learning_rate
 from espace_tf.training.best import Best
 from espace_tf.training.distillation import Teacher, output_distillation, relative_error
+from espace_tf.training.safe_steps import safe_steps
 from espace_tf.training.step import LossScale, assign
 
 BATCH = 32
@@ -82,8 +83,9 @@ class Descent:
             assign(self._variables, start)
             return found if np.isfinite(found) else np.inf
 
-        rate = learning_rate.find(loss_after)
-        self._descend(rate, steps, end, seed, looks=_LOOKS)
+        with safe_steps(self._model):
+            rate = learning_rate.find(loss_after)
+            self._descend(rate, steps, end, seed, looks=_LOOKS)
 
     def _descend(self, rate: float, steps: int, end: float, seed: int, looks: int = 0) -> None:
         annealing, start = learning_rate.Annealing(self._optimizer), time.perf_counter()

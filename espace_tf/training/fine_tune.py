@@ -21,6 +21,7 @@ from espace_tf.training.checkpoints import Checkpoint
 from espace_tf.training.distillation import Teacher
 from espace_tf.training.loop import Loop
 from espace_tf.training.run_identity import check_alike, described, judgement, weights_hash
+from espace_tf.training.safe_steps import safe_steps
 from espace_tf.training.set_aside import set_aside
 from espace_tf.training.step import Trainer
 from espace_tf.training.task import Task
@@ -187,7 +188,11 @@ def fine_tune(
         schedule = _schedule(model, schedule, epochs * lengths[0])
         find_rate, optimizer = optimizer is None, _optimizer(library, optimizer)
         known = checkpoint_dir is not None or team.workers > 1
-        with trainable(model, train_frozen), compiled_with(model, optimizer, task.judge):
+        with (
+            trainable(model, train_frozen),
+            compiled_with(model, optimizer, task.judge),
+            safe_steps(model),
+        ):
             run = {
                 "model": graph.fingerprint(model),
                 "model weights": weights_hash(model),
