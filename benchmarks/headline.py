@@ -43,17 +43,16 @@ from typing import Any
 
 import keras
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import espace_tf
 from benchmarks import headline_tables, images, rounds, training
-from benchmarks.steps import Steps, settings_of
+from benchmarks.steps import Steps, command, settings_of
 from espace_tf import zoo
 from espace_tf.bin import models
-from espace_tf.bin.quiet import without_chatter
 from espace_tf.config import EspaceConfig, EspaceWarning
 from espace_tf.network import costs
 from espace_tf.timing import runtimes
@@ -379,18 +378,7 @@ def _about() -> str:
 
 def main(argv: list[str]) -> int:
     """Does what the module says; returns the exit status."""
-    logging.set_verbosity(logging.ERROR)  # TensorFlow warns of every second trace
-    try:
-        if len(argv) > 1:
-            raise ValueError(f"arguments must be flags. Received: {' '.join(argv[1:])}")
-        speeds = check_flags()
-        with without_chatter():
-            run(speeds)
-    except (ValueError, TypeError, OSError) as error:
-        logging.debug("The error came from here:", exc_info=True)
-        print(f"headline: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+    return command("headline", argv, lambda: run(check_flags()))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -29,9 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import espace_tf
 from benchmarks import images
 from benchmarks.neighbours import Comparison
-from benchmarks.steps import markdown, rich_table
+from benchmarks.steps import command, markdown, rich_table
 from espace_tf.bin import models
-from espace_tf.bin.quiet import without_chatter
 from espace_tf.files import atomic_write, output_path
 
 _MODEL = flags.DEFINE_string("model", None, "A trained classifier, a .keras file.")
@@ -83,17 +82,7 @@ def run() -> None:
 
 def main(argv: list[str]) -> int:
     """Does what the module says; returns the exit status."""
-    logging.set_verbosity(logging.ERROR)  # TensorFlow warns of every second trace
-    try:
-        if len(argv) > 1:
-            raise ValueError(f"arguments must be flags. Received: {' '.join(argv[1:])}")
-        with without_chatter():
-            run()
-    except (ValueError, TypeError, OSError) as error:
-        logging.debug("The error came from here:", exc_info=True)
-        print(f"interpolation: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+    return command("interpolation", argv, run)
 
 
 if __name__ == "__main__":

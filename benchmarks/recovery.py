@@ -21,16 +21,15 @@ from typing import Any
 
 import keras
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import espace_tf
 from benchmarks import images, predictors, training
-from benchmarks.steps import Steps, markdown, rich_table, settings_of, write_json
+from benchmarks.steps import Steps, command, markdown, rich_table, settings_of, write_json
 from espace_tf.bin import models
-from espace_tf.bin.quiet import without_chatter
 from espace_tf.config import EspaceConfig
 from espace_tf.files import atomic_write, output_path
 from espace_tf.network import costs
@@ -226,18 +225,7 @@ def check_flags() -> tuple[list[float], Path]:
 
 def main(argv: list[str]) -> int:
     """Does what the module says; returns the exit status."""
-    logging.set_verbosity(logging.ERROR)  # TensorFlow warns of every second trace
-    try:
-        if len(argv) > 1:
-            raise ValueError(f"arguments must be flags. Received: {' '.join(argv[1:])}")
-        checked = check_flags()
-        with without_chatter():
-            run(*checked)
-    except (ValueError, TypeError, OSError) as error:
-        logging.debug("The error came from here:", exc_info=True)
-        print(f"recovery: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+    return command("recovery", argv, lambda: run(*check_flags()))
 
 
 if __name__ == "__main__":

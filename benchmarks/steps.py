@@ -2,12 +2,16 @@
 
 import json
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
+from espace_tf.bin.quiet import without_chatter
 from espace_tf.files import atomic_write, output_folder
 
 _EVERY = 5.0  # seconds between two notes of the time spent
@@ -17,6 +21,27 @@ def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file whole or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def command(name: str, argv: list[str], work: Callable[[], None]) -> int:
+    """Does the work of a benchmark, says in one line what its flags lack; the exit status.
+
+    Args:
+        name: of the benchmark.
+        argv: the program, and what was left on the command line after flags.
+        work: raises ValueError, TypeError or OSError for flags and files that are not usable.
+    """
+    logging.set_verbosity(logging.ERROR)  # TensorFlow warns of every second trace
+    try:
+        if len(argv) > 1:
+            raise ValueError(f"arguments must be flags. Received: {' '.join(argv[1:])}")
+        with without_chatter():
+            work()
+    except (ValueError, TypeError, OSError) as error:
+        logging.debug("The error came from here:", exc_info=True)
+        print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
 
 
 class Steps:

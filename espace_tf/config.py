@@ -59,7 +59,7 @@ class EspaceConfig:
     """How to compress; every field has a default that is meant to be right.
 
     Args:
-        profile: "default", the best this library knows; "faithful", the published method's nearest
+        profile: "default", the best known; "faithful", the published method's nearest
             proxies (plain factors, ranks by energy, one keep for all impact masks).
         runtime: what the time is measured on: "tf" (a traced tf.function), "litert" (TFLite),
             "litert-fused" (the same with the delegate of `espace_tf.litert`), "litert-int8" (with
@@ -87,7 +87,7 @@ class EspaceConfig:
             the given one, without labels, after its layers were refitted, see `reconstruct`; 0:
             neither.
         tolerance: how far the measured speed-up may lie from the asked one, relative to it.
-        cache_dir: a folder where finished stages of `analyze` are kept, so that it can resume.
+        cache_dir: a folder where finished parts of `analyze` are kept, so that it can resume.
 
     Raises:
         TypeError, ValueError: a field that makes no sense; the message names it.
@@ -152,6 +152,15 @@ class EspaceConfig:
         """Whether the layer at this path may be touched."""
         wanted = self.include is None or _matches(self.include, path)
         return wanted and not (self.exclude is not None and _matches(self.exclude, path))
+
+
+def usable(config: Any) -> EspaceConfig:
+    """The configuration, None being the default one; raises unless it is one that can be used."""
+    config = EspaceConfig() if config is None else config
+    if not isinstance(config, EspaceConfig):
+        raise TypeError(f"config must be an EspaceConfig or None. Received: {config!r}")
+    require_runtime(config.runtime)
+    return config
 
 
 def check_runtime(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""One display for a whole call: its stage, what is done, and about how long it takes yet."""
+"""One display for a whole call: its phase, what is done, and about how long it takes yet."""
 
 import contextlib
 import time
@@ -18,30 +18,30 @@ ANALYSIS = dict(list(SHARES.items())[:4])
 
 
 class Progress(Protocol):
-    """A call gives the context of a stage, in which advance(count) tells of what is done."""
+    """A call gives the context of a phase, in which advance(count) tells of what is done."""
 
     def __call__(
-        self, stage: str, total: int
+        self, phase: str, total: int
     ) -> contextlib.AbstractContextManager[Callable[[int], None]]:
-        """Begins a stage of so many parts."""
+        """Begins a phase of so many parts."""
 
 
 @contextlib.contextmanager
-def silent(stage: str, total: int) -> Iterator[Callable[[int], None]]:
+def silent(phase: str, total: int) -> Iterator[Callable[[int], None]]:
     """A `Progress` that shows nothing."""
     yield lambda count: None
 
 
 @contextlib.contextmanager
-def shown(verbose: int, stages: Mapping[str, float] = SHARES) -> Iterator[Progress]:
-    """A display of these stages, if `verbose`, while the block lasts.
+def shown(verbose: int, phases: Mapping[str, float] = SHARES) -> Iterator[Progress]:
+    """A display of these phases, if `verbose`, while the block lasts.
 
-    A terminal and a notebook have one bar for all of them; a file or pipe gets a line when a stage
+    A terminal and a notebook have one bar for all of them; a file or pipe gets a line when a phase
     begins, without carriage returns.
 
     Args:
         verbose: 0 for nothing.
-        stages: in their order, each with its share of the time; one that never begins counts as
+        phases: in their order, each with its share of the time; one that never begins counts as
             done when a later one does.
 
     Example:
@@ -56,7 +56,7 @@ def shown(verbose: int, stages: Mapping[str, float] = SHARES) -> Iterator[Progre
     from rich import progress
 
     console = consoles.Console(highlight=False)
-    course = Course(stages)
+    course = Course(phases)
     if not (console.is_terminal or console.is_jupyter):
         yield _Lines(course, console)
         return
@@ -72,32 +72,32 @@ def shown(verbose: int, stages: Mapping[str, float] = SHARES) -> Iterator[Progre
 
 
 class Course:
-    """How far a call is, by stages that take their shares of the time.
+    """How far a call is, by phases that take their shares of the time.
 
     Args:
-        stages: as in `shown`.
+        phases: as in `shown`.
     """
 
-    def __init__(self, stages: Mapping[str, float]):
-        total = sum(stages.values())
-        self._shares = {name: share / total for name, share in stages.items()}
-        self._start, self._before, self._stage, self._part = time.perf_counter(), 0.0, "", 0.0
+    def __init__(self, phases: Mapping[str, float]):
+        total = sum(phases.values())
+        self._shares = {name: share / total for name, share in phases.items()}
+        self._start, self._before, self._phase, self._part = time.perf_counter(), 0.0, "", 0.0
 
-    def begin(self, stage: str) -> None:
-        """All stages that stand before this one are done; one that is not known takes no time."""
-        self._stage, self._part = stage, 0.0
-        if stage in self._shares:
+    def begin(self, phase: str) -> None:
+        """All phases that stand before this one are done; one that is not known takes no time."""
+        self._phase, self._part = phase, 0.0
+        if phase in self._shares:
             names = list(self._shares)
-            self._before = sum(self._shares[name] for name in names[: names.index(stage)])
+            self._before = sum(self._shares[name] for name in names[: names.index(phase)])
 
     def advance(self, part: float) -> None:
-        """Adds a part of the stage, at most the whole of it."""
+        """Adds a part of the phase, at most the whole of it."""
         self._part = min(self._part + part, 1.0)
 
     @property
     def done(self) -> float:
         """The share of the time that has passed, about."""
-        return self._before + self._part * self._shares.get(self._stage, 0.0)
+        return self._before + self._part * self._shares.get(self._phase, 0.0)
 
     @property
     def left(self) -> str:
@@ -112,16 +112,16 @@ class Course:
 
 
 class _Lines:
-    """One line for every stage that begins."""
+    """One line for every phase that begins."""
 
     def __init__(self, course: Course, console: Any):
         self._course, self._console = course, console
 
     @contextlib.contextmanager
-    def __call__(self, stage: str, total: int) -> Iterator[Callable[[int], None]]:
-        self._course.begin(stage)
+    def __call__(self, phase: str, total: int) -> Iterator[Callable[[int], None]]:
+        self._course.begin(phase)
         left = self._course.left
-        self._console.print(f"{self._course.done:4.0%} {stage}" + f", {left}" * bool(left))
+        self._console.print(f"{self._course.done:4.0%} {phase}" + f", {left}" * bool(left))
         yield lambda count: self._course.advance(count / max(total, 1))
 
 
@@ -133,17 +133,17 @@ class _Bar:
         self._task = bar.add_task("", total=1.0, left="")
 
     @contextlib.contextmanager
-    def __call__(self, stage: str, total: int) -> Iterator[Callable[[int], None]]:
-        self._course.begin(stage)
-        self._show(stage)
+    def __call__(self, phase: str, total: int) -> Iterator[Callable[[int], None]]:
+        self._course.begin(phase)
+        self._show(phase)
 
         def advance(count: int) -> None:
             self._course.advance(count / max(total, 1))
-            self._show(stage)
+            self._show(phase)
 
         yield advance
         advance(total)
 
-    def _show(self, stage: str) -> None:
+    def _show(self, phase: str) -> None:
         done, left = self._course.done, self._course.left
-        self._bar.update(self._task, description=stage, completed=done, left=left)
+        self._bar.update(self._task, description=phase, completed=done, left=left)

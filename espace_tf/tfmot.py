@@ -155,25 +155,14 @@ class ConvolutionQuantizeConfig(_tfmot.quantization.keras.QuantizeConfig):
 class IdentityQuantizeConfig(_tfmot.quantization.keras.QuantizeConfig):
     """Of a layer that hands on what it gets: nothing is quantized."""
 
-    def get_weights_and_quantizers(self, layer):
-        """None."""
+    def _none(self, layer):
         return []
 
-    def get_activations_and_quantizers(self, layer):
-        """None."""
-        return []
+    def _nothing(self, layer, quantized):
+        del layer, quantized  # AutoGraph wants a body
 
-    def set_quantize_weights(self, layer, quantize_weights):
-        """Nothing to do."""
-        del layer, quantize_weights  # AutoGraph wants a body
-
-    def set_quantize_activations(self, layer, quantize_activations):
-        """Nothing to do."""
-        del layer, quantize_activations
-
-    def get_output_quantizers(self, layer):
-        """None."""
-        return []
+    get_weights_and_quantizers = get_activations_and_quantizers = get_output_quantizers = _none
+    set_quantize_weights = set_quantize_activations = _nothing
 
     def get_config(self):
         """Nothing to choose."""

@@ -114,9 +114,3 @@ class ArgumentsMixin:
             config[name] = getattr(self._keras, family).serialize(getattr(self, name))
         config["positions"] = write_positions(self.positions, self._map_size)
         return {**super().get_config(), **config}
-
-    @classmethod
-    def from_config(cls, config):
-        """The layer of a configuration, also of version 0.1, which had two arguments more."""
-        former = {"interpolation": "nearest", "packing": None}
-        return cls(**{k: v for k, v in config.items() if k not in former or v != former[k]})

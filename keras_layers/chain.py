@@ -27,16 +27,6 @@ class Link:
     dilation_rate: tuple[int, int]
     padding: str
 
-    def geometry(self, input_size: tuple[int, int]) -> Geometry:
-        """Where it reads and writes on an input map of this size."""
-        return Geometry(
-            kernel_size=self.kernel_size,
-            input_size=input_size,
-            strides=self.strides,
-            dilation_rate=self.dilation_rate,
-            padding=self.padding,
-        )
-
     def output_length(self, length: int | None, axis: int) -> int | None:
         """Length of the output map along an axis (0 height, 1 width); None stays unknown."""
         if length is None:
@@ -104,7 +94,7 @@ def _geometries(links: Sequence[Link], size: tuple[int, int]) -> list[Geometry]:
     """Of every convolution of a chain, the first one on an input of this size."""
     found = []
     for link in links:
-        found.append(link.geometry(size))
+        found.append(Geometry.of(link, size))
         size = found[-1].output_size
     return found
 

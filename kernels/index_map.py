@@ -70,6 +70,12 @@ class Geometry:
                 f"not fit into input_size {self.input_size} with padding {self.padding!r}"
             )
 
+    @classmethod
+    def of(cls, steps: object, input_size: Sequence[int]) -> "Geometry":
+        """That of a layer, or of what else has a layer's kernel_size, strides and so on."""
+        names = ("kernel_size", "strides", "dilation_rate", "padding")
+        return cls(input_size=tuple(input_size), **{name: getattr(steps, name) for name in names})
+
     @functools.cached_property
     def pads(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """Zeros around the input: ((top, bottom), (left, right))."""

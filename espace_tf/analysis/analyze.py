@@ -16,7 +16,7 @@ from espace_tf.analysis import statistics as moments
 from espace_tf.analysis.result_cache import Arrays, ResultCache
 from espace_tf.analysis.trials import WhatIf
 from espace_tf.checks import check_choice
-from espace_tf.config import EspaceConfig, require_runtime
+from espace_tf.config import EspaceConfig, usable
 from espace_tf.data import batches as user_data
 from espace_tf.data import targets
 from espace_tf.data.arrays import count, describe
@@ -57,7 +57,7 @@ def analyze(
     output), times every layer and its options on config.runtime, and tries one rank and one mask of
     each layer for the loss that they cost. A layer whose compressed form will run in a fused graph
     (see `strip`) is timed as steps of one, others as single operations. With config.cache_dir every
-    finished stage is kept there, and a run that was interrupted goes on where it stopped.
+    finished part is kept there, and a run that was interrupted goes on where it stopped.
 
     Args:
         model: of Keras 3 or tf_keras; it is not changed. A subclassed one must have been called.
@@ -82,11 +82,8 @@ def analyze(
         >>> analysis.save("analysis.json")
     """
     check_not_fused(model)
-    config = EspaceConfig() if config is None else config
-    if not isinstance(config, EspaceConfig):
-        raise TypeError(f"config must be an EspaceConfig or None. Received: {config!r}")
+    config = usable(config)
     check_choice(verbose, "verbose", (0, 1, 2))
-    require_runtime(config.runtime)
     devices = Replicas(strategy and find_strategy(model, strategy))
     if devices.workers > 1:
         raise ValueError(
@@ -94,6 +91,7 @@ def analyze(
             f"of one machine. Received: {type(strategy).__name__} of {devices.workers} processes"
         )
     network = Network.read(model)
+    check_network(network, config)
     data = understood(data, user_data.named_inputs(network.model))
     config = fitted(network.model, data, config)
     network = network.copied(config.input_size)
@@ -121,10 +119,8 @@ def run(
     if seen is not None:
         config = dataclasses.replace(config, calibration_images=seen)
     model = network.model
-    usable, skipped = _usable(network, config)
-    for layer in network.layers.values():
-        _check_finite(layer)
-    kernels = {site.path: _weights(network.layers[site.path]) for site in usable}
+    touched = [site for site in network.sites if _why_not(site, config) is None]
+    kernels = {site.path: _weights(network.layers[site.path]) for site in touched}
     key = None if config.cache_dir is None else _key(network, data, config, loss)
     cache = ResultCache(key and config.cache_dir, key)
     images, inputs = 0, user_data.named_inputs(model)
@@ -139,7 +135,7 @@ def run(
         resolved, sample = targets.resolve(model, loss, first, config.seed), _picture(first[0])
         images = _count(data, config.calibration_images)
         found = _statistics(
-            *(model, usable, config, cache, progress, resolved.target, images),
+            *(model, touched, config, cache, progress, resolved.target, images),
             *(lambda: batches(images), devices or Replicas()),
         )
     sites = {
@@ -150,7 +146,7 @@ def run(
             config=config,
             **{name: found.get(f"{site.path}|{name}") for name in _STATISTICS},
         )
-        for site in usable
+        for site in touched
     }
     times = _time(reference, sites, cache, config, progress)
     if data is not None:
@@ -165,7 +161,7 @@ def run(
         fingerprint=network.fingerprint,
         config=config,
         sites=sites,
-        skipped=skipped,
+        skipped={site.path: reason for site in network.sites if (reason := _why_not(site, config))},
         **times,
         target="no data" if resolved is None else resolved.name,
         images=images,
@@ -175,7 +171,7 @@ def run(
 
 def _statistics(
     model: Any,
-    usable: list[Site],
+    sites: list[Site],
     config: EspaceConfig,
     cache: ResultCache,
     progress: Progress,
@@ -192,9 +188,7 @@ def _statistics(
         seen = _told(batches(), advance)
         found |= cache.get(
             "moments",
-            lambda: _flat(
-                moments.input_moments(shared, usable, seen, images, config.seed, devices)
-            ),
+            lambda: _flat(moments.input_moments(shared, sites, seen, images, config.seed, devices)),
         )
 
     def masked(site: Site) -> bool:
@@ -207,7 +201,7 @@ def _statistics(
         seen = _told(batches(), advance)
         found |= cache.get(
             "outputs",
-            lambda: _flat(moments.output_statistics(shared, usable, seen, target, masked, devices)),
+            lambda: _flat(moments.output_statistics(shared, sites, seen, target, masked, devices)),
         )
     return found
 
@@ -215,27 +209,26 @@ def _statistics(
 _STATISTICS = ("mean", "covariance", "gradient", "impact", "damage_table")
 
 
-def _usable(network: Network, config: EspaceConfig) -> tuple[list[Site], dict[str, str]]:
-    """Sites that may be analysed, and why the others may not."""
-    usable, skipped = [], {}
-    for site in network.sites:
-        if site.skip or not config.selects(site.path):
-            skipped[site.path] = site.skip or "excluded by the configuration"
-        else:
-            usable.append(site)
-    if not usable:
-        raise ValueError(
-            f"model {network.model.name!r} has no convolution that can be analysed: "
-            + ("; ".join(f"{path}: {reason}" for path, reason in skipped.items()) or "it has none")
-        )
-    return usable, skipped
+def _why_not(site: Site, config: EspaceConfig) -> str | None:
+    """Why a convolution is not analysed; None: it is."""
+    return site.skip or (None if config.selects(site.path) else "excluded by the configuration")
 
 
-def _check_finite(layer: Any) -> None:
-    weights = (np.asarray(weight, np.float32) for weight in layer.get_weights())
-    if not all(np.isfinite(weight).all() for weight in weights):
+def check_network(network: Network, config: EspaceConfig) -> None:
+    """Raises ValueError for weights that are not finite, or if nothing may be touched."""
+    for path, layer in network.layers.items():
+        for weight in layer.weights:
+            if not np.isfinite(np.asarray(weight, np.float32)).all():
+                raise ValueError(
+                    f"layer {path!r} has NaN or infinite values in its weight {weight.name!r}: "
+                    "the model must be trained and sound"
+                )
+    reasons = {site.path: _why_not(site, config) for site in network.sites}
+    if None not in reasons.values():
+        why = "; ".join(f"{path}: {reason}" for path, reason in reasons.items())
         raise ValueError(
-            f"layer {layer.name!r} has NaN or infinite weights: the model must be trained and sound"
+            f"model {network.model.name!r} has no convolution that may be touched: "
+            + (why or "it has none")
         )
 
 

@@ -12,8 +12,7 @@ from espace_tf.numerics.factors import ORDERS
 from espace_tf.records.analysis import SiteAnalysis
 from espace_tf.records.option import Option, candidate_ranks, interpolate_ms
 from espace_tf.records.site import Site, no_mask
-from espace_tf.timing import measure as timing
-from espace_tf.timing import runtimes
+from espace_tf.timing import measure, runtimes
 from espace_tf.timing.layer_times import LayerTimes
 from espace_tf.timing.steps import step_times
 
@@ -137,13 +136,13 @@ def _measure(
     dense, *others = options
     changes = {option: _change(analysis, option) for option in others}
     totals = dict.fromkeys(options, 0.0)
-    measure = _fused_times if fused else _single_times
+    times_of = _fused_times if fused else _single_times
     for size in site.input_sizes:
         layer = _signature(site, size, config, fused)
         missing = [each for each in others if known.get(layer, changes[each]) is None]
         if missing or known.get(layer) is None:
             share = seconds / len(site.input_sizes)
-            first, *times = measure(analysis, size, [dense, *missing], share)
+            first, *times = times_of(analysis, size, [dense, *missing], share)
             pairs = zip(missing, times, strict=True)
             known.add(layer, first, {changes[option]: ms / first for option, ms in pairs})
         totals[dense] += known.get(layer)
@@ -179,7 +178,7 @@ def _single_times(
     ]
     calls.append(runtimes.nothing(config.runtime, config.threads))
     left = min(end - time.perf_counter(), _SECONDS * len(calls))
-    *times, overhead = timing.alternate(
+    *times, overhead = measure.alternate(
         calls, repeats=_REPEATS, seconds=max(left, 0.0), least=1 if left <= 0 else 3
     )
     return [max(ms - overhead, 0.1 * ms) for ms in times]
@@ -188,7 +187,7 @@ def _single_times(
 def _layer(analysis: SiteAnalysis, option: Option, dense: type) -> keras.layers.Layer:
     """The layer that an option stands for, not built; `dense` where it is the layer as it is."""
     masked = option.family is not None
-    return timing.single_layer(
+    return measure.single_layer(
         analysis.site,
         rank=option.rank,
         order=option.order,

@@ -147,8 +147,7 @@ def output_statistics(
     samples, in_tables = 0, 0
     table_images = _table_images([site for site in sites if masked(site)])
     # As in mixed precision training: small gradients are not lost in float16.
-    half = any(layer.compute_dtype == "float16" for layer in graph.layers(model).values())
-    scale = _HALF_SCALE if half else 1.0
+    scale = _HALF_SCALE if graph.is_half(model) else 1.0
 
     def sums(x, labels, step, with_tables):
         rows = tf.shape(tf.nest.flatten(x)[0])[0]

@@ -24,10 +24,10 @@ _IDX = {"train": "train", "test": "t10k"}
 
 @dataclass(frozen=True)
 class Data:
-    """Images and labels, ready for a model.
+    """Images in [0, 1] and labels.
 
     Attributes:
-        x: [N, H, W, C] (or whatever the model takes).
+        x: [N, H, W, C].
         y: labels of x, or None.
         x_test, y_test: held out, or None.
     """
@@ -38,38 +38,18 @@ class Data:
     y_test: np.ndarray | None = None
 
     @property
-    def train(self) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        """x, or (x, y) if there are labels."""
-        return self.x if self.y is None else (self.x, self.y)
-
-    @property
     def test(self) -> tuple[np.ndarray, np.ndarray] | None:
         """(x_test, y_test), or None unless both are there."""
         missing = self.x_test is None or self.y_test is None
         return None if missing else (self.x_test, self.y_test)
 
 
-PREPROCESSING = ("auto", "none", "scale", "symmetric")
-
-
-def load(
-    source: str | Path,
-    *,
-    limit: int | None = None,
-    model: Any = None,
-    preprocessing: str = "auto",
-) -> Data:
-    """Reads data that a command line names.
+def load(source: str | Path) -> Data:
+    """Reads images and labels for a network of maps with channels in [0, 1].
 
     Args:
         source: the path of an .npz file (keys x or x_train; optional y or y_train, x_test,
             y_test), or the folder of MNIST-like idx files (.gz or not).
-        limit: reads at most this many training examples, and as many held-out ones; None: all.
-        model: the Keras model that it is for, which decides about the axis of channels and, with
-            "auto", about 8-bit images; None: one of maps with channels in [0, 1].
-        preprocessing: what becomes of 8-bit images: "none" hands them over as they are, "scale"
-            brings them to [0, 1], "symmetric" to [-1, 1]. "auto" is "none" for a model that takes
-            integers or begins with a layer that scales, else "scale".
 
     Raises:
         ValueError: nothing is there, or in another form.
@@ -79,16 +59,9 @@ def load(
         (1797, 8, 8, 1)
     """
     arrays = read(source)
-    images = {name: arrays.get(name) for name in ("x", "x_test")}
-    labels = {name: arrays.get(name) for name in ("y", "y_test")}
-    if preprocessing == "auto":
-        preprocessing = "none" if model is not None and preprocesses(model) else "scale"
-    dtype = str(model.inputs[0].dtype) if getattr(model, "inputs", None) else None
-    images = {k: v if v is None else in_rank(v[:limit], model) for k, v in images.items()}
-    return Data(
-        **{k: None if v is None else as_images(v, preprocessing, dtype) for k, v in images.items()},
-        **{k: None if v is None else v[:limit] for k, v in labels.items()},
-    )
+    images = {name: as_images(in_rank(arrays[name])) for name in ("x", "x_test") if name in arrays}
+    labels = {name: arrays[name] for name in ("y", "y_test") if name in arrays}
+    return Data(**images, **labels)
 
 
 def read(source: str | Path) -> dict[str, np.ndarray]:
@@ -108,12 +81,10 @@ def read(source: str | Path) -> dict[str, np.ndarray]:
     else:
         raise ValueError(f"data must be {FORMS}. Received: {text!r}, which is none of these.")
     _check_shapes(arrays, text)
-    for x, y in (("x", "y"), ("x_test", "y_test")):
-        _check_lengths({x: arrays.get(x)}, {y: arrays.get(y)}, text)
     return arrays
 
 
-def in_rank(array: np.ndarray, model: Any) -> np.ndarray:
+def in_rank(array: np.ndarray, model: Any = None) -> np.ndarray:
     """Grey images with an axis of one channel, or without, as the model's input has it."""
     inputs = getattr(model, "inputs", None)
     rank = len(inputs[0].shape) if inputs and len(inputs) == 1 else max(array.ndim, 4)
@@ -122,17 +93,15 @@ def in_rank(array: np.ndarray, model: Any) -> np.ndarray:
     return array[..., 0] if (array.ndim, rank, array.shape[-1]) == (4, 3, 1) else array
 
 
-def as_images(array: np.ndarray, preprocessing: str = "scale", dtype: Any = None) -> np.ndarray:
-    """8-bit images scaled as asked for, as float32; of other numbers those in 64 bits as float32.
+def as_images(array: np.ndarray, preprocessing: str = "scale") -> np.ndarray:
+    """8-bit images in [0, 1], of "symmetric" in [-1, 1], of "none" as they are.
 
-    `dtype` is the type of images that are handed over as they are; None: their own.
+    Numbers in 64 bits become float32.
     """
     if array.dtype == np.uint8 and preprocessing != "none":
         scaled = array.astype(np.float32) / np.float32(255)
         return 2 * scaled - 1 if preprocessing == "symmetric" else scaled
-    if array.dtype == np.float64:
-        return array.astype(np.float32)
-    return array.astype(dtype) if array.dtype == np.uint8 and dtype is not None else array
+    return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
 def preprocesses(model: Any) -> bool:
@@ -232,12 +201,9 @@ def _check_shapes(arrays: dict[str, np.ndarray], source: str) -> None:
             f"data {source!r} must hold images of one shape. Received: {shapes[0]} as x, "
             f"{shapes[1]} as x_test."
         )
-
-
-def _check_lengths(images: dict, labels: dict, source: str) -> None:
-    for (x_name, x), (y_name, y) in zip(images.items(), labels.items(), strict=True):
-        if x is not None and y is not None and len(x) != len(y):
+    for x, y in (("x", "y"), ("x_test", "y_test")):
+        if x in arrays and y in arrays and len(arrays[x]) != len(arrays[y]):
             raise ValueError(
-                f"data {source!r} must hold as many labels as images. Received: {len(x)} in "
-                f"{x_name}, {len(y)} in {y_name}."
+                f"data {source!r} must hold as many labels as images. Received: {len(arrays[x])} "
+                f"in {x}, {len(arrays[y])} in {y}."
             )

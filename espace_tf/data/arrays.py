@@ -140,7 +140,7 @@ def _array(value: Any, name: str) -> Any:
         )
     if tf.is_tensor(value) or is_on_disk(value) or isinstance(value, np.ndarray):
         return value
-    known = isinstance(value, list | range) or hasattr(value, "__array__") or _is_buffer(value)
+    known = isinstance(value, list | range) or hasattr(value, "__array__") or is_buffer(value)
     try:
         array = np.asarray(value) if known else None
     except (TypeError, ValueError):  # rows of unequal length
@@ -157,7 +157,8 @@ def _is_no_number(value: Any) -> bool:
     return not isinstance(value, bool | int | float)
 
 
-def _is_buffer(value: Any) -> bool:
+def is_buffer(value: Any) -> bool:
+    """Whether NumPy reads a value's memory as an array of some axes."""
     try:
         return not isinstance(value, bytes) and memoryview(value).ndim > 0
     except TypeError:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from espace_tf.data.arrays import as_arrays, split
+from espace_tf.data.arrays import as_arrays, is_buffer, split
 from espace_tf.data.uneven import Uneven
 
 _BATCH = 32  # where a function gives single samples
@@ -57,7 +57,7 @@ def _beginner(data: Any) -> Callable[[], Iterator[Any]] | None:
         return _Passes(data)
     if inspect.isroutine(data) or inspect.isfunction(getattr(data, "func", None)):
         return data
-    if isinstance(data, Iterable) and iter(data) is not data and not _is_buffer(data):
+    if isinstance(data, Iterable) and iter(data) is not data and not is_buffer(data):
         return lambda: iter(data)
     return None
 
@@ -79,13 +79,6 @@ def _is_legacy_sequence(data: Any) -> bool:
     return any(
         base.__name__ in ("Sequence", "PyDataset") for base in type(data).__mro__
     ) and hasattr(data, "on_epoch_end")
-
-
-def _is_buffer(data: Any) -> bool:
-    try:
-        return memoryview(data).ndim > 0
-    except TypeError:
-        return False
 
 
 def _dataset(begin: Callable[[], Iterator[Any]], inputs: Any, name: str) -> tf.data.Dataset:

@@ -202,6 +202,11 @@ def is_sparse(tensor: Any) -> bool:
     return any(map(is_sparse, given)) if known else True
 
 
+def is_half(model: Any) -> bool:
+    """Whether a layer computes in float16, where small gradients are lost."""
+    return any(layer.compute_dtype == "float16" for layer in layers(model).values())
+
+
 def structure(model: Any, side: str) -> Any:
     """A model's inputs or outputs as it takes or gives them: a tensor, a list or a dictionary."""
     if isinstance(model, library(model).Sequential):

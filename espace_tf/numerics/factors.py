@@ -90,7 +90,8 @@ def plain_factors(
 ) -> Factors:
     """The pair of the truncated SVD, the best one in the kernel's own (Frobenius) norm.
 
-    V = U_K S_K^1/2, H = S_K^1/2 Q_K^T (Tai et al. 2016, equation 6).
+    V = U_K S_K^1/2, H = S_K^1/2 Q_K^T (Tai et al. 2016, equation 6; that it is the best one: Eckart
+    and Young 1936, "The approximation of one matrix by another of lower rank").
 
     Args:
         kernel: [kh, kw, Cin / g, Cout].
@@ -114,7 +115,10 @@ def plain_factors(
 def truncated(
     left: np.ndarray, values: np.ndarray, right: np.ndarray, rank: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """U_K S_K^1/2 and S_K^1/2 V_K^T of U [..., m, k], S [..., k] and V^T [..., k, n]."""
+    """U_K S_K^1/2 and S_K^1/2 V_K^T of U [..., m, k], S [..., k] and V^T [..., k, n].
+
+    Tai et al. 2016, equation 6.
+    """
     half = np.sqrt(values[..., :rank])
     return left[..., :rank] * half[..., None, :], half[..., :, None] * right[..., :rank, :]
 
@@ -122,8 +126,9 @@ def truncated(
 def singular(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """U [g, m, k], S [g, k] and V^T [g, k, n] of matrices [g, m, n]; S is 0 where U's column is.
 
-    From the eigenvectors of the smaller Gram matrix, several times faster than LAPACK's svd. They
-    are orthonormal, so that U S V^T = A V V^T = A to rounding, whatever the small values are.
+    From the eigenvectors of the smaller Gram matrix (Golub and Van Loan, "Matrix Computations",
+    section 8.6), several times faster than LAPACK's svd. They are orthonormal, so that
+    U S V^T = A V V^T = A to rounding, whatever the small values are.
     """
     if matrix.shape[1] < matrix.shape[2]:
         right, values, left = singular(matrix.swapaxes(1, 2))
@@ -138,7 +143,8 @@ def singular(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def energy_rank(singular_values: np.ndarray, energy: float) -> int:
     """The smallest K whose leading values hold more than `energy` of the squared sum, at least 1.
 
-    This is the rule of LRDKT (2018), there with 0.5 and 0.7. All values when none suffices.
+    This is the rule of LRDKT (Lin et al. 2018), there with 0.5 and 0.7. All values when none
+    suffices.
 
     Raises:
         ValueError: energy is not in [0, 1].

@@ -4,7 +4,7 @@ Each function gives all positions y * OW + x, those to keep first, so that prefi
 masks. A window (height, width) limits the holes: no window of that size may be left without a kept
 position. When that allows no further skipping, the windows grow step by step. Skipping what matters
 least is the method of Figurnov et al. 2016, "PerforatedCNNs", section 3.4; the windows and the
-damages by neighbour are this library's own.
+damages by neighbour are this package's own.
 """
 
 from collections.abc import Sequence

@@ -6,7 +6,8 @@ ones, so a smaller keep always gives a subset. All of it is deterministic.
 
 Which positions matter is known from data, as an impact map or as a table of neighbour damages; see
 Figurnov et al. 2016, "PerforatedCNNs", https://arxiv.org/abs/1504.08362, for the impact, grid and
-pooling families.
+pooling families; the lattice is Bayer's order of 1973, see `mask_ranking`; rows, columns, runs and
+damages by neighbour are this package's own.
 """
 
 import math
@@ -14,6 +15,7 @@ import math
 import numpy as np
 
 from espace_tf.kernels.index_map import Geometry, conv_table, nearest_spread
+from espace_tf.numerics.factors import checked_arrays
 from espace_tf.numerics.mask_ranking import (
     bayer_ranking,
     ranked_by_score,
@@ -252,12 +254,7 @@ def _checked_size(output_size: tuple[int, int]) -> tuple[int, int]:
 def _checked_map(name: str, values: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
     if values is None:
         return None
-    values = np.asarray(values, np.float64)
-    if values.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}. Received: {values.shape}")
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} must be finite. Received: NaN or infinity")
-    return values
+    return checked_arrays(name, [np.asarray(values, np.float64)], shape)[0]
 
 
 def _check_choice(family: str, keep: float, max_gap: int | None, has_data: bool) -> None:

@@ -5,10 +5,9 @@ import warnings
 from os import PathLike
 from typing import Any
 
-import numpy as np
-
+from espace_tf.analysis.analyze import check_network
 from espace_tf.checks import check_choice, check_number, check_speedup
-from espace_tf.config import EspaceConfig, EspaceWarning, require_runtime, runtime_title
+from espace_tf.config import EspaceConfig, EspaceWarning, runtime_title, usable
 from espace_tf.data.sizes import fitted
 from espace_tf.network import graph
 from espace_tf.network.network import Network
@@ -39,15 +38,11 @@ def checked(
             "with tf_keras in the place of keras for a SavedModel folder or a file of Keras 2"
         )
     graph.library(model)
-    config = EspaceConfig() if config is None else config
-    if not isinstance(config, EspaceConfig):
-        raise TypeError(f"config must be an EspaceConfig or None. Received: {config!r}")
+    config = usable(config)
     check_choice(verbose, "verbose", (0, 1, 2))
-    require_runtime(config.runtime)
     check_not_fused(model)
     network = Network.read(model)
-    _check_sites(network, config)
-    _check_weights(network)
+    check_network(network, config)
     config = fitted(network.model, data, config)
     copied = network.copied(config.input_size)
     warn_of_class(model, copied.model, stacklevel=4)
@@ -92,32 +87,6 @@ def goal(
         stacklevel=3,
     )
     return MODEST, None
-
-
-def _check_sites(network: Network, config: EspaceConfig) -> None:
-    model, sites = network.model, network.sites
-    if not sites:
-        raise ValueError(f"model {model.name!r} has no convolution: there is nothing to compress")
-    reasons = {
-        site.path: site.skip or "excluded by the configuration"
-        for site in sites
-        if site.skip or not config.selects(site.path)
-    }
-    if len(reasons) == len(sites):
-        raise ValueError(
-            f"model {model.name!r} has no convolution that may be touched: "
-            + "; ".join(f"{path}: {reason}" for path, reason in reasons.items())
-        )
-
-
-def _check_weights(network: Network) -> None:
-    for path, layer in network.layers.items():
-        for weight in layer.weights:
-            if not np.isfinite(np.asarray(weight, np.float32)).all():
-                raise ValueError(
-                    f"layer {path!r} has NaN or infinite values in its weight {weight.name!r}: "
-                    "the model must be trained and sound before it is compressed"
-                )
 
 
 def warn_if_off(made: Plan, config: EspaceConfig, stacklevel: int = 3) -> None:

@@ -194,17 +194,16 @@ class Analysis:
         path = checked_path(path)
         document, arrays = saving.read(path, saving.ANALYSIS)
         try:
-            own = saving.fields(document, ("fingerprint", "config", "sites"))
+            own = saving.fields(document, (*_FIELDS, "config", "sites"))
             config = _config_from_json(own["config"])
             sites = [_site_from_json(*each, arrays, config) for each in enumerate(own["sites"])]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is corrupt, or was edited wrongly: {error}") from error
         if model is not None:
             _check_model(path, own["fingerprint"], model)
-        # Earlier files lack some.
-        body = {name: document[name] for name in _FIELDS if name in document}
-        body["sample"] = arrays.get("sample")
-        return cls(config=config, sites={site.site.path: site for site in sites}, **body)
+        body = {name: own[name] for name in _FIELDS}
+        by_path = {site.site.path: site for site in sites}
+        return cls(config=config, sites=by_path, sample=arrays.get("sample"), **body)
 
 
 _FIELDS = ("fingerprint", "skipped", "model_ms", "fused_ms", "other_ms", "target", "images")

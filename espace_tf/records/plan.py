@@ -225,10 +225,10 @@ class Plan:
         path = checked_path(path)
         document, arrays = saving.read(path, saving.PLAN)
         try:
-            body = saving.fields(document, ("layers", *_FIELDS))
+            body = saving.fields(document, ("layers", "comparison", *_FIELDS))
             entries = saving.entries(body.pop("layers"), "layers")
             layers = {name: _layer(name, entry, arrays) for name, entry in entries.items()}
-            compared = document.get("comparison")  # older plans have none
+            compared = body["comparison"]
             body["comparison"] = compared and Comparison(**saving.entries(compared, "comparison"))
             return cls(layers=layers, **body)
         except (TypeError, ValueError) as error:

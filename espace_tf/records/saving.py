@@ -64,7 +64,7 @@ def write(path: Path, form: str, body: Mapping[str, Any], arrays: Mapping[str, n
 
 
 def read(path: Path, form: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What `write` wrote, here or in an earlier version: the JSON document and the arrays by name.
+    """What `write` wrote: the JSON document and the arrays by name.
 
     Raises:
         FileNotFoundError: one of the two files is missing; the message says which.
@@ -153,10 +153,6 @@ def _parse(path: Path, form: str) -> dict[str, Any]:
             f"{path} was written by a newer espace_tf: its version is {version}, this one reads up "
             f"to {VERSION}. Upgrade espace_tf, or make the {form.split()[-1]} again"
         )
-    body = document.get("body")
-    if isinstance(body, dict):  # An analysis of version 1; its arrays lie at its name + ".npz".
-        arrays = {"file": path.name + ".npz", "sha256": body.get("arrays_sha256")}
-        return {**body, "arrays": arrays}
     return document
 
 

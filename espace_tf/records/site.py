@@ -123,13 +123,7 @@ class Site:
 
     def geometry_of(self, input_size: Size) -> Geometry:
         """Where a call on a map of this size reads and writes."""
-        return Geometry(
-            kernel_size=self.kernel_size,
-            input_size=input_size,
-            strides=self.strides,
-            dilation_rate=self.dilation_rate,
-            padding=self.padding,
-        )
+        return Geometry.of(self, input_size)
 
     def _macs_per_position(self) -> int:
         taps = math.prod(self.kernel_size)

@@ -79,13 +79,13 @@ def _stretches(
         None if training or (is_large(layer) and not large) else pieces(layer, inputs, outputs)
         for layer, inputs, outputs, training in calls
     ]
-    stages = _stages(calls, found, times)
+    levels = _levels(calls, found, times)
     order: list[tuple[list[int], str | None]] = []
     taken = {layer.name for layer in container.layers}
-    for stage in sorted(set(stages)):
-        indices = [index for index, own in enumerate(stages) if own == stage]
+    for level in sorted(set(levels)):
+        indices = [index for index, own in enumerate(levels) if own == level]
         first = next((i for i in indices if found[i] and _is_worth(calls[i][0])), None)
-        worth = stage % 3 != _NONE and first is not None
+        worth = level % 3 != _NONE and first is not None
         name = _free(f"fused_{calls[first][0].name}", taken) if worth else None
         order.append((indices, name))
     return order
@@ -104,7 +104,7 @@ def _free(name: str, taken: set[str]) -> str:
     return found
 
 
-def _stages(calls: list, found: list, times: dict[int, int]) -> list[int]:
+def _levels(calls: list, found: list, times: dict[int, int]) -> list[int]:
     """A number for each call, modulo 3 what it becomes part of; none reads from a later one.
 
     Calls of one number that are fused are one stretch: a path that leaves it and comes back would
@@ -114,18 +114,18 @@ def _stages(calls: list, found: list, times: dict[int, int]) -> list[int]:
     barred: set[int] = set()
     while True:
         reached: dict[int, int] = {}
-        stages, homes = [], {}
+        levels, homes = [], {}
         for (layer, inputs, outputs, _), one in zip(calls, found, strict=True):
             before = max((reached.get(id(tensor), 0) for tensor in inputs), default=0)
             kind = _NONE
             if one is not None and id(layer) not in barred:
                 flat = all(len(tensor.shape) == 2 for tensor in [*inputs, *outputs])
                 kind = _ROWS if is_large(layer) or (flat and before % 3 == _ROWS) else _MAPS
-            stages.append(before + (kind - before) % 3)
-            reached.update((id(tensor), stages[-1]) for tensor in outputs)
+            levels.append(before + (kind - before) % 3)
+            reached.update((id(tensor), levels[-1]) for tensor in outputs)
             if kind != _NONE:
-                homes.setdefault(id(layer), []).append(stages[-1])
+                homes.setdefault(id(layer), []).append(levels[-1])
         torn = {key for key, own in homes.items() if len(set(own)) > 1 or len(own) != times[key]}
         if not torn:
-            return stages
+            return levels
         barred |= torn

@@ -140,9 +140,7 @@ def _reads(layer: Any, values: tf.Tensor, positions: np.ndarray) -> tuple[np.nda
         variable, spread = getattr(layer, name), last.spread
         table = last.table[positions if spread is None else spread[positions]]
     else:
-        names = ("kernel_size", "strides", "dilation_rate", "padding")
-        options = {name: getattr(layer, name) for name in names}
-        table = conv_table(Geometry(input_size=tuple(values.shape[1:3]), **options), positions)
+        table = conv_table(Geometry.of(layer, values.shape[1:3]), positions)
         variable = getattr(layer, "depthwise_kernel", None)
         variable = layer.kernel if variable is None else variable
     padded = tf.pad(rows, [[0, 0], [1, 0], [0, 0]])

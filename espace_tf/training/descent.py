@@ -62,8 +62,7 @@ class Descent:
         self._optimizer = graph.library(model).optimizers.Adam(learning_rate.RATES[0])
         self._trained = list(model.trainable_variables)
         self._optimizer.build(self._trained)
-        half = any(each.compute_dtype == "float16" for each in graph.layers(model).values())
-        self._scale = LossScale() if half else None
+        self._scale = LossScale() if graph.is_half(model) else None
         self._step = traced(self._one_step)
         self.advance: Callable[[int], None] = lambda count: None
 

@@ -96,11 +96,7 @@ class Trainer:
             )
         optimizer.build(self.trained)
         self._moving = self.trained
-        half = any(
-            _dtype_name(getattr(layer, "compute_dtype", None)) == "float16"
-            for layer in graph.layers(model).values()
-        )
-        self.scale = LossScale() if half else None
+        self.scale = LossScale() if graph.is_half(model) else None
         names = ["loss", *["task_loss"] * (task.judge is not None)]
         names += ["distillation_loss"] * (teacher is not None)
         names += ["feature_loss"] * (teacher is not None and bool(teacher.features))
@@ -250,7 +246,3 @@ def _seed_states(model) -> list[Any]:
     """The states of Keras 3's random layers, which are no weights."""
     known = getattr(model, "variables", [])
     return [v for v in known if getattr(v, "path", "").endswith("seed_generator_state")]
-
-
-def _dtype_name(dtype: Any) -> str | None:
-    return None if dtype is None else tf.as_dtype(dtype).name

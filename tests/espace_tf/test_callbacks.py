@@ -1,5 +1,7 @@
 """Callbacks in plain fit, of both libraries."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -208,6 +210,25 @@ def test_batch_norm_statistics_are_those_of_the_data(library, axis):
     others = (0, 1, 2) if axis == -1 else (0, 2, 3)
     np.testing.assert_allclose(second.moving_mean.numpy(), after.mean(others), atol=1e-4)
     np.testing.assert_allclose(second.moving_variance.numpy(), after.var(others), rtol=1e-3)
+
+
+def test_of_endless_data_so_many_batches_are_read_as_asked_for():
+    x, read = samples(40)[0], []
+
+    def forever():
+        for place in itertools.cycle(range(0, 40, 8)):
+            read.append(place)
+            yield x[place : place + 8]
+
+    signature = tf.TensorSpec((8, *x.shape[1:]))
+    endless = tf.data.Dataset.from_generator(forever, output_signature=signature)
+    statistics = []
+    for data in (endless, tf.data.Dataset.from_tensor_slices(x).batch(8)):
+        model = normed(keras)
+        reestimate_batch_norm(model, data, 5)
+        statistics.append(model.get_layer("first").moving_mean.numpy())
+    np.testing.assert_array_equal(*statistics)
+    assert len(read) < 20  # shapes are looked at before, and some batches wait
 
 
 def test_batches_are_pooled_by_the_law_of_total_variance():

@@ -9,13 +9,13 @@ import rich.console
 from espace_tf import progress
 from espace_tf.progress import Course, shown
 
-STAGES = {"read": 1.0, "think": 2.0, "write": 1.0}
+PHASES = {"read": 1.0, "think": 2.0, "write": 1.0}
 
 
 def test_the_time_left_follows_from_what_has_passed(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
-    course = Course(STAGES)
+    course = Course(PHASES)
     course.begin("read")
     assert (course.done, course.left) == (0.0, "")
     course.advance(0.5)
@@ -36,15 +36,15 @@ def test_the_time_left_follows_from_what_has_passed(monkeypatch):
 
 
 def work(verbose: int) -> None:
-    with shown(verbose, STAGES) as display:
-        for stage in STAGES:
-            with display(stage, 2) as advance:
+    with shown(verbose, PHASES) as display:
+        for phase in PHASES:
+            with display(phase, 2) as advance:
                 advance(1)
         with display("nothing to do", 0) as advance:
             advance(0)
 
 
-def test_a_file_gets_a_line_for_every_stage(capsys):
+def test_a_file_gets_a_line_for_every_phase(capsys):
     work(1)
     out = capsys.readouterr().out
     assert "\r" not in out and "\x1b" not in out
@@ -70,5 +70,5 @@ def test_a_terminal_has_one_bar(monkeypatch):
 
 
 def test_an_error_ends_the_display():
-    with pytest.raises(ValueError, match="stop"), shown(1, STAGES) as display, display("read", 1):
+    with pytest.raises(ValueError, match="stop"), shown(1, PHASES) as display, display("read", 1):
         raise ValueError("stop")

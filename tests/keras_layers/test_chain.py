@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from espace_tf.keras_layers.chain import Link, chain_maps
+from espace_tf.kernels.index_map import Geometry
 
 
 def link(size, strides=(1, 1), padding="same"):
@@ -51,7 +52,7 @@ def test_output_length_is_that_of_the_geometry(padding):
     for length in range(3, 12):
         for stride in (1, 2, 3):
             one = link((3, 2), (stride, 1), padding)
-            assert one.output_length(length, 0) == one.geometry((length, 4)).output_size[0]
+            assert one.output_length(length, 0) == Geometry.of(one, (length, 4)).output_size[0]
     assert one.output_length(None, 0) is None
 
 

@@ -196,7 +196,7 @@ X, Y = samples(8)
         (
             lambda: keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]),
             None,
-            "no convolution that can be analysed: it has none",
+            "no convolution that may be touched: it has none",
         ),
         (
             lambda: keras.Sequential([keras.Input((None, None, 2)), keras.layers.Conv2D(2, 3)]),

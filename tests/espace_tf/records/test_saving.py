@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from espace_tf.config import EspaceConfig
-from espace_tf.numerics.factors import plain_factors
 from espace_tf.records import saving
 from espace_tf.records.analysis import Analysis, SiteAnalysis
 from espace_tf.records.layer_plan import LayerPlan
@@ -20,7 +19,6 @@ from espace_tf.records.option import Option
 from espace_tf.records.plan import Plan
 from espace_tf.records.site import Site
 
-FORMER = Path(__file__).parent / "former"
 ROOT = Path(__file__).parents[3]
 
 
@@ -168,28 +166,6 @@ def test_a_crash_at_any_step_leaves_a_whole_pair(tmp_path):
     command = [sys.executable, "-c", script]
     found = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert found.returncode == 0, found.stderr
-
-
-def test_files_of_version_1_are_read(tmp_path):
-    shutil.copytree(FORMER, tmp_path, dirs_exist_ok=True)
-    kernel = np.random.default_rng(11).normal(size=(3, 3, 4, 8))
-    layer = Plan.load(tmp_path / "plan.json").layers["block/conv"]
-    assert (layer.rank, layer.positions.tolist(), layer.keep) == (3, [0, 3, 5], 0.5)
-    expected = plain_factors(kernel, 3, "horizontal", groups=2)
-    np.testing.assert_allclose(layer.factors.first, expected.first, rtol=1e-5, atol=1e-6)
-    found = Analysis.load(tmp_path / "analysis.json")
-    assert found.config == EspaceConfig(include=("a", "b"))
-    assert (found.model_ms, found.images, found.skipped) == (2.5, 3, {"x": "why"})
-    site = found.sites["conv"]
-    np.testing.assert_array_equal(site.kernel, np.arange(6).reshape(1, 1, 2, 3))
-    np.testing.assert_array_equal(site.covariance, [[[2, 0.5], [0.5, 1]]])
-    assert site.options[1] == Option(rank=1, ms=1.0, error=0.1, damage=0.2)
-    assert site.rank_probes == ((0.1, 0.2),)
-    site.bias = np.ones(3, np.float32)
-    found.save(tmp_path / "analysis.json")
-    Plan().save(tmp_path / "plan.json")
-    assert len(files(tmp_path)) == 4, "the former arrays must go"
-    assert Analysis.load(tmp_path / "analysis.json").sites["conv"].options == site.options
 
 
 @BOTH
