@@ -225,7 +225,7 @@ def reindex(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.where(table < 0, PADDED, np.searchsorted(rows, table)).astype(np.int32)
 
 
-def check_positions(positions: Sequence[int], size: int, name: str = "positions") -> np.ndarray:
+def check_positions(positions: Sequence[int], size: int) -> np.ndarray:
     """Positions of a map of `size` positions as a sorted array without duplicates.
 
     Returns:
@@ -237,17 +237,17 @@ def check_positions(positions: Sequence[int], size: int, name: str = "positions"
     """
     array = np.asarray(positions)
     if array.size == 0:
-        raise ValueError(f"{name} is empty: keep at least one position, or pass None to keep all")
+        raise ValueError("positions is empty: keep at least one position, or pass None to keep all")
     if not np.issubdtype(array.dtype, np.integer):
         raise TypeError(
-            f"{name} must be integers (of a boolean mask pass np.flatnonzero(mask)). "
+            "positions must be integers (of a boolean mask pass np.flatnonzero(mask)). "
             f"Received: dtype {array.dtype}"
         )
     if array.ndim != 1:
-        raise ValueError(f"{name} must be flat, y * width + x. Received: shape {array.shape}")
+        raise ValueError(f"positions must be flat, y * width + x. Received: shape {array.shape}")
     if array.min() < 0 or array.max() >= size:
         raise ValueError(
-            f"{name} must lie in [0, {size}). Received: {array.min()} to {array.max()}"
+            f"positions must lie in [0, {size}). Received: {array.min()} to {array.max()}"
         )
     return np.unique(array).astype(np.int32)
 

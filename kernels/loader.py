@@ -99,7 +99,7 @@ def load() -> tuple[ModuleType | None, str]:
         raise ValueError(f"{VARIABLE} must be 'native' or 'reference'. Received: {wanted!r}")
     if wanted == "reference":
         return None, f"{VARIABLE}=reference"
-    minor = _minor(tf.__version__)
+    minor = ".".join(tf.__version__.split(".")[:2])
     gpu = Path(__file__).with_name(f"{GPU_STEM}{minor}.so")
     devices = tf.config.list_physical_devices("GPU")
     if devices and not gpu.is_file():
@@ -155,10 +155,6 @@ def plain_wanted() -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def _minor(version: str) -> str:
-    return ".".join(version.split(".")[:2])
 
 
 def _open(path: Path, gpu: Path | None) -> tuple[ModuleType | None, str]:

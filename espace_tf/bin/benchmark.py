@@ -5,8 +5,7 @@
 
 With --dataset they run on images of it, without on noise, on which networks differ more. Into
 --output_dir go benchmark.json with the numbers of the table that is printed, benchmark.flags for
---flagfile, and events for TensorBoard. Exit status: 0 done; 1 a flag, a file or the data is not
-usable, said in one line; 130 interrupted.
+--flagfile, and events for TensorBoard.
 """
 
 import dataclasses
@@ -69,7 +68,6 @@ COMMAND = Command(
         *shared_flags.COMMON,
     ),
     needs=("model", "output_dir"),
-    reads=lambda path: True,
     check=_check,
     work=_work,
     table=tables.benchmark_table,

@@ -18,6 +18,10 @@ from espace_tf.bin.quiet import without_chatter
 from espace_tf.bin.run import DryRun, Run
 
 DONE, NOT_USABLE, INTERRUPTED = 0, 1, 130
+_STATUSES = """
+Exit status: 0 done; 1 a flag, a file, the model or the data is not usable, said in one line; 130
+interrupted. --verbosity=1 adds where, and what TensorFlow tells of its own.
+"""
 
 
 @dataclass(frozen=True)
@@ -26,28 +30,28 @@ class Command:
 
     Attributes:
         name: "train"; it is started as espace-train and as `python -m espace_tf.bin.train`.
-        description: what --help says.
+        description: what --help says, before the exit statuses.
         flags: the names of the flags that it takes.
         needs: those that must be given.
-        reads: whether a text given as --model or --original must be that of a model's file.
         check: raises ValueError for flags that do not go together.
         work: does everything else and returns the summary, JSON-able.
         table: what is printed of a summary, a `rich.table.Table`.
+        reads: whether a text given as --model or --original must be that of a model's file.
     """
 
     name: str
     description: str
     flags: tuple[str, ...]
     needs: tuple[str, ...]
-    reads: Callable[[str], bool]
     check: Callable[[], None]
     work: Callable[[Run], dict[str, Any]]
     table: Callable[[dict[str, Any]], Any]
+    reads: Callable[[str], bool] = lambda path: True
 
 
 def start(command: Command) -> None:
     """Reads the command line and ends the process."""
-    sys.modules["__main__"].__doc__ = command.description  # what absl's --help shows
+    sys.modules["__main__"].__doc__ = command.description + _STATUSES  # absl's --help shows it
     for name in command.flags:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     app.run(functools.partial(main, command))

@@ -25,9 +25,6 @@ Killed at any moment, the same command goes on: parts of the analysis, plans, tr
 that were finished are kept. Times of layers are kept for the next run on this machine in
 ~/.cache/espace_tf; the environment variable ESPACE_TF_CACHE names another folder, or keeps nothing
 if it is "off".
-
-Exit status: 0 done; 1 a flag, a file or the model is not usable, said in one line; 130 interrupted.
---verbosity=1 adds where, and what TensorFlow tells of its own.
 """
 
 import math
@@ -35,7 +32,7 @@ from typing import Any
 
 from absl import flags
 
-from espace_tf.bin import checks, formats, shared_flags, tables
+from espace_tf.bin import formats, shared_flags, tables
 from espace_tf.bin.command import Command, start
 from espace_tf.bin.run import Run
 from espace_tf.checks import require
@@ -62,7 +59,7 @@ def _check() -> None:
     formats.check(shared_flags.FORMATS.value, shared_flags.DATASET.value)
     if shared_flags.EPOCHS.value and shared_flags.DATASET.value is None:
         raise ValueError("--epochs needs --dataset")
-    checks.training()
+    shared_flags.check_training()
     require_runtime(shared_flags.RUNTIME.value)
     if _REPORT.value:
         require("report", "jinja2", "matplotlib")
@@ -140,7 +137,6 @@ COMMAND = Command(
         *(*shared_flags.TIMING, *shared_flags.COMMON),
     ),
     needs=("model", "output_dir"),
-    reads=lambda path: True,
     check=_check,
     work=_work,
     table=tables.compress_table,

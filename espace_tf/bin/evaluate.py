@@ -7,8 +7,7 @@
 --model may be a .tflite file, too, of a network whose --original is a Keras file. Into --output_dir
 go evaluate.json with the numbers of the table that is printed, evaluate.flags for --flagfile, and
 events for TensorBoard. What was judged before a kill is not judged again: the same command goes on,
-2,048 images at a time. Exit status: 0 done; 1 a flag, a file or the data is not usable, said in one
-line; 130 interrupted.
+2,048 images at a time.
 """
 
 from typing import Any

@@ -12,8 +12,7 @@ to check what they wrote, if there is any. Every file is run and compared before
     export.json             the numbers of the table that is printed
     export.flags            all flags, for --flagfile
 
-Files that were written before a kill are not written again. Exit status: 0 done; 1 a flag, a file
-or the data is not usable, said in one line; 130 interrupted.
+Files that were written before a kill are not written again.
 """
 
 from typing import Any
@@ -57,7 +56,6 @@ COMMAND = Command(
     description=__doc__,
     flags=("model", "formats", *shared_flags.DATA, "train_split", *shared_flags.COMMON),
     needs=("model", "output_dir"),
-    reads=lambda path: True,
     check=_check,
     work=_work,
     table=tables.export_table,

@@ -15,13 +15,12 @@ that. Into --output_dir go
     events           for TensorBoard, one point an epoch
 
 Killed at any moment, the same command goes on from the last checkpoint and ends with the same
-network. Exit status: 0 done; 1 a flag, a file or the data is not usable, said in one line; 130
-interrupted.
+network.
 """
 
 from typing import Any
 
-from espace_tf.bin import checks, shared_flags, tables
+from espace_tf.bin import shared_flags, tables
 from espace_tf.bin.command import Command, start
 from espace_tf.bin.run import Run
 
@@ -32,7 +31,7 @@ def run() -> None:
 
 
 def _check() -> None:
-    checks.training(needs_epochs=True)
+    shared_flags.check_training(needs_epochs=True)
 
 
 def _work(run: Run) -> dict[str, Any]:
@@ -77,7 +76,6 @@ COMMAND = Command(
         *(*shared_flags.TRAINING, "strategy", *shared_flags.COMMON),
     ),
     needs=("model", "dataset", "output_dir"),
-    reads=lambda path: True,
     check=_check,
     work=_work,
     table=tables.training_table,

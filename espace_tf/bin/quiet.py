@@ -26,8 +26,9 @@ for line in sys.stdin.buffer:
 def without_chatter() -> Iterator[None]:
     """Leaves out, while open, the lines of information and warning that C++ code writes.
 
-    TensorFlow reads the level of its C++ log when it is imported, which has happened before any
-    flag is known. Errors, and all that Python writes, come through in their order.
+    TF_CPP_MIN_LOG_LEVEL does not do it: TensorFlow 2.21 logs while it is imported whatever that
+    says, and its converter and LiteRT write what they like. Errors, and all that Python writes,
+    come through in their order.
 
     Example:
         >>> with without_chatter():

@@ -5,8 +5,7 @@
 
 --model is a compressed network, or the plan.json that `compress` wrote. The results of `benchmark`
 and `evaluate` are shown, too, if they are named. Into --output_dir go report.html, which needs
-nothing beside itself, report.json and report.flags. Exit status: 0 done; 1 a flag or a file is not
-usable, said in one line; 130 interrupted.
+nothing beside itself, report.json and report.flags.
 """
 
 import json

@@ -93,9 +93,9 @@ FORMATS = flags.DEFINE_list(
 )
 
 # Every command.
-OUTPUT = flags.DEFINE_string("output_dir", None, "Where results go; made if it is not there.")
-OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the results that are there.")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what would be done; write nothing.")
+flags.DEFINE_string("output_dir", None, "Where results go; made if it is not there.")
+flags.DEFINE_bool("overwrite", False, "Replace the results that are there.")
+flags.DEFINE_bool("dry_run", False, "Say what would be done; write nothing.")
 THREADS = flags.DEFINE_integer(
     "threads", None, "CPU threads; default: all that there are.", 1, MOST_THREADS
 )
@@ -109,3 +109,15 @@ TRAINING = (
     *("checkpoint_every", "precision"),
 )
 TIMING = ("runtime", "batch_size")
+
+
+def check_training(*, needs_epochs: bool = False) -> None:
+    """Raises ValueError for flags of training that do not go together."""
+    if EPOCHS.value == 0 and needs_epochs:
+        raise ValueError("--epochs must be at least 1. Received: 0")
+    if OPTIMIZER.value == "auto":
+        for flag in (RATE, DECAY):
+            if flag.value is not None:
+                raise ValueError(f"--{flag.name} needs a named --optimizer, such as adam")
+    elif RATE.value is None:
+        raise ValueError(f"--optimizer={OPTIMIZER.value} needs --learning_rate")

@@ -19,14 +19,13 @@ the usual recipe of ImageNet. Into --output_dir go
 
 Killed at any moment, the same command goes on from the last checkpoint and ends with the same
 network. A dataset of TensorFlow Datasets or of image files is streamed: it need not fit the memory.
-Exit status: 0 done; 1 a flag, a file or the data is not usable, said in one line; 130 interrupted.
 """
 
 from typing import Any
 
 from absl import flags
 
-from espace_tf.bin import checks, models, shared_flags, tables
+from espace_tf.bin import models, shared_flags, tables
 from espace_tf.bin.command import Command, start
 from espace_tf.bin.run import Run
 
@@ -42,7 +41,7 @@ def run() -> None:
 
 
 def _check() -> None:
-    checks.training(needs_epochs=True)
+    shared_flags.check_training(needs_epochs=True)
     if models.is_file(shared_flags.MODEL.value) and _IMAGE_SIZE.value is not None:
         raise ValueError("--image_size is for a network made by name: that of a file has its size")
 

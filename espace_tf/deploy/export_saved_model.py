@@ -43,7 +43,8 @@ def export_saved_model(model: Any, path: str | os.PathLike) -> ExportResult:
         True
     """
     path = output_path(path, allow_folder=True)
-    if path.exists() and not (path / "saved_model.pb").is_file() and not _is_empty_folder(path):
+    is_empty = path.is_dir() and not any(path.iterdir())
+    if path.exists() and not (path / "saved_model.pb").is_file() and not is_empty:
         raise ValueError(
             f"path must be a new folder or a SavedModel to replace. Received: {str(path)!r}, which "
             "holds something else; give another path or remove it first."
@@ -96,10 +97,6 @@ def _served_function(model: Any, path: Path) -> comparison.Run:
         return [found[name].numpy() for name in outputs]
 
     return call
-
-
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
 
 
 def _replace_folder(fresh: Path, path: Path, old: Path) -> None:

@@ -112,21 +112,15 @@ def _fill(
         main.tensors.append(flatbuffer.constant(file, values, name, known))
     if body is not None:
         _add_unused(subgraph, main.tensors[first:])
-    code = (
-        flatbuffer.operator_code(file, custom=CUSTOM)
-        if body is None
-        else flatbuffer.operator_code(file, builtin=_schema_code("STABLEHLO_COMPOSITE"))
-    )
+    builtin = flatbuffer.schema().BuiltinOperator.STABLEHLO_COMPOSITE
+    kind = {"custom": CUSTOM} if body is None else {"builtin": builtin}
+    code = flatbuffer.operator_code(file, **kind)
     for operator in operators:
         operator.opcodeIndex = code
         operator.inputs = [first, *operator.inputs, *range(first + 1, len(main.tensors))]
         operator.customOptions = None
         if body is not None:
             _make_composite(operator, number)
-
-
-def _schema_code(name: str) -> int:
-    return getattr(flatbuffer.schema().BuiltinOperator, name)
 
 
 def _make_composite(operator: Any, subgraph: int) -> None:

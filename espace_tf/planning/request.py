@@ -89,7 +89,7 @@ def goal(
     return MODEST, None
 
 
-def warn_if_off(made: Plan, config: EspaceConfig, stacklevel: int = 3) -> None:
+def warn_if_off(made: Plan, config: EspaceConfig) -> None:
     """Warns if a plan changes nothing, misses the speed asked for, or changes many answers."""
     if not made.layers:
         reasons = list(dict.fromkeys(made.skipped.values()))
@@ -98,7 +98,7 @@ def warn_if_off(made: Plan, config: EspaceConfig, stacklevel: int = 3) -> None:
             f"{asked}the model is returned unchanged: {'; '.join(reasons[:3])}"
             + ("; further reasons in espace_plan.skipped" if len(reasons) > 3 else ""),
             UnreachableSpeedWarning,
-            stacklevel=stacklevel,
+            stacklevel=3,
         )
         return
     seen = "" if made.comparison is None else f"; {made.comparison}"
@@ -108,14 +108,14 @@ def warn_if_off(made: Plan, config: EspaceConfig, stacklevel: int = 3) -> None:
             f"({runtime_title(config.runtime)}, batches of {config.batch_size}); the plan "
             f"predicted {made.predicted_speedup:.2f}{seen}",
             UnreachableSpeedWarning,
-            stacklevel=stacklevel,
+            stacklevel=3,
         )
     elif made.comparison is not None and _is_alarming(made.comparison):
         warnings.warn(
             f"many answers have changed{seen}. Train it (fine_tune with teacher=model), or ask for "
             "less: a lower speedup, or max_loss_increase",
             EspaceWarning,
-            stacklevel=stacklevel,
+            stacklevel=3,
         )
 
 

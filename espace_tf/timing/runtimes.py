@@ -197,8 +197,8 @@ class _OnnxRuntime(Runtime):
         content = export_onnx.convert(model, [array.shape for array in inputs])
         session = export_onnx.session(content, threads)
         binding = session.io_binding()
-        for name, array in zip(_names(session.get_inputs()), inputs, strict=True):
-            binding.bind_cpu_input(name, array)
+        for given, array in zip(session.get_inputs(), inputs, strict=True):
+            binding.bind_cpu_input(given.name, array)
         for name in tflite.output_names(model):
             binding.bind_output(name)
         return session, binding
@@ -238,10 +238,6 @@ class _OpenVino(Runtime):
         self.run(prepared)
         request, names = prepared
         return [request.get_tensor(name).data for name in names]
-
-
-def _names(values: Sequence[Any]) -> list[str]:
-    return [value.name for value in values]
 
 
 RUNTIMES = {

@@ -291,7 +291,8 @@ class Loop:
         self.good = self.trainer.state()
 
     def _is_finite(self) -> bool:
-        return all(np.isfinite(weight.numpy()).all() for weight in _floating(self.model))
+        arrays = (weight.numpy() for weight in self.model.weights)
+        return all(np.isfinite(a).all() for a in arrays if "float" in a.dtype.name)
 
     def _stop(self, epoch: int, index: int, what: str) -> None:
         self.trainer.restore(self.good)
@@ -309,7 +310,3 @@ class Loop:
             best = [] if self.best is None else self.best.arrays
             self.progress.best = None if self.best is None else self.best.numbers
             self.checkpoint.save([*self.trainer.state(), *best], asdict(self.progress))
-
-
-def _floating(model) -> list[Any]:
-    return [weight for weight in model.weights if "float" in np.dtype(weight.numpy().dtype).name]

@@ -112,17 +112,17 @@ def test_check_positions_sorts_and_drops_duplicates():
 @pytest.mark.parametrize(
     ("positions", "error", "words"),
     [
-        ([], ValueError, "kept is empty"),
-        ([0.5], TypeError, "kept must be integers"),
+        ([], ValueError, "positions is empty"),
+        ([0.5], TypeError, "positions must be integers"),
         (np.ones(4, bool), TypeError, "flatnonzero"),
-        ([[0, 1]], ValueError, "kept must be flat"),
-        ([0, 9], ValueError, r"kept must lie in \[0, 9\)"),
-        ([-1], ValueError, r"kept must lie in \[0, 9\)"),
+        ([[0, 1]], ValueError, "positions must be flat"),
+        ([0, 9], ValueError, r"positions must lie in \[0, 9\)"),
+        ([-1], ValueError, r"positions must lie in \[0, 9\)"),
     ],
 )
 def test_check_positions_says_what_is_wrong(positions, error, words):
     with pytest.raises(error, match=words):
-        index_map.check_positions(positions, 9, name="kept")
+        index_map.check_positions(positions, 9)
 
 
 @pytest.mark.parametrize(

@@ -57,16 +57,19 @@ GROUPS = {"saved": SAVED, "not saved": [kind for kind in ACTIVATIONS if kind not
 
 
 def network(library, activations, **options):
-    """For each activation a convolution, a batch norm, and a layer of the activation alone."""
+    """For each activation a convolution, a batch norm, and a layer of the activation alone.
+
+    Side by side: what one of them computes is not hidden by those after it.
+    """
     library.utils.set_random_seed(SEED)
-    layers, x = library.layers, library.Input((5, 5, 3))
-    y = x
+    layers, x, found = library.layers, library.Input((5, 5, 3)), []
     for index, activation in enumerate(activations):
         name = f"conv{index}"
-        y = layers.Conv2D(3, 3, padding="same", activation=activation(), name=name, **options)(y)
+        y = layers.Conv2D(3, 3, padding="same", activation=activation(), name=name, **options)(x)
         y = layers.Conv2D(3, 1, use_bias=False, name=f"thin{index}", **options)(y)
         y = layers.BatchNormalization(name=f"norm{index}")(y)
-        y = layers.Activation(activation(), name=f"act{index}")(y)
+        found.append(layers.Activation(activation(), name=f"act{index}")(y))
+    y = found[0] if len(found) == 1 else layers.Concatenate(name="all")(found)
     model = library.Model(x, layers.Flatten(name="flat")(y))
     model(images())  # Keras 3 makes the weights of activations here
     random = np.random.default_rng(SEED)

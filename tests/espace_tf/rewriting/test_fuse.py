@@ -328,11 +328,12 @@ def test_training_runs_the_layers():
 
 def test_names_are_unique_in_the_whole_container():
     x = keras.Input((SIDE, SIDE, 3))
-    y = LAYERS.UnitNormalization(name="fused_conv1_1")(LAYERS.Conv2D(4, 3, name="conv1")(x))
-    y = LAYERS.UnitNormalization()(LAYERS.Conv2D(4, 3, name="fused_conv1")(y))
+    y = LAYERS.UnitNormalization(name="fused_conv1")(LAYERS.Conv2D(4, 3, name="conv1")(x))
+    y = LAYERS.UnitNormalization()(LAYERS.Conv2D(4, 3, name="fused_conv1_1")(y))
     model = randomized(keras.Model(x, LAYERS.Conv2D(4, 3, name="last")(y)))
     fused = fuse(model)
     names = [layer.name for layer in fused.layers]
     assert len(set(names)) == len(names)
-    assert [each.name for each in stretches(fused)][1:] == ["fused_fused_conv1", "fused_last"]
+    own = ["fused_conv1_2", "fused_fused_conv1_1", "fused_last"]
+    assert [each.name for each in stretches(fused)] == own
     same(fused(images()), model(images()))
