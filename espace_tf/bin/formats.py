@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from espace_tf.config import require_runtime
 
 # What `export_tflite` calls them; the others are no TensorFlow Lite files.
-QUANTIZATIONS = {"float32": None, "float16": "float16", "dynamic": "dynamic", "int8": "int8"}
+QUANTIZATIONS = {"float32": None, "float16": "float16", "dynamic": "dynamic"}
+QUANTIZATIONS |= {"int8": "int8", "full_int8": "full_int8"}
 SAVED_MODEL, ONNX = "saved_model", "onnx"
 
 
@@ -22,8 +23,9 @@ def check(names: Sequence[str], dataset: str | None) -> None:
         raise ValueError(
             f"--formats must list some of {', '.join(known)}. Received: {unknown[0]!r}"
         )
-    if "int8" in names and dataset is None:
-        raise ValueError("--formats=int8 needs --dataset")
+    for name in ("int8", "full_int8"):
+        if name in names and dataset is None:
+            raise ValueError(f"--formats={name} needs --dataset")
     if set(names) & set(QUANTIZATIONS):
         require_runtime("litert")
     if ONNX in names:

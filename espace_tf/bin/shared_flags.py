@@ -89,7 +89,8 @@ BATCH = flags.DEFINE_integer("batch_size", 1, "Images per call when time is meas
 FORMATS = flags.DEFINE_list(
     "formats",
     ["float32"],
-    "Files to write: float32, float16, dynamic, int8 (TensorFlow Lite), saved_model, onnx.",
+    "Files to write: float32, float16, dynamic, int8, full_int8 (TensorFlow Lite), saved_model, "
+    "onnx.",
 )
 
 # Every command.

@@ -18,12 +18,12 @@ from espace_tf.files import atomic_write, output_path
 from espace_tf.network import graph
 from espace_tf.rewriting.fuse import fuse
 
-QUANTIZATIONS = (None, "float16", "dynamic", "int8")
+QUANTIZATIONS = (None, "float16", "dynamic", *tflite.INTEGERS)
 KERNELS = ("builtin", "fused", "custom")
 # Of the calibration examples of an int8 export: more do not move the ranges.
 REPRESENTATIVE_EXAMPLES = 256
 # Bytes of a weight in a file, of 4 in the model.
-_WIDTHS = {None: 4, "float16": 2, "dynamic": 1, "int8": 1}
+_WIDTHS = {None: 4, "float16": 2, "dynamic": 1, "int8": 1, "full_int8": 1}
 
 
 def export_tflite(
@@ -37,16 +37,19 @@ def export_tflite(
     """Writes a TensorFlow Lite file, runs it and compares the outputs.
 
     Batch normalizations are folded on a copy; the model is not touched. The file takes any batch
-    size (resize its inputs, or call its signature) and has float inputs and outputs.
+    size (resize its inputs, or call its signature); its inputs and outputs are floats but for
+    "full_int8".
 
     Args:
         model: a functional or sequential Keras 3 or tf_keras model, compressed or not.
         path: where the file goes; ends in ".tflite". Written aside first, then moved there.
         quantize: None for float32; "float16" halves the weights; "dynamic" stores int8 weights
             and computes in integers with ranges found at run time; "int8" also fixes the ranges of
-            activations from `representative_data`.
+            activations from `representative_data`; "full_int8" is that with int8 inputs and
+            outputs, for devices without floats: an input is round(x / scale) + zero point, by the
+            scale and zero point that the file has for it.
         representative_data: typical inputs, at best a few hundred: arrays, (x, y), or a
-            tf.data.Dataset of batches. "int8" needs it; otherwise only the check uses it.
+            tf.data.Dataset of batches. The integers need it; otherwise only the check uses it.
         kernel: what computes the stretches of convolutions and what lies between. "builtin": the
             runtime's own operators, everywhere. "fused": our native kernels where the delegate is
             loaded (`espace_tf.litert`), the same built-in operators elsewhere; in float32, weights
@@ -55,7 +58,7 @@ def export_tflite(
 
     Returns:
         What was written; `max_difference` is about 1e-6 for float32, 1e-3 for "float16" and 1e-2
-        for "dynamic" and "int8".
+        for those with integers.
 
     Raises:
         ValueError: an argument makes no sense, or the model holds something that has no built-in
@@ -76,7 +79,7 @@ def export_tflite(
     examples = _examples(model, representative_data)
     compared = comparison.check_batches(model, examples)
     stripped = inference_copy(model)
-    if quantize == "int8":
+    if quantize in tflite.INTEGERS:
         _check_outputs(model, examples)
     if kernel == "builtin":
         content = tflite.convert(stripped, quantize=quantize, examples=examples, tried=compared[0])
@@ -181,14 +184,14 @@ def _check_outputs(model: Any, examples: list[list[np.ndarray]]) -> None:
 def _check_options(quantize: str | None, representative_data: Any, kernel: str) -> None:
     if quantize not in QUANTIZATIONS:
         raise ValueError(
-            "quantize must be None (float32), 'float16', 'dynamic' or 'int8'. "
+            "quantize must be None (float32), 'float16', 'dynamic', 'int8' or 'full_int8'. "
             f"Received: {quantize!r}."
         )
-    if quantize == "int8" and representative_data is None:
+    if quantize in tflite.INTEGERS and representative_data is None:
         raise ValueError(
-            "representative_data is needed for quantize='int8': its activations' ranges come from "
-            "a few hundred typical inputs. Received: None. Give a tf.data.Dataset or arrays, or "
-            "use quantize='dynamic', which needs no data."
+            f"representative_data is needed for quantize={quantize!r}: the ranges of activations "
+            "come from a few hundred typical inputs. Received: None. Give a tf.data.Dataset or "
+            "arrays, or use quantize='dynamic', which needs no data."
         )
     if kernel not in KERNELS:
         raise ValueError(f"kernel must be one of {KERNELS}. Received: {kernel!r}.")

@@ -17,6 +17,9 @@ from espace_tf.deploy.inference import save, traced
 from espace_tf.kernels import reference
 from espace_tf.network import graph
 
+# Quantizations with ranges that come from data.
+INTEGERS = ("int8", "full_int8")
+
 
 def convert(
     model: Any,
@@ -25,7 +28,6 @@ def convert(
     examples: list[list[np.ndarray]] | None = None,
     tried: list[np.ndarray] | None = None,
     named: Any = None,
-    integer: bool = False,
     custom: bool = False,
 ) -> bytes:
     """The content of a TensorFlow Lite file for a model as it is, batch size open.
@@ -33,11 +35,11 @@ def convert(
     Args:
         model: a functional or sequential Keras 3 or tf_keras model.
         quantize: as for `export_tflite`.
-        examples: batches of inputs, each a list with one array per model input; "int8" needs them.
+        examples: batches of inputs, each a list with one array per model input; "int8" and
+            "full_int8" need them.
         tried: a batch that the model runs on, of whose size it is tried again, to know the reason,
             if a model that leaves the size of its inputs open cannot be converted.
         named: a model whose inputs and outputs give those of the file their names; None: the model.
-        integer: of "int8", whether inputs and outputs are integers, too.
         custom: whether functions of the trace may become custom operators.
 
     Raises:
@@ -45,7 +47,7 @@ def convert(
     """
     shapes = [tensor.shape for tensor in model.inputs]
     try:
-        options = {"integer": integer, "named": named, "custom": custom}
+        options = {"named": named, "custom": custom}
         return _convert(model, shapes, quantize, examples, **options)
     except _ConversionError as error:
         text = str(error)
@@ -73,7 +75,6 @@ def _convert(
     shapes: list[Any],
     quantize: str | None,
     examples: Any,
-    integer: bool = False,
     named: Any = None,
     custom: bool = False,
 ) -> bytes:
@@ -90,8 +91,6 @@ def _convert(
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.allow_custom_ops = custom
         _set_quantization(converter, quantize, inputs, examples)
-        if integer:
-            converter.inference_input_type = converter.inference_output_type = tf.int8
         with warnings.catch_warnings():
             # The converter warns of its own parts: nothing that the caller could change.
             warnings.simplefilter("ignore")
@@ -176,7 +175,9 @@ def _set_quantization(
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if quantize == "int8":
+    if quantize == "full_int8":
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+    if quantize in INTEGERS:
         # An operator without an int8 version stays in float32.
         converter.target_spec.supported_ops = [
             tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
@@ -204,19 +205,45 @@ def _remedy(log: str) -> str:
 def run_function(
     model: Any, path: str | os.PathLike, delegates: Sequence[Any] = ()
 ) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
-    """A written file as a function from the model's inputs to its outputs."""
+    """A written file as a function from the model's inputs to its outputs.
+
+    Where those of the file are integers they are made of floats, and back, by the file's scales.
+    """
     require("litert", "ai_edge_litert")
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(path), experimental_delegates=list(delegates))
     signature = interpreter.get_signature_runner()
     inputs, outputs = input_names(model), output_names(model)
+    taken, given = signature.get_input_details(), signature.get_output_details()
 
     def run(arrays: list[np.ndarray]) -> list[np.ndarray]:
-        found = signature(**dict(zip(inputs, arrays, strict=True)))
-        return [found[name] for name in outputs]
+        feed = {
+            name: _to_integers(array, taken[name])
+            for name, array in zip(inputs, arrays, strict=True)
+        }
+        found = signature(**feed)
+        return [_to_floats(found[name], given[name]) for name in outputs]
 
     return run
+
+
+def _to_integers(values: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
+    """What a file's input takes for values; they themselves where it takes floats."""
+    scale, zero = tensor["quantization"]
+    if not scale or tensor["dtype"] == np.float32:
+        return values
+    limits = np.iinfo(tensor["dtype"])
+    steps = np.rint(values / np.float32(scale)) + zero
+    return np.clip(steps, limits.min, limits.max).astype(tensor["dtype"])
+
+
+def _to_floats(values: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
+    """What a file's output means."""
+    scale, zero = tensor["quantization"]
+    if not scale or tensor["dtype"] == np.float32:
+        return values
+    return (values.astype(np.float32) - zero) * np.float32(scale)
 
 
 def prepare(

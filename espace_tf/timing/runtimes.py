@@ -175,19 +175,16 @@ class _LiteRTInt8(_LiteRT):
     """The same with integer kernels, whose time does not depend on how good the ranges are."""
 
     def prepare(self, model: Any, inputs: Sequence[np.ndarray], threads: int | None) -> Any:
-        return self._prepared(model, inputs, threads, integer=False)
-
-    def _prepared(self, model: Any, inputs: Any, threads: int | None, integer: bool) -> Any:
-        given = list(inputs)
-        content = tflite.convert(model, quantize="int8", examples=[given], integer=integer)
-        if integer:
-            given = [np.zeros(array.shape, np.int8) for array in given]
-        return tflite.prepare(model, content, given, threads=threads)
+        content = tflite.convert(model, quantize="int8", examples=[list(inputs)])
+        return tflite.prepare(model, content, list(inputs), threads=threads)
 
     def layer(self, layer: Any, shape: tuple[int, ...], threads: int | None) -> Call:
         """With integers as input and output: only a whole network turns floats into such."""
         model, x = self._alone(layer, shape)
-        return functools.partial(self.run, self._prepared(model, [x], threads, integer=True))
+        content = tflite.convert(model, quantize="full_int8", examples=[[x]])
+        given = [np.zeros(x.shape, np.int8)]
+        prepared = tflite.prepare(model, content, given, threads=threads)
+        return functools.partial(self.run, prepared)
 
 
 class _OnnxRuntime(Runtime):

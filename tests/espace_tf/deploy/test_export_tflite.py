@@ -146,7 +146,7 @@ def test_named_outputs_keep_their_names(tmp_path):
     ("name", "options", "words"),
     [
         ("a.onnx", {}, "must end in '.tflite'"),
-        ("a.tflite", {"quantize": "int4"}, "'dynamic' or 'int8'. Received: 'int4'"),
+        ("a.tflite", {"quantize": "int4"}, "'int8' or 'full_int8'. Received: 'int4'"),
         ("a.tflite", {"quantize": "int8"}, "representative_data is needed"),
         ("a.tflite", {"kernel": "delegate"}, "kernel must be"),
         ("a.tflite", {"kernel": "fast"}, "Received: 'fast'"),

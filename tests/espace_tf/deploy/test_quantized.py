@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 from deploy_networks import SEED, images, masked_network, relative, runs
 
 from espace_tf.deploy import flatbuffer
@@ -21,6 +22,28 @@ def test_agreement_is_that_of_the_written_file(quantize, far, tmp_path):
     assert result.agreement == pytest.approx(same), f"seed {SEED}"
     assert relative(found, expected) < far and same > 0.8
     assert f"{same:.1%}" in str(result)
+
+
+def test_integers_from_input_to_output(tmp_path):
+    model, batch = masked_network(), images(60)
+    path = tmp_path / "small.tflite"
+    result = export_tflite(model, path, quantize="full_int8", representative_data=batch)
+    expected = np.asarray(model(batch, training=False))
+    runner = Interpreter(str(path)).get_signature_runner()
+    ((name, taken),) = runner.get_input_details().items()
+    ((_, given),) = runner.get_output_details().items()
+    assert taken["dtype"] == given["dtype"] == np.int8
+    scale, zero = taken["quantization"]
+    integers = np.clip(np.rint(batch / scale) + zero, -128, 127).astype(np.int8)
+    (found,) = runner(**{name: integers}).values()
+    scale, zero = given["quantization"]
+    found = (found.astype(float) - zero) * scale
+    assert relative(found, expected) < 0.1, f"seed {SEED}"
+    same = (expected.argmax(-1) == found.argmax(-1)).mean()
+    assert result.agreement == pytest.approx(same) and same > 0.8
+    (graph,) = flatbuffer.read(path.read_bytes()).subgraphs
+    types = flatbuffer.schema().TensorType
+    assert {tensor.type for tensor in graph.tensors} <= {types.INT8, types.INT32, types.INT16}
 
 
 def test_agreement_needs_data_and_several_numbers(tmp_path):
