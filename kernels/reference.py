@@ -143,10 +143,14 @@ def conv2d(
         padding = "valid"
     if tuple(filter.shape[:2]) == (1, 1) and filter.shape[2] < FILLED:
         inputs, strides, padding = sampled(inputs, strides), 1, "valid"
-    if padding.lower() == "valid":
-        inputs, strides = _one_column(inputs, filter.shape[1], strides, dilation_rate)
+    one_column = _is_one_column(inputs.shape[2], filter, strides, dilation_rate, padding)
 
     def convolve(part: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        if one_column and weights.shape[2] == 1:
+            # With one channel TensorFlow 2.21 returns what it finds in memory, where its oneDNN
+            # runs on AVX-512: second halves of rank 1 are such convolutions. With two it is right.
+            part = tf.pad(part, [(0, 0), (0, 0), (0, 0), (0, 1)])
+            weights = tf.pad(weights, [(0, 0), (0, 0), (0, 1), (0, 0)])
         return tf.nn.convolution(part, weights, strides, padding.upper(), dilations=dilation_rate)
 
     return _finish(_by_group(convolve, inputs, filter, groups), bias, activation)
@@ -162,25 +166,19 @@ def sampled(maps: tf.Tensor, strides: int | Sequence[int]) -> tf.Tensor:
     return maps if vertical == horizontal == 1 else maps[:, ::vertical, ::horizontal]
 
 
-def _one_column(
-    inputs: tf.Tensor,
-    taps: int,
+def _is_one_column(
+    width: int | None,
+    filter: tf.Tensor,
     strides: int | Sequence[int],
     dilation_rate: int | Sequence[int],
-) -> tuple[tf.Tensor, tuple[int, int]]:
-    """What a convolution reads whose result is one column wide, to be read in steps of one.
-
-    With longer steps TensorFlow 2.21 returns what it finds in memory, where maps have one channel
-    and its oneDNN runs on AVX-512: second halves of rank 1 are such convolutions.
-    """
-    (vertical, stride), (_, dilation) = (
-        np.broadcast_to(strides, 2),
-        np.broadcast_to(dilation_rate, 2),
-    )
-    width, read = inputs.shape[2], dilation * (taps - 1) + 1
-    if stride > 1 and width is not None and read <= width < read + stride:
-        inputs, stride = inputs[:, :, :read], 1
-    return inputs, (int(vertical), int(stride))
+    padding: str,
+) -> bool:
+    """Whether several taps in steps of more than one over a known width give one column."""
+    stride, dilation = (int(np.broadcast_to(each, 2)[1]) for each in (strides, dilation_rate))
+    if stride == 1 or filter.shape[1] == 1 or width is None:
+        return False
+    read = 1 if padding.lower() == "same" else dilation * (filter.shape[1] - 1) + 1
+    return width < read + stride
 
 
 def by_channel(operator: Callable) -> Callable:

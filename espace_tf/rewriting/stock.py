@@ -77,10 +77,11 @@ class _Chain:
         function = self._library.activations.linear if apart else layer.activation
         calls: list[Call] = []
         rows = False
-        for number, (weight, filters, index_map) in enumerate(maps, 1):
+        kernels = _kernels(layer, [(weight, index_map) for weight, _, index_map in maps])
+        for number, (kernel, (*_, index_map)) in enumerate(zip(kernels, maps, strict=True), 1):
             last = number == len(maps)
-            weights = [np.asarray(getattr(layer, weight))]
-            options = {"filters": filters, "use_bias": False}
+            weights = [kernel]
+            options = {"filters": kernel.shape[3], "use_bias": False}
             if last:
                 options |= {"use_bias": layer.use_bias, "activation": function}
                 weights += [np.asarray(layer.bias)] if layer.use_bias else []
@@ -165,6 +166,22 @@ class _Chain:
         name = self._layer.name if final else f"{stem}{number}"
         self._names.add(name)
         return kind(*args, **options, name=name, dtype=self._layer.get_config()["dtype"])
+
+
+def _kernels(layer: Any, links: list[tuple[str, IndexMap]]) -> list[np.ndarray]:
+    """The kernels of a layer's convolutions; a second half of one channel gets another, of zeros.
+
+    With one channel, several taps and steps of more than one TensorFlow 2.21 computes maps of one
+    column from what it finds in memory, where its oneDNN runs on AVX-512.
+    """
+    kernels = [np.asarray(getattr(layer, weight)) for weight, _ in links]
+    if layer.groups > 1 or len(links) < 2 or any(each.geometry is None for _, each in links):
+        return kernels
+    *before, first, second = kernels
+    if second.shape[2] == 1 and second.shape[1] > 1 and links[-1][1].geometry.strides[1] > 1:
+        first = np.concatenate([first, np.zeros_like(first)], axis=3)
+        second = np.concatenate([second, np.zeros_like(second)], axis=2)
+    return [*before, first, second]
 
 
 def _is_layer(activation: Any) -> bool:
