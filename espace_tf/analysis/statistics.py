@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from espace_tf.data.targets import Target
 from espace_tf.kernels.index_map import conv_table
-from espace_tf.network import graph, recording, replicas
+from espace_tf.network import graph, recording, replicas, shares
 from espace_tf.numerics.masks import OFFSETS
 from espace_tf.records.site import Site
 
@@ -62,7 +62,7 @@ def input_moments(
     def moments(x, places):
         rows = tf.shape(tf.nest.flatten(x)[0])[0]
         with recording.record(model, by_path) as calls:
-            model(replicas.part(x), training=False)
+            model(shares.part(x), training=False)
         found: dict[str, list[tuple[tf.Tensor, ...]]] = {}
         for call in calls:
             earlier = found.setdefault(call.path, [])
@@ -162,8 +162,8 @@ def output_statistics(
                 return activation(response)
 
             with recording.record(model, by_path, watched):
-                outputs = model(replicas.part(x), training=False)
-            loss = scale * target(replicas.whole(outputs, rows), labels, step)
+                outputs = model(shares.part(x), training=False)
+            loss = scale * target(shares.whole(outputs, rows), labels, step)
         gradients = tape.gradient(loss, [y for _, y in responses], unconnected_gradients="zero")
         found: dict[str, dict[str, tf.Tensor]] = {}
         for (path, y), g in zip(responses, gradients, strict=True):
@@ -173,7 +173,7 @@ def output_statistics(
                 partial |= _map_sums(y, g, with_tables)
             before = found.get(path)
             found[path] = {k: v + before[k] for k, v in partial.items()} if before else partial
-        return tf.nest.map_structure(replicas.total, found)
+        return tf.nest.map_structure(shares.total, found)
 
     batch_sums = (devices or replicas.Replicas()).shared(sums)
     for step, (x, labels) in enumerate(batches):
@@ -256,11 +256,11 @@ def _patch_moments(
     patches = tf.reshape(
         tf.transpose(patches, [2, 0, 1, 3]), [groups, -1, taps * channels // groups]
     )
-    mean = replicas.mean(tf.reduce_mean(patches, axis=1), samples)
+    mean = shares.mean(tf.reduce_mean(patches, axis=1), samples)
     patches -= mean[:, None]
     products = tf.matmul(patches, patches, transpose_a=True)
     sums = tf.shape(patches)[1], tf.reduce_sum(patches, axis=1), products
-    count, sums, products = map(replicas.total, sums)
+    count, sums, products = map(shares.total, sums)
     return count, mean, sums, products
 
 

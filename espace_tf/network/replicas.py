@@ -1,21 +1,20 @@
-"""A model on several devices or machines: each replica's part of a batch, and sums over all parts.
+"""A model on several devices or machines, and what their processes agree on.
 
-Every replica gets a part of the batch and gathers the outputs of all parts, so that losses are
-computed of the whole batch, as on one device, whatever they are.
+What a replica does with its part of a batch is in `shares`.
 """
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from espace_tf.network import cloning, graph
 from espace_tf.network.borrowed import compiled_like
 from espace_tf.network.tracing import traced
+from espace_tf.network.whole_batches import as_of_whole_batches
 
 _SUM = tf.distribute.ReduceOp.SUM
 _KINDS = (
@@ -94,7 +93,7 @@ class Replicas:
         """Calls a function in every replica; `first` reads what it returns.
 
         Args:
-            function: of the arguments; `part`, `whole` and the others below know their replica.
+            function: of the arguments; those of `shares` know their replica.
             *arguments: the same for each, or what `run` returned.
         """
         if self.strategy is None:
@@ -159,7 +158,8 @@ class Replicas:
         """While open, a model to train on all replicas: this one, or a copy of it.
 
         A model that was made in the strategy's scope is trained itself; any other one gets the
-        weights of the copy in the end. Batch normalisations see the statistics of whole batches.
+        weights of the copy in the end. Batch normalisations and random layers do to a part of a
+        batch what they would do to the whole.
 
         Raises:
             ValueError: a model that cannot be copied.
@@ -167,7 +167,7 @@ class Replicas:
         if self.strategy is None:
             yield model
         elif _strategy_of(model) is self.strategy:
-            with _synchronized(model):
+            with as_of_whole_batches(model):
                 yield model
         else:
             if not graph.is_container(model):
@@ -177,7 +177,7 @@ class Replicas:
                 )
             copy = compiled_like(cloning.private_copy(model), model)
             try:
-                with _synchronized(copy):
+                with as_of_whole_batches(copy):
                     yield copy
             finally:
                 model.set_weights(copy.get_weights())
@@ -195,141 +195,11 @@ class Replicas:
             module.scale_loss_for_distribution = scale
 
 
-def part(batch: Any) -> Any:
-    """The rows of a batch, a nest of tensors [N, ...], that are this replica's.
-
-    None of them gets no rows, which TensorFlow's kernels do not bear: of a batch of fewer rows than
-    replicas each gets all, and counts for its share of them.
-    """
-    context = _several()
-    if context is None:
-        return batch
-
-    def own(values):
-        with tf.device("CPU:0"):  # so that a device gets no more than its rows
-            first, last, _ = _bounds(context, tf.shape(values)[0])
-            return values[first:last]
-
-    return tf.nest.map_structure(own, batch)
-
-
-def whole(values: Any, rows: Any) -> Any:
-    """The outputs of all replicas, a nest of tensors [rows, ...], of this one's.
-
-    Its gradient is this replica's own, of a loss that all of them compute alike: gradients of the
-    weights are to be summed over the replicas.
-    """
-    context = _several()
-    if context is None:
-        return values
-    first, last, times = _bounds(context, rows)
-
-    @tf.custom_gradient
-    def joined(own):
-        rest = [[0, 0]] * (own.shape.rank - 1)
-        found = context.all_reduce(_SUM, tf.pad(own, [[first, rows - last], *rest]))
-        found = tf.cast(found / tf.cast(times, found.dtype), found.dtype)
-        return found, lambda upstream: upstream[first:last] / tf.cast(times, upstream.dtype)
-
-    return tf.nest.map_structure(joined, values)
-
-
-def total(value: tf.Tensor) -> tf.Tensor:
-    """The sum over all replicas of a value; its gradient as that of `whole`."""
-    context = _several()
-    if context is None:
-        return value
-
-    @tf.custom_gradient
-    def summed(own):
-        return context.all_reduce(_SUM, own), tf.identity
-
-    return summed(value)
-
-
-def mean(value: tf.Tensor, rows: Any) -> tf.Tensor:
-    """The mean over the samples of a batch of `rows` of a mean over each part."""
-    context = _several()
-    if context is None:
-        return value
-    first, last, times = _bounds(context, rows)
-    share = tf.cast(last - first, value.dtype) / tf.cast(rows * times, value.dtype)
-    return total(value * share)
-
-
-def moments(
-    values: tf.Tensor, axes: Sequence[int], rows: Any
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Mean and variance of a part's values and all others, and the number of values behind each.
-
-    Args:
-        values: of this replica's part of a batch.
-        axes: the axes to average over, kept as 1.
-        rows: samples in the batch.
-    """
-    count = tf.size(values) // tf.reduce_prod(
-        [1, *(size for axis, size in enumerate(values.shape) if axis not in axes)]
-    )
-    context = _several()
-    if context is None:
-        return *tf.nn.moments(values, axes, keepdims=True), count
-    count = total(count)
-    size = tf.cast(count, values.dtype)
-    average = total(tf.reduce_sum(values, axes, keepdims=True)) / size
-    squares = tf.reduce_sum(tf.math.squared_difference(values, average), axes, keepdims=True)
-    return average, total(squares) / size, count // _bounds(context, rows)[2]
-
-
-def agreed(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Scalars that all replicas compute alike, with the same bits on machines that differ."""
-    context = _several()
-    if context is None:
-        return values
-    found = context.all_reduce(tf.distribute.ReduceOp.MEAN, tf.stack(list(values.values())))
-    return dict(zip(values, tf.unstack(found), strict=True))
-
-
-def summed_gradients(gradients: Sequence[tf.Tensor | None]) -> list[tf.Tensor | None]:
-    """The sums over all replicas; None where there is none."""
-    context = _several()
-    if context is None:
-        return list(gradients)
-    known = [tf.convert_to_tensor(each) for each in gradients if each is not None]
-    sums = iter(context.all_reduce(_SUM, known))
-    return [None if each is None else next(sums) for each in gradients]
-
-
-def apply_gradients(optimizer: Any, pairs: Sequence[tuple[tf.Tensor, Any]]) -> None:
-    """`optimizer.apply_gradients` of gradients that are summed already."""
-    if _several() is None:
-        optimizer.apply_gradients(pairs)
-    elif isinstance(optimizer, keras.optimizers.Optimizer):
-        object.__setattr__(optimizer, "_all_reduce_sum_gradients", list)  # pairs stay as they are
-        optimizer.apply_gradients(pairs)
-    else:
-        optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
-
-
 def _summed(values: tf.Tensor, alone: tf.Tensor) -> tf.Tensor:
     """Of integers, over all replicas; alone: all but the first one have zeros."""
     context = tf.distribute.get_replica_context()
     counts = tf.logical_or(context.replica_id_in_sync_group == 0, tf.logical_not(alone))
     return context.all_reduce(_SUM, values * tf.cast(counts, values.dtype))
-
-
-def _several() -> Any | None:
-    """The context of a replica that is one of several; None elsewhere."""
-    context = tf.distribute.get_replica_context()
-    return None if context is None or context.num_replicas_in_sync == 1 else context
-
-
-def _bounds(context: Any, rows: Any) -> tuple[Any, Any, Any]:
-    """The first row of a replica's part, the first one after it, how many replicas have each."""
-    number, count = context.replica_id_in_sync_group, context.num_replicas_in_sync
-    few = rows < count
-    first = tf.where(few, 0, rows * number // count)
-    last = tf.where(few, rows, rows * (number + 1) // count)
-    return first, last, tf.where(few, count, 1)
 
 
 def _alike(next_creator: Callable, **options: Any) -> Any:
@@ -346,23 +216,3 @@ def _strategy_of(model: Any) -> tf.distribute.Strategy | None:
         if isinstance(variable, tf.distribute.DistributedValues):
             return variable.distribute_strategy
     return None
-
-
-@contextlib.contextmanager
-def _synchronized(model: Any) -> Iterator[None]:
-    """While open, batch normalisations train with the statistics of whole batches."""
-    names = ("synchronized", "fused")  # a fused one, of tf_keras, knows its own part only
-    norms = [each for each in model._flatten_layers() if hasattr(each, "synchronized")]
-    before = [
-        {name: getattr(each, name) for name in names if hasattr(each, name)} for each in norms
-    ]
-    for each in norms:
-        each.synchronized = True
-        if hasattr(each, "fused"):
-            each.fused = False
-    try:
-        yield
-    finally:
-        for each, values in zip(norms, before, strict=True):
-            for name, value in values.items():
-                setattr(each, name, value)

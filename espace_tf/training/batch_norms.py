@@ -11,7 +11,7 @@ import tensorflow as tf
 from espace_tf.checks import check_count
 from espace_tf.data.batches import named_inputs
 from espace_tf.data.feed import Feed
-from espace_tf.network import graph, recording, replicas
+from espace_tf.network import graph, recording, replicas, shares
 from espace_tf.network.layer_rules import rule
 from espace_tf.network.tracing import traced
 
@@ -86,7 +86,7 @@ class BatchNorms:
         return self.team.first(self.team.run(self._run_part, batch))
 
     def _run_part(self, batch):
-        self.model(replicas.part(batch), training=False)
+        self.model(shares.part(batch), training=False)
         found = [each for thread, *each in self._found if thread == threading.get_ident()]
         return [moments for _, moments in found], tf.constant([path for path, _ in found])
 
@@ -105,7 +105,7 @@ def _normalise(
     axis = int(axis) % values.shape.rank
     others = [index for index in range(values.shape.rank) if index != axis]
     wide = tf.cast(values, tf.float32)
-    mean, variance, count = replicas.moments(wide, others, rows)
+    mean, variance, count = shares.moments(wide, others, rows)
 
     def along_axis(weight):
         shape = [-1 if index == axis else 1 for index in range(values.shape.rank)]

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from espace_tf.data.losses import TINY, OutputLoss, divergence
-from espace_tf.network import cloning, graph, recording, replicas
+from espace_tf.network import cloning, graph, recording, shares
 from espace_tf.network.layer_rules import rule
 
 Calls = tuple[list[recording.Call], list[recording.Call]]
@@ -189,7 +189,7 @@ class Teacher:
         """
         theirs, ours = calls
         wanted = tf.nest.flatten(self.model(inputs, training=False))
-        wanted = [tf.stop_gradient(each) for each in replicas.whole(wanted, rows)]
+        wanted = [tf.stop_gradient(each) for each in shares.whole(wanted, rows)]
         flat = tf.nest.flatten(outputs)
         each = [
             output_distillation(output, ours, theirs, self.temperature)
@@ -198,7 +198,7 @@ class Teacher:
         result = {"distillation_loss": tf.add_n(each)}
         if self.features:
             found = (_by_path(each, self.features) for each in (ours, theirs))
-            errors = [relative_error(*pair, replicas.total) for pair in zip(*found, strict=True)]
+            errors = [relative_error(*pair, shares.total) for pair in zip(*found, strict=True)]
             result["feature_loss"] = tf.add_n(errors) / len(errors)
         return result
 

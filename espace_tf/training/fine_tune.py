@@ -76,12 +76,12 @@ def fine_tune(
     find the model compiled with the optimizer that trains it, as in `fit`.
 
     With a strategy every step is that of one device on the same batch, to float rounding: each
-    replica runs the model on its part of the batch; losses, batch-norm statistics and metrics are
-    of the whole. Only dropout draws for each part alone. On several machines (TF_CONFIG) each
-    process makes the same call with the same data; all have the same weights afterwards, the chief
-    alone prints and writes checkpoints, and callbacks run everywhere. If one dies the others raise
-    tf.errors.UnavailableError; with a checkpoint_dir, which the chief alone has to see, they go on
-    where they were once all are started again.
+    replica runs the model on its part of the batch; losses, batch-norm statistics, metrics and what
+    Keras 3's random layers draw are of the whole; tf_keras's dropout alone draws for each part. On
+    several machines (TF_CONFIG) each process makes the same call with the same data; all have the
+    same weights afterwards, the chief alone prints and writes checkpoints, and callbacks run
+    everywhere. If one dies the others raise tf.errors.UnavailableError; with a checkpoint_dir,
+    which the chief alone has to see, they go on where they were once all are started again.
 
     Args:
         model: a Keras 3 or tf_keras model. Its compile state is not changed.

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf.data.losses import TINY
-from espace_tf.network import graph, replicas
+from espace_tf.network import graph, replicas, shares
 from espace_tf.network.tracing import traced
 from espace_tf.training.distillation import Teacher
 from espace_tf.training.task import Task
@@ -116,8 +116,9 @@ class Trainer:
     def _losses(self, calls, x, y, weight, training: bool) -> tuple[Any, dict[str, tf.Tensor]]:
         """The outputs and the losses of a batch; only the model's run is this replica's part."""
         rows = tf.shape(tf.nest.flatten(x)[0])[0]
-        own = replicas.part(x)
-        outputs = replicas.whole(self.model(own, training=training), rows)
+        own = shares.part(x)
+        with shares.batch_of(rows):
+            outputs = shares.whole(self.model(own, training=training), rows)
         task = self.task.loss(x, y, outputs, weight, rows)
         terms = {} if self.teacher is None else self.teacher.terms(own, outputs, calls, rows)
         return outputs, {"loss": task + self._weighted(task, terms), "task_loss": task, **terms}
@@ -165,14 +166,14 @@ class Trainer:
             outputs, losses = self._losses(calls, x, y, weight, True)
             scaled = losses["loss"] * (1.0 if self.scale is None else self.scale.scale)
         watched = [v if isinstance(v, tf.Variable) else v.value for v in self._moving]
-        gradients = replicas.summed_gradients(tape.gradient(scaled, watched))
+        gradients = shares.summed_gradients(tape.gradient(scaled, watched))
         if self.scale is not None:
             gradients = self.scale.unscaled(gradients)
-        return gradients, outputs, replicas.agreed(losses)
+        return gradients, outputs, shares.agreed(losses)
 
     def _apply(self, gradients: Sequence[tf.Tensor | None]) -> None:
         pairs = zip(gradients, self._moving, strict=True)
-        replicas.apply_gradients(self.optimizer, [pair for pair in pairs if pair[0] is not None])
+        shares.apply_gradients(self.optimizer, [pair for pair in pairs if pair[0] is not None])
 
     def _evaluate(self, x, y, weight) -> None:
         with self._recording() as calls:
@@ -181,7 +182,7 @@ class Trainer:
 
     def _judged(self, calls, x, y, weight) -> tuple[Any, dict[str, tf.Tensor]]:
         outputs, losses = self._losses(calls, x, y, weight, False)
-        return outputs, replicas.agreed(losses)
+        return outputs, shares.agreed(losses)
 
     def _note(self, x, y, weight, outputs, losses) -> tf.Tensor:
         """Adds a batch to the means and metrics; its loss."""

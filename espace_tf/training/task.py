@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from espace_tf.data import labels, losses
 from espace_tf.data.judge import ACCURACIES
-from espace_tf.network import graph, replicas
+from espace_tf.network import graph, replicas, shares
 from espace_tf.network.borrowed import compile_again, copies
 
 
@@ -108,7 +108,7 @@ class Task:
                 value += tf.cast(self.judge.compute_loss(x, y, outputs, weight), tf.float32)
         if self.judge is not self.model:
             for extra in self.model.losses:
-                value += replicas.mean(tf.cast(tf.reduce_sum(extra), tf.float32), rows)
+                value += shares.mean(tf.cast(tf.reduce_sum(extra), tf.float32), rows)
         return value
 
     def update(self, x, y, outputs, weight) -> None:
