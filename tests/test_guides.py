@@ -25,7 +25,9 @@ def files(tmp_path_factory):
         [
             keras.Input((16, 16, 1)),
             keras.layers.Conv2D(16, 3, padding="same", activation="relu"),
-            keras.layers.Conv2D(32, 5, padding="same", activation="relu"),
+            keras.layers.Conv2D(32, 5, padding="same", use_bias=False),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
             keras.layers.GlobalAveragePooling2D(),
             keras.layers.Dense(3),
         ]

@@ -1,6 +1,7 @@
 """A Keras 3 model built once more of tf_keras's layers."""
 
 import inspect
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -27,10 +28,16 @@ def legacy_copy(model: Any, library: ModuleType) -> Any:
     """
     layers: dict[int, Any] = {}
 
-    def make(layer: Any) -> Any:
+    def make(layer: Any) -> Callable[..., Any]:
         if id(layer) not in layers:
             layers[id(layer)] = _translated(layer, library)
-        return layers[id(layer)]
+
+        def call(*args: Any, **known: Any) -> Any:
+            # Keras 3 notes each argument that a layer could have got, such as mask=None.
+            given = {name: value for name, value in known.items() if value is not None}
+            return layers[id(layer)](*args, **given)
+
+        return call
 
     copy = cloning.rebuilt(model, library, make)
     for layer in graph.layers(model).values():

@@ -144,6 +144,36 @@ def test_a_network_trained_for_int8_becomes_a_file_without_float_operations(tfmo
     np.testing.assert_allclose(lite.get_tensor(exit_), found(x), atol=0.2 * scale)
 
 
+def test_ranges_begin_at_those_of_images(tfmot):
+    model = trained(network())
+    x = samples()[0]
+    found = quantized(tfmot, model)
+    before = [norm.get_weights() for norm in norms(found)]
+    espace_tf.tfmot.calibrate(found, x)
+    for norm, values in zip(norms(found), before, strict=True):
+        np.testing.assert_array_equal(norm.get_weights(), values)
+        assert norm.trainable
+    name = next(each.name for each in found.layers if each.name.endswith("thin"))
+    low, high = (
+        next(w.numpy() for w in found.get_layer(name).weights if f"output_post_activation_{end}" in
+             w.name)
+        for end in ("min", "max")
+    )  # fmt: skip
+    inner = tf_keras.Model(model.input, model.get_layer("thin").output)(x).numpy()
+    assert low == pytest.approx(0, abs=1e-6) and high == pytest.approx(inner.max(), rel=0.1)
+    expected = model(x).numpy()
+    np.testing.assert_allclose(found(x), expected, atol=0.1 * np.abs(expected).max())
+    with pytest.raises(ValueError, match="quantize_apply returned"):
+        espace_tf.tfmot.calibrate(model, x)
+    with pytest.raises(TypeError, match="must be a tf_keras model"):
+        espace_tf.tfmot.calibrate(keras.Sequential([keras.Input([4])]), x)
+
+
+def norms(model):
+    kind = tf_keras.layers.BatchNormalization
+    return [each for each in model._flatten_layers() if isinstance(each, kind)]
+
+
 def interpreter(content):
     from ai_edge_litert.interpreter import Interpreter
 
@@ -183,6 +213,20 @@ def test_a_keras_3_network_is_the_same_in_tf_keras():
     assert copy.get_layer("stock").kernel_regularizer.l2 == pytest.approx(0.01)
     x = samples()[0]
     np.testing.assert_allclose(copy(x), model(x), atol=1e-5)
+
+
+def test_batch_norms_of_a_keras_3_network_are_folded_in_its_copy():
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = keras_layers.DecomposedConv2D(6, 3, 4, positions=range(0, 36, 2))(inputs)
+    outputs = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    model = keras.Model(inputs, outputs)
+    random = np.random.default_rng(SEED)
+    model.set_weights([random.uniform(0.1, 1, each.shape) for each in model.get_weights()])
+    annotated = espace_tf.tfmot.quantize_annotate(espace_tf.tfmot.from_keras(model))
+    kinds = {type(getattr(each, "layer", each)).__name__ for each in annotated.layers}
+    assert "BatchNormalization" not in kinds
+    x = samples()[0]
+    np.testing.assert_allclose(annotated(x), model(x), rtol=1e-4, atol=1e-5)
 
 
 def test_what_tf_keras_does_not_have_stays_in_keras_3():
