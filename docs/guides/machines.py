@@ -6,12 +6,14 @@
         --train_batch_size=64 --optimizer=adam --learning_rate=1e-4
 
 starts `espace_tf.bin.fine_tune` with the flags after -- once alone and once as --workers processes,
-each with the TF_CONFIG that it would have on a machine of its own, and prints how far the weights
-of both runs are apart. (Dropout draws for each process alone: with it they are apart.)
+each with the TF_CONFIG that it would have on a machine of its own, and prints the checksum of each
+process's weights, and how far the weights of both runs are apart. What the processes print goes
+into files of --output_dir.
 """
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -37,32 +39,41 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def start(arguments: list[str], config: dict | None = None) -> subprocess.Popen:
-    """The command as a process, of a cluster if there is one."""
+def start(arguments: list[str], log: Path, config: dict | None = None) -> subprocess.Popen:
+    """The command as a process, of a cluster if there is one; what it prints goes into `log`."""
     environment = dict(os.environ)
     if config is not None:
         environment["TF_CONFIG"] = json.dumps(config)
     command = [sys.executable, "-m", "espace_tf.bin.fine_tune", *arguments]
-    return subprocess.Popen(command, env=environment)
+    with open(log, "w") as file:
+        return subprocess.Popen(command, env=environment, stdout=file)
+
+
+def checksum(log: Path) -> str:
+    """That of the weights, which every process prints."""
+    return re.search(r"checksum\s+(\w+)", log.read_text())[1]
 
 
 def main(argv: list[str]) -> None:
     """Runs both and compares."""
     output = Path(_OUTPUT.value)
+    output.mkdir(parents=True, exist_ok=True)
     alone, together = ([*argv[1:], f"--output_dir={output / each}"] for each in ("one", "several"))
-    processes = [start(alone)]
-    if processes[0].wait():
+    if start(alone, output / "one.log").wait():
         raise RuntimeError("espace-fine_tune failed on one device")
     cluster = {"worker": [f"localhost:{port}" for port in free_ports(_WORKERS.value)]}
+    logs = [output / f"worker-{index}.log" for index in range(_WORKERS.value)]
     processes = [
         start(
             [*together, "--strategy=multi_worker"],
+            log,
             {"cluster": cluster, "task": {"type": "worker", "index": index}},
         )
-        for index in range(_WORKERS.value)
+        for index, log in enumerate(logs)
     ]
     if any([process.wait() for process in processes]):
         raise RuntimeError("espace-fine_tune failed in one of the processes")
+    print("Checksums of the weights:", *map(checksum, logs))
     one, several = (
         models.load(output / each / "model.keras").get_weights() for each in ("one", "several")
     )

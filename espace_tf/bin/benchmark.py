@@ -16,7 +16,7 @@ from absl import flags
 from espace_tf.bin import shared_flags, tables
 from espace_tf.bin.command import Command, start
 from espace_tf.bin.run import Run
-from espace_tf.config import require_runtime
+from espace_tf.config import require_runtime, runtime_title
 
 _REPEATS = flags.DEFINE_integer("repeats", 30, "Timed calls of each network.", 1)
 
@@ -49,7 +49,8 @@ def _work(run: Run) -> dict[str, Any]:
     run.begin(
         [
             ("networks", ", ".join(each.name for each in found.values())),
-            ("timing", f"{_REPEATS.value} calls of each, {settings}"),
+            ("data", "noise" if inputs is None else f"{source.name} ({split})"),
+            ("timing", f"{_REPEATS.value} calls of each, {_described(settings)}"),
             ("results", str(run.result)),
         ]
     )
@@ -58,6 +59,12 @@ def _work(run: Run) -> dict[str, Any]:
         "rows", lambda: [dataclasses.asdict(row) for row in benchmark(*found.values(), **options)]
     )
     return {**settings, "models": {row["name"]: row for row in rows}}
+
+
+def _described(settings: dict[str, Any]) -> str:
+    """For a reader."""
+    threads = "all threads" if settings["threads"] is None else f"{settings['threads']} threads"
+    return f"{runtime_title(settings['runtime'])}, batch of {settings['batch_size']}, {threads}"
 
 
 COMMAND = Command(

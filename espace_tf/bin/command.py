@@ -5,6 +5,7 @@ Light: a command imports TensorFlow when its work begins, not for --help or a mi
 
 import contextlib
 import functools
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,11 @@ from espace_tf.bin import models
 from espace_tf.bin.quiet import without_chatter
 from espace_tf.bin.run import DryRun, Run
 
+# Where in a graph an error came up, as TensorFlow puts it into messages.
+_NODES = re.compile(
+    r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:\w+\]( name:)?"
+    r"|Error in user-defined function .* with iterator: [\w:]+: "
+)
 DONE, NOT_USABLE, INTERRUPTED = 0, 1, 130
 _STATUSES = """
 Exit status: 0 done; 1 a flag, a file, the model or the data is not usable, said in one line; 130
@@ -77,7 +83,7 @@ def main(command: Command, argv: list[str]) -> int:
         return INTERRUPTED
     except _errors() as error:
         logging.debug("The error came from here:", exc_info=True)
-        message = " ".join(str(error).split()) or type(error).__name__
+        message = " ".join(_NODES.sub("", str(error)).split()) or type(error).__name__
         print(f"espace-{command.name}: error: {message}", file=sys.stderr)
         if run is not None:
             run.forget()
@@ -96,7 +102,7 @@ def _work(command: Command, run: Run, chatty: bool) -> None:
     else:
         print(f"{run.output} holds these results already; --overwrite makes them anew.")
     Console().print(command.table(summary))
-    print(f"Results in {run.output}.")
+    print(f"Results in {run.output}." if run.is_chief else "The first process writes the results.")
 
 
 def _check(command: Command, argv: list[str]) -> None:

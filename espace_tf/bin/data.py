@@ -174,9 +174,13 @@ def _from_idx(folder: Path) -> dict[str, np.ndarray]:
 
 def _from_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):
+        with open(path, "rb") as file:
+            head = file.read(6)
+        if head == b"\x93NUMPY":
             raise ValueError("it is an .npy file; write it with np.savez(path, x=x, y=y)")
+        if not head.startswith(b"PK"):
+            raise ValueError("it does not begin like one")
+        found = np.load(path, allow_pickle=False)
         with found as file:
             arrays = {name.removesuffix("_train"): file[name] for name in file.files}
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:

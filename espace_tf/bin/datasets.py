@@ -111,7 +111,7 @@ class Examples:
     def _prepared(self, image: tf.Tensor, seed: tf.Tensor, random: bool) -> tf.Tensor:
         """One image of the network's size."""
         if self.source.paths:
-            image = tf.io.read_file(image)
+            image = pixels.read(image)
         if not self.preprocessing.crops:
             return pixels.decoded(image, self._channels) if self.source.encoded else image
         if not self.source.encoded and image.dtype != tf.uint8:

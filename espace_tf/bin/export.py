@@ -36,13 +36,15 @@ def _check() -> None:
 def _work(run: Run) -> dict[str, Any]:
     from espace_tf.bin import opening, writing
 
-    model, data = opening.model(shared_flags.MODEL), None
+    model, data, about = opening.model(shared_flags.MODEL), None, "none"
     if shared_flags.DATASET.value is not None:
-        source = opening.source()
-        data = opening.examples(source, model).held_out(shared_flags.TRAIN_SPLIT.value)
+        source, split = opening.source(), shared_flags.TRAIN_SPLIT.value
+        examples = opening.examples(source, model)
+        data, about = examples.held_out(split), opening.described(source, examples, split)
     names = list(dict.fromkeys(shared_flags.FORMATS.value))
     files = {name: run.output / formats.file_name(name) for name in names}
-    run.begin([("network", model.name), *((name, str(path)) for name, path in files.items())])
+    rows = [("network", model.name), ("data", about)]
+    run.begin([*rows, *((name, str(path)) for name, path in files.items())])
     written = [
         run.step(name, lambda name=name: writing.write(model, files[name], name, data))
         for name in names

@@ -52,6 +52,7 @@ def training_table(summary: Mapping[str, Any]) -> Any:
     kept = "as they came" if best == 0 else f"of epoch {last if best is None else best}"
     title = f"{summary['model']}: the weights {kept}"
     title = title if rate is None else f"{title}, learning rate {rate:g}"
+    title += f", checksum {summary['checksum']}"
     return grid(title, ["epoch", *map(str, epochs)], rows)
 
 

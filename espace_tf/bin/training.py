@@ -12,6 +12,7 @@ from espace_tf.bin.run import Run
 from espace_tf.network import graph
 from espace_tf.training.events import write_numbers
 from espace_tf.training.fine_tune import fine_tune
+from espace_tf.training.run_identity import weights_hash
 
 # Of all steps, the share in which the learning rate rises.
 _WARM_UP = 0.05
@@ -52,7 +53,7 @@ def train(
         strategy: from `strategy`.
 
     Returns:
-        "history": of each epoch, "learning_rate", "best_epoch".
+        "history": of each epoch, "learning_rate", "best_epoch"; "checksum": of the weights.
     """
     library = graph.library(model)
     data = examples.training(shared_flags.TRAIN_SPLIT.value)
@@ -79,6 +80,7 @@ def train(
         "epochs": len(history.epoch),
         "learning_rate": history.learning_rate,
         "best_epoch": history.best_epoch,
+        "checksum": weights_hash(model),
         "history": found,
     }
 

@@ -230,6 +230,12 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(data, trained, tmp_p
         ("train", ["--model=MODEL", "--dataset=DATA", "--image_size=9"], "made by name"),
         ("train", ["--model=MODEL", "--dataset=EMPTY"], "must hold examples"),
         ("train", ["--model=MODEL", "--dataset=UNLABELLED"], "data must hold labels"),
+        ("train", ["--model=MODEL", "--dataset=BROKEN"], "arrays: it does not begin like one"),
+        (
+            "train",
+            ["--model=MODEL", "--dataset=folder:PICTURES", "--preprocessing=imagenet"],
+            "assertion failed: [--dataset holds a file that is no JPEG, PNG, BMP or GIF image:] [",
+        ),
         ("evaluate", ["--model=DATA.tflite", "--original=MODEL", "--dataset=DATA"], "cannot be re"),
         ("evaluate", ["--model=a.tflite", "--dataset=DATA"], "--original must name the Keras"),
         (
@@ -249,8 +255,13 @@ def test_mistakes_are_one_line(name, arguments, words, data, trained, tmp_path, 
     np.savez(tmp_path / "empty.npz", x=np.zeros((0, 16, 16), np.uint8))
     np.savez(tmp_path / "unlabelled.npz", x=np.zeros((40, 16, 16), np.uint8))
     (tmp_path / "data.npz.tflite").write_bytes(b"nothing")
+    (tmp_path / "broken.npz").write_bytes(b"nothing")
+    for kind in ("cat", "dog", "eel"):
+        (tmp_path / "pictures" / kind).mkdir(parents=True)
+        (tmp_path / "pictures" / kind / "1.jpg").write_bytes(b"nothing")
     names = {"DATA.tflite": tmp_path / "data.npz.tflite", "DATA": data, "MODEL": trained}
-    names |= {each.upper(): tmp_path / f"{each}.npz" for each in ("empty", "unlabelled")}
+    names |= {each.upper(): tmp_path / f"{each}.npz" for each in ("empty", "unlabelled", "broken")}
+    names["PICTURES"] = tmp_path / "pictures"
     given = arguments
     for name_, path in names.items():
         given = [each.replace(name_, str(path)) for each in given]
