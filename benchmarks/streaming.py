@@ -5,10 +5,12 @@
 
 trains a network on the stand-in of ImageNet through `python -m espace_tf.bin.train`, with crops,
 and looks at the resident memory of that process ten times a second, for one epoch or
---train_minutes. (20,000 images are 2 GB; --images=2000 --copies=100 are 20 GB to read.) Then it
-counts the images that the pipeline alone gives in a second, and those that the training step takes
-of a batch that is there. The pipeline is fast enough if its number is the larger one. Files in the
-page cache of the system are not counted as memory.
+--train_minutes (0: not at all). It is shown for each tenth of the bytes that the process has read:
+if it is bounded, the last ones are alike. (20,000 images are 2 GB; --images=2000 --copies=120 are
+20 GB to read.) Then, for --seconds each (0: not at all), it counts the images that the pipeline
+alone gives in a second, and those that the training step takes of a batch that is there. The
+pipeline is fast enough if its number is the larger one. Files in the page cache of the system are
+not counted as memory.
 """
 
 import json
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -30,15 +33,15 @@ _MODEL = flags.DEFINE_string("model", "squeezenet", "What is trained.")
 _SPLIT = flags.DEFINE_string("train_split", "train", "How much of it: train[:2000] is quicker.")
 _SIZE = flags.DEFINE_integer("image_size", 224, "Height and width of the crops.", 1)
 _BATCH = flags.DEFINE_integer("train_batch_size", 32, "Images per step.", 1)
-_SECONDS = flags.DEFINE_integer("seconds", 20, "How long each rate is measured.", 1)
+_SECONDS = flags.DEFINE_integer("seconds", 20, "How long each rate is measured.", 0)
 _MINUTES = flags.DEFINE_float("train_minutes", None, "Ends the training after so many; none: never")
 _OUTPUT = flags.DEFINE_string("output_dir", "out/streaming", "Where the results go.")
 
 ROOT = Path(__file__).parents[1]
 
 
-def train() -> dict[str, float]:
-    """Trains in a process of its own; its seconds, and its most resident bytes in each quarter."""
+def train() -> dict[str, Any]:
+    """Trains in a process of its own; its seconds, bytes read, and most resident bytes."""
     command = [
         *(sys.executable, "-m", "espace_tf.bin.train", f"--model={_MODEL.value}", "--overwrite"),
         *("--dataset=imagenet2012", f"--data_dir={_DATA_DIR.value}", "--preprocessing=imagenet"),
@@ -54,7 +57,7 @@ def train() -> dict[str, float]:
     watched = psutil.Process(process.pid)
     while process.poll() is None and time.monotonic() < end:
         try:
-            seen.append(watched.memory_info().rss)
+            seen.append((watched.io_counters().read_chars, watched.memory_info().rss))
         except psutil.NoSuchProcess:
             break
         time.sleep(0.1)
@@ -63,12 +66,29 @@ def train() -> dict[str, float]:
         process.wait()
     elif process.wait():
         raise RuntimeError("espace-train failed")
-    quarters = [max(part) for part in np.array_split(seen, 4)]
+    read, resident = np.array(seen).T
     return {
         "seconds": time.monotonic() - begun,
-        "resident_bytes": int(max(quarters)),
-        "resident_bytes_by_quarter": list(map(int, quarters)),
+        "read_bytes": int(read[-1]),
+        "resident_bytes": int(resident.max()),
+        "resident_bytes_by_tenth": most_by_tenth(read, resident),
     }
+
+
+def most_by_tenth(read: np.ndarray, resident: np.ndarray) -> list[int]:
+    """The most resident bytes while each tenth of the bytes was read.
+
+    Args:
+        read: bytes until each moment.
+        resident: bytes at that moment.
+
+    Example:
+        >>> most_by_tenth(np.arange(20), np.minimum(np.arange(20), 7))
+        [1, 3, 5, 7, 7, 7, 7, 7, 7, 7]
+    """
+    tenths = np.minimum(10 * read // max(read[-1] + 1, 1), 9)
+    found = [resident[tenths == tenth] for tenth in range(10)]
+    return [int(each.max()) if len(each) else 0 for each in found]
 
 
 def rates() -> dict[str, float]:
@@ -107,18 +127,23 @@ def main(argv: list[str]) -> None:
     output = Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
     size = sum(each.stat().st_size for each in Path(_DATA_DIR.value).rglob("imagenet2012-train*"))
-    found = {"dataset_bytes": size, **train(), **rates()}
+    found, rows = {"dataset_bytes": size}, [("dataset on disk", f"{size / 2**30:.2f} GiB")]
+    if _MINUTES.value != 0:
+        found |= train()
+        tenths = " ".join(f"{each / 2**30:.2f}" for each in found["resident_bytes_by_tenth"])
+        rows += [
+            ("read by espace-train", f"{found['read_bytes'] / 2**30:.2f} GiB"),
+            ("its seconds", f"{found['seconds']:.0f}"),
+            ("its most resident memory", f"{found['resident_bytes'] / 2**30:.2f} GiB"),
+            ("the same in each tenth of what it read", tenths),
+        ]
+    if _SECONDS.value:
+        found |= rates()
+        rows += [
+            ("images per second, pipeline alone", f"{found['pipeline']:.0f}"),
+            ("images per second, training step alone", f"{found['step']:.0f}"),
+        ]
     (output / "streaming.json").write_text(json.dumps(found, indent=2) + "\n")
-    rows = [
-        ("dataset on disk", f"{found['dataset_bytes'] / 2**30:.2f} GiB"),
-        ("most resident memory of espace-train", f"{found['resident_bytes'] / 2**30:.2f} GiB"),
-        (
-            "the same in each quarter of its time",
-            " ".join(f"{each / 2**30:.2f}" for each in found["resident_bytes_by_quarter"]),
-        ),
-        ("images per second, pipeline alone", f"{found['pipeline']:.0f}"),
-        ("images per second, training step alone", f"{found['step']:.0f}"),
-    ]
     Console().print(tables.grid(f"{_MODEL.value}, batches of {_BATCH.value}", ["", ""], rows))
 
 
