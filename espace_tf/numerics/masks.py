@@ -11,6 +11,7 @@ damages by neighbour are this package's own.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -93,25 +94,44 @@ def kept(
         >>> kept("impact", (1, 4), 0.5, impact=np.array([[3.0, 1.0, 2.0, 4.0]])).tolist()
         [0, 3]
     """
+    options = {"impact": impact, "table": table, "max_gap": max_gap, "pooling": pooling}
+    return nested(family, output_size, (keep,), **options)[0]
+
+
+def nested(
+    family: str,
+    output_size: tuple[int, int],
+    keeps: Sequence[float],
+    *,
+    impact: np.ndarray | None = None,
+    table: np.ndarray | None = None,
+    max_gap: int | None = None,
+    pooling: Geometry | None = None,
+) -> list[np.ndarray]:
+    """What `kept` gives for each of several keeps, for the time of the smallest: ranked once.
+
+    Example:
+        >>> [each.tolist() for each in nested("lattice", (2, 4), (0.5, 0.25))]
+        [[0, 2, 5, 7], [0, 2]]
+    """
     size = _checked_size(output_size)
     impact = _checked_map("impact", impact, size)
     table = _checked_map("table", table, (len(OFFSETS), *size))
-    _check_choice(family, keep, max_gap, impact is not None or table is not None)
-    count = _count(keep, size[0] * size[1])
-    if family in ("rows", "columns"):
-        axis = 0 if family == "rows" else 1
-        counts = list(size)
-        counts[axis] = _count(keep, size[axis])
-    elif family == "grid":
-        counts = _grid_counts(size, count)
+    for keep in keeps:
+        _check_choice(family, keep, max_gap, impact is not None or table is not None)
+    counts = [_count(keep, size[0] * size[1]) for keep in keeps]
+    if family not in ("rows", "columns", "grid"):
+        ranking = _free_ranking(family, size, min(counts), impact, table, max_gap, pooling)
+        return [np.sort(ranking[:count]).astype(np.int32) for count in counts]
+    if family == "grid":
+        lines = [_grid_counts(size, count) for count in counts]
     else:
-        ranking = _free_ranking(family, size, count, impact, table, max_gap, pooling)
-        return np.sort(ranking[:count]).astype(np.int32)
-    rows, columns = (
-        np.sort(_line_ranking(size, axis, impact, table, max_gap)[: counts[axis]])
-        for axis in (0, 1)
-    )
-    return (rows[:, None] * size[1] + columns).ravel().astype(np.int32)
+        axis = 0 if family == "rows" else 1
+        share = [_count(keep, size[axis]) for keep in keeps]
+        lines = [[count, size[1]] if axis == 0 else [size[0], count] for count in share]
+    ranked = [_line_ranking(size, axis, impact, table, max_gap) for axis in (0, 1)]
+    pairs = [[np.sort(ranked[axis][: each[axis]]) for axis in (0, 1)] for each in lines]
+    return [(rows[:, None] * size[1] + x).ravel().astype(np.int32) for rows, x in pairs]
 
 
 def damage(positions: np.ndarray, output_size: tuple[int, int], table: np.ndarray) -> float:

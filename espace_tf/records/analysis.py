@@ -101,8 +101,9 @@ class SiteAnalysis:
                 options["impact"] = self.impact
             else:
                 options["table"] = self.damage_table
-            size = self.site.output_sizes[0]
-            self._masks[family, keep] = masks.kept(family, size, keep, **options)
+            keeps = self.config.keeps if keep in self.config.keeps else (keep,)
+            found = masks.nested(family, self.site.output_sizes[0], keeps, **options)
+            self._masks |= {(family, k): each for k, each in zip(keeps, found, strict=True)}
         return self._masks[family, keep]
 
     @property

@@ -311,3 +311,19 @@ def test_errors_name_the_argument(change, message):
 def test_offsets_are_in_the_order_in_which_they_are_shown():
     ranked = [(dy**2 + dx**2, dy, dx) for dy, dx in masks.OFFSETS]
     assert ranked == sorted(ranked) and len(set(ranked)) == 24
+
+
+@pytest.mark.parametrize("family", masks.FAMILIES)
+@pytest.mark.parametrize("gap", [None, 2])
+def test_several_keeps_are_the_masks_of_each(family, gap):
+    rng, size = np.random.default_rng(5), (13, 11)
+    options = {"max_gap": gap}
+    if family == "pooling":
+        options["pooling"] = Geometry(kernel_size=(3, 3), input_size=size, strides=(2, 2))
+    keeps = (0.75, 0.13, 0.5, 0.35)
+    for data in ({"table": rng.random((24, *size))}, {"impact": rng.random(size)}):
+        found = masks.nested(family, size, keeps, **data, **options)
+        for keep, positions in zip(keeps, found, strict=True):
+            np.testing.assert_array_equal(
+                positions, masks.kept(family, size, keep, **data, **options)
+            )
