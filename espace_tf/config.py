@@ -74,7 +74,7 @@ class EspaceConfig:
         exclude: which layers must not be touched, in the same forms; wins over include.
         seed: of everything random, below 2**32.
         calibration_images: how many images each pass of statistics reads.
-        damage_images: how many images the one-layer-at-a-time losses are taken on.
+        damage_images: how many images it is taken on what changes of the layers cost.
         energy: share of a kernel's energy that the ranks of the faithful profile keep.
         keeps: shares of the output positions that masks are offered with.
         mask_families: which masks are offered, of "impact", "rows", "columns", "grid", "lattice",
@@ -83,9 +83,9 @@ class EspaceConfig:
         max_gap: a mask of the default profile leaves no hole wider than this many positions.
         min_map: a map whose height or width is below this is never masked.
         rounds: how often `compress` plans again after it has measured the whole network, at most.
-        reconstruct: about how many seconds (of two cores) `compress` trains the network to imitate
-            the given one, without labels, after its layers were refitted, see `reconstruct`; 0:
-            neither.
+        reconstruct: about how many seconds (of two cores) `compress` trains the network at most to
+            imitate the given one, without labels, after its layers were refitted, see
+            `reconstruct`; less where the statistics take less than twice that; 0: neither.
         tolerance: how far the measured speed-up may lie from the asked one, relative to it.
         cache_dir: a folder where finished parts of `analyze` are kept, so that it can resume.
 

@@ -56,8 +56,9 @@ def compress(
     the statistics did not see grows by no more than max_loss_increase. Either way no layer gives
     accuracy for time that is not worth it, and what is returned was measured once more, longer; it
     is the model unchanged if nothing is faster. With data it is then drawn to the given network's
-    answers on the images that the statistics saw, without labels, for about a minute: see
-    `reconstruct`. `fine_tune`, on all the data, brings most of what is still lost back.
+    answers on the images that the statistics saw, without labels, for about half as long as these
+    took: `reconstruct` does more. `fine_tune`, on all the data, brings most of what is still lost
+    back.
 
     Times of layers are kept for the next call on this machine: see `espace_tf.timing.layer_times`.
 
@@ -121,8 +122,9 @@ def compress(
         with progress("plans and their speeds", config.rounds + 2) as search.advance:
             small = _found(search, speedup, budget)
         if work is not None:
-            with progress("reconstruction", work.steps(config.reconstruct)) as advance:
-                _train(small, work, held_out, budget, config.reconstruct, advance)
+            seconds = work.affordable(config.reconstruct, held_out.seen)
+            with progress("reconstruction", work.steps(seconds)) as advance:
+                _train(small, work, held_out, budget, seconds, advance)
     small.espace_analysis = search.analysis
     if verbose:
         _print_summary(small.espace_plan, search.analysis)

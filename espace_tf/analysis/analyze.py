@@ -1,4 +1,4 @@
-"""The parts of analyze(): statistics, options and their times, one-at-a-time losses."""
+"""The parts of analyze(): statistics, options and their times, what changes cost."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from espace_tf.data.arrays import count, describe
 from espace_tf.data.forms import understood
 from espace_tf.data.sizes import fitted
 from espace_tf.kernels.loader import operations_now
-from espace_tf.network import graph
+from espace_tf.network import costs, graph
 from espace_tf.network.cloning import private_copy
 from espace_tf.network.layer_rules import rule
 from espace_tf.network.network import Network
@@ -37,7 +37,9 @@ from espace_tf.timing import measure, runtimes, steps
 from espace_tf.timing.layer_times import LayerTimes
 from espace_tf.timing.reference import Reference
 
-_BATCH = 16  # images per batch of statistics: bounds the memory of the backward pass
+# Images per batch of statistics, and bytes of all their maps at once: the backward pass takes three
+# times as many.
+_BATCH, _MEMORY = 16, 6e8
 # Seconds for building and calling all layers' options; what one layer leaves, the others get.
 _TIMING_SECONDS = 80.0
 
@@ -54,10 +56,11 @@ def analyze(
     """Everything that the planner must know of a trained model, from a few hundred images.
 
     Streams over the data twice (what goes into each convolution; what the loss feels of its
-    output), times every layer and its options on config.runtime, and tries one rank and one mask of
-    each layer for the loss that they cost. A layer whose compressed form will run in a fused graph
-    (see `strip`) is timed as steps of one, others as single operations. With config.cache_dir every
-    finished part is kept there, and a run that was interrupted goes on where it stopped.
+    output), times every layer and its options on config.runtime, and finds what one rank and one
+    mask of each layer would cost by the curvature of the loss, and those of a whole plan by trying
+    them. A layer whose compressed form will run in a fused graph (see `strip`) is timed as steps of
+    one, others as single operations. With config.cache_dir every finished part is kept there, and
+    a run that was interrupted goes on where it stopped.
 
     Args:
         model: of Keras 3 or tf_keras; it is not changed. A subclassed one must have been called.
@@ -124,9 +127,10 @@ def run(
     key = None if config.cache_dir is None else _key(network, data, config, loss)
     cache = ResultCache(key and config.cache_dir, key)
     images, inputs = 0, user_data.named_inputs(model)
+    together = costs.images_within(model, _MEMORY, _BATCH, config.input_size)
 
     def batches(limit: int) -> Iterator[tuple[Any, Any]]:
-        return user_data.batches(data, limit, _BATCH, inputs=inputs)
+        return user_data.batches(data, limit, together, inputs=inputs)
 
     found: Arrays = {}
     resolved = sample = None
@@ -151,7 +155,7 @@ def run(
     times = _time(reference, sites, cache, config, progress)
     if data is not None:
         tried = damages.changeable(sites)
-        probes = [x for x, _ in batches(damages.probe_images(sites, config))]
+        probes = [x for x, _ in batches(min(config.damage_images, images))]
         what_if = functools.cache(lambda: WhatIf(model, tried, probes, outputs=resolved.outputs))
         with progress("one-at-a-time losses", len(tried)) as advance:
             damages.calibrate(sites, what_if, cache, advance)

@@ -1,13 +1,12 @@
 """Damages of options in units of loss: what was predicted, scaled by what trying it out costs."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from espace_tf.analysis.result_cache import Arrays, ResultCache
 from espace_tf.analysis.trials import Change, WhatIf
-from espace_tf.config import EspaceConfig
 from espace_tf.numerics.factors import reconstruct
 from espace_tf.numerics.knapsack import allocate, cheapest
 from espace_tf.records.analysis import SiteAnalysis
@@ -19,10 +18,6 @@ from espace_tf.records.site import Site
 _LEAST_SCALE = 0.1
 # Nor from a predicted error below this share of the median.
 _LEAST_ERROR = 1e-3
-# The one-at-a-time losses take no more multiply-accumulates than this (about a minute on two
-# cores): of a large network fewer than config.damage_images images are used, but 8 at least.
-_PROBE_MACS = 3e12
-_PROBE_IMAGES = 8
 # What all layers lose together is found for the plan that leaves the convolutions this share of
 # their time, which is made anew with what was found so many times.
 _TOGETHER_SHARE = 1 / 3
@@ -32,18 +27,6 @@ _TOGETHER_ROUNDS = 3
 def changeable(sites: dict[str, SiteAnalysis]) -> list[Site]:
     """The sites that have an option besides staying as they are."""
     return [site.site for site in sites.values() if len(site.options) > 1]
-
-
-def probe_images(sites: dict[str, SiteAnalysis], config: EspaceConfig) -> int:
-    """On how many images every rank and mask is tried; does not depend on measured times."""
-    macs = sum(site.site.macs() for site in sites.values())
-    probes = sum(
-        any(option.rank and not option.family for option in site.options)
-        + any(option.family and not option.rank for option in site.options)
-        for site in sites.values()
-    )
-    affordable = int(_PROBE_MACS // max(macs * probes, 1))
-    return min(config.damage_images, max(_PROBE_IMAGES, affordable))
 
 
 def guess(sites: dict[str, SiteAnalysis]) -> None:
@@ -63,12 +46,12 @@ def calibrate(
 ) -> None:
     """Gives every option its damage in units of loss.
 
-    One rank and one mask of every layer are tried, one at a time: their loss over what was
-    predicted scales the layer's other ranks and masks. Losses of single layers do not add up,
-    though. Errors of truncated ranks have no mean (the bias is corrected) and hardly any
-    correlation between layers; masks of one network all blur alike, so that their errors add up
-    before they are squared. Hence the ranks of a whole plan are tried together, and its masks: what
-    either lose more than in sum scales all of its kind.
+    What one rank and one mask of every layer would lose by itself, as the curvature of the loss
+    tells it (see `WhatIf.alone`), over what was predicted scales the layer's other ranks and masks.
+    Losses of single layers do not add up, though. Errors of truncated ranks have no mean (the bias
+    is corrected) and hardly any correlation between layers; masks of one network all blur alike, so
+    that their errors add up before they are squared. Hence the ranks of a whole plan are tried
+    together, and its masks: what either lose more than in sum scales all of its kind.
 
     Args:
         sites: by path, with measured times; their probes and options are set.
@@ -77,12 +60,11 @@ def calibrate(
         advance: told of each layer that is done.
     """
     tried = [sites[site.path] for site in changeable(sites)]
+    found = cache.get("probes", lambda: _probes(tried, what_if(), advance))
     for site in tried:
-        found = cache.get(f"probes-{site.site.path}", lambda site=site: _probe(site, what_if()))
-        site.rank_probes = tuple(map(tuple, found["rank"].tolist()))
-        site.mask_probes = tuple(map(tuple, found["mask"].tolist()))
-        site.release()
-        advance(1)
+        for kind in ("rank", "mask"):
+            pairs = found.get(f"{site.site.path}|{kind}", np.empty((0, 2)))
+            setattr(site, f"{kind}_probes", tuple(map(tuple, pairs.tolist())))
     rank_scales = _scales({site.site.path: site.rank_probes for site in tried})
     mask_scales = _scales({site.site.path: site.mask_probes for site in tried})
     parts = {
@@ -107,19 +89,27 @@ def calibrate(
         )
 
 
-def _probe(site: SiteAnalysis, what_if: WhatIf) -> Arrays:
-    """(predicted error, increase of the loss) of a middle rank and of a middle mask."""
-    ranks = [option for option in site.options if option.rank and not option.family]
-    found: dict[str, list] = {"rank": [], "mask": []}
-    if ranks:
-        option = ranks[len(ranks) // 3]
-        found["rank"].append((option.error, what_if.damage(_rank_change(site, option))))
-    masked = [option for option in site.options if option.family and not option.rank]
-    if masked:
-        option = min(masked, key=lambda each: abs(each.keep - 0.5))
-        loss = what_if.damage(_mask_change(site, option))
-        found["mask"].append((_mask_error(site, option), loss))
-    return {name: np.array(pairs, float).reshape(-1, 2) for name, pairs in found.items()}
+def _probes(
+    sites: Sequence[SiteAnalysis], what_if: WhatIf, advance: Callable[[int], None]
+) -> Arrays:
+    """[1, 2] of (predicted error, loss) of a middle rank and of a middle mask, by "path|kind"."""
+    errors, changes = {}, []
+    for site in sites:
+        ranks = [option for option in site.options if option.rank and not option.family]
+        if ranks:
+            option = ranks[len(ranks) // 3]
+            errors[f"{site.site.path}|rank"] = option.error
+            changes.append(_rank_change(site, option))
+        masked = [option for option in site.options if option.family and not option.rank]
+        if masked:
+            option = min(masked, key=lambda each: abs(each.keep - 0.5))
+            errors[f"{site.site.path}|mask"] = _mask_error(site, option)
+            changes.append(_mask_change(site, option))
+        site.release()
+        advance(1)
+    losses = what_if.alone(changes)
+    pairs = zip(errors.items(), losses, strict=True)
+    return {name: np.array([[error, loss]]) for (name, error), loss in pairs}
 
 
 def _rank_change(site: SiteAnalysis, option: Option) -> Change:
@@ -169,9 +159,13 @@ def _together(
     scales = np.ones(2)
     times = [[option.ms for option in site.options] for site in sites]
     budget = _TOGETHER_SHARE * sum(site.dense_ms for site in sites)
+    before = None
     for _ in range(_TOGETHER_ROUNDS):
         losses = [parts[site.site.path] @ scales for site in sites]
         picked = allocate(times, losses, budget) or cheapest(times, losses)
+        if picked == before:
+            break
+        before = picked
         chosen = [(site, site.options[i]) for site, i in zip(sites, picked, strict=True)]
         alone = sum(
             (parts[site.site.path][i] for site, i in zip(sites, picked, strict=True)), np.zeros(2)

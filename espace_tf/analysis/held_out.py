@@ -12,12 +12,15 @@ from espace_tf.data.distance import Distance
 from espace_tf.data.judge import hits
 from espace_tf.data.losses import OutputLoss
 from espace_tf.data.sample import sample
+from espace_tf.data.sizes import largest_map
 from espace_tf.data.uneven import Uneven, joined
+from espace_tf.network import costs
 from espace_tf.network.network import Network
 from espace_tf.records.comparison import Comparison
 from espace_tf.records.site import is_known
 
-_BATCH = 32
+# Images that are answered together, and bytes of all their maps at once.
+_BATCH, _MEMORY = 32, 1e9
 # As many images as the statistics have by default, but no more multiply-accumulates than this for
 # the given network (about a minute on two cores), and _LEAST at least.
 _MOST = 512
@@ -59,7 +62,9 @@ class HeldOut:
         held = held if total - held >= size else 0
         self.seen = min(calibration_images, total - held) // size * size or total
         start, end = (self.seen, self.seen + held) if held else (0, total)
-        found = list(batches(self.data, end, _BATCH, start=start, inputs=inputs))
+        first, _ = next(batches(self.data, 1, 1, inputs=inputs))
+        together = costs.images_within(model, _MEMORY, _BATCH, largest_map(first))
+        found = list(batches(self.data, end, together, start=start, inputs=inputs))
         self._inputs = [tf.nest.map_structure(tf.convert_to_tensor, x) for x, _ in found]
         self._labels = [y for _, y in found]
         resolved = targets.resolve(model, loss, found[0], seed)

@@ -33,12 +33,46 @@ class Distance:
 
     def __init__(self, outputs: Sequence[OutputLoss], answers: Sequence[np.ndarray | tf.Tensor]):
         self._outputs = outputs
+        self._several = sum(output.weight != 0 for output in outputs) > 1
         pairs = zip(outputs, answers, strict=True)
         self._spreads = [_spread(output, np.asarray(values)) for output, values in pairs]
 
+    def signed(self, answers: Sequence[tf.Tensor], seed: tf.Tensor) -> tf.Tensor:
+        """A scalar whose changes tell the distance of any small change of the answers.
+
+        A random combination of an image's answers, summed over images: where these change a little
+        the mean square of its change is, over the draws, twice the distance. Of a divergence that
+        is the quadratic form of Fisher's information, sum_c p_c (d log p_c)^2, with random signs in
+        the place of labels drawn from p: those are nearly always the one class that tells nothing.
+
+        Args:
+            answers: each output [B, ...] of the given network, differentiable.
+            seed: int32 [2], of the signs.
+        """
+        total = tf.constant(0.0)
+        for index, (output, spread, found) in enumerate(
+            zip(self._outputs, self._spreads, answers, strict=True)
+        ):
+            if not output.weight:
+                continue
+            images = tf.cast(tf.shape(found)[0], tf.float32)
+            if output.kind == "values":
+                values = tf.reshape(tf.cast(found, tf.float32), [-1, np.size(spread)])
+                rows = tf.cast(tf.shape(values)[0], tf.float32) / images
+                shares = tf.sqrt(2.0 / (rows * np.size(spread) * tf.cast(spread, tf.float32)))
+            else:
+                values = output.log_probabilities(found)
+                values = tf.reshape(values, [-1, values.shape[-1]])
+                rows = tf.cast(tf.shape(values)[0], tf.float32) / images
+                weight = 1.0 / spread if self._several else output.weight
+                shares = tf.sqrt(tf.stop_gradient(tf.exp(values)) * weight / rows)
+            draw = tf.random.stateless_normal(tf.shape(values), seed + [index, 0])
+            total += tf.reduce_sum(tf.sign(draw) * shares * values)
+        return total
+
     def __call__(self, before: Sequence[tf.Tensor], after: Sequence[tf.Tensor]) -> float:
         """The mean distance per image of each output [B, ...] before and after."""
-        total, several = 0.0, sum(output.weight != 0 for output in self._outputs) > 1
+        total = 0.0
         for output, spread, a, b in zip(self._outputs, self._spreads, before, after, strict=True):
             if not output.weight:
                 continue
@@ -47,7 +81,7 @@ class Distance:
                 total += float((change.mean(axis=(0, 1)) / spread).mean())
                 continue
             change = float(divergence(output.log_probabilities(a), output.log_probabilities(b)))
-            total += change / spread if several else output.weight * change
+            total += change / spread if self._several else output.weight * change
         return total
 
 

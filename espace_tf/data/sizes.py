@@ -1,7 +1,11 @@
 """What a model and its data fix of a configuration: the batch, and the size of open inputs."""
 
 import dataclasses
+import math
 from typing import Any
+
+import numpy as np
+import tensorflow as tf
 
 from espace_tf.config import EspaceConfig
 from espace_tf.data.batches import batches, fixed_batch, in_order, named_inputs
@@ -38,3 +42,14 @@ def fitted(model: Any, data: Any, config: EspaceConfig) -> EspaceConfig:
             "model inputs of fixed size"
         )
     return dataclasses.replace(config, input_size=sizes.pop())
+
+
+def largest_map(x: Any) -> tuple[int, int] | None:
+    """(H, W) of the largest of a batch's inputs that are maps; None if none is.
+
+    Example:
+        >>> largest_map([np.zeros((2, 8, 6, 3)), np.zeros((2, 5))])
+        (8, 6)
+    """
+    sizes = [tuple(np.shape(each)[1:3]) for each in tf.nest.flatten(x) if np.ndim(each) == 4]
+    return max(sizes, key=math.prod, default=None)

@@ -1,5 +1,6 @@
 """Multiply-accumulates of a model, counted layer by layer."""
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -47,6 +48,25 @@ def macs(model: Any, size: tuple[int, int] | None = None) -> int:
         568740352
     """
     return sum(layer_macs(model, size).values())
+
+
+def images_within(model: Any, memory: float, most: int, size: tuple[int, int] | None = None) -> int:
+    """How many images' maps, those of all layers at once, take no more bytes; at least one.
+
+    Args:
+        model: a Keras model with known inputs.
+        memory: bytes; a pass without gradients keeps all maps, one with gradients three times that.
+        most: how many there are.
+        size: as of `layer_costs`.
+
+    Example:
+        >>> images_within(keras.applications.MobileNet(weights=None), 1e9, 64)
+        15
+    """
+    calls = _calls(model, list(graph.layers(model)), size)
+    shapes = [tensor.shape[1:] for call in calls for tensor in tf.nest.flatten(call.outputs)]
+    values = sum(math.prod(shape) for shape in shapes if None not in shape)
+    return max(1, min(most, int(memory // max(4 * values, 1))))
 
 
 def _calls(model: Any, paths: list[str], size: tuple[int, int] | None) -> list[recording.Call]:

@@ -17,7 +17,8 @@ from espace_tf.config import EspaceConfig, EspaceWarning
 from espace_tf.network.network import Network
 from espace_tf.planning.budget import Budget
 from espace_tf.planning.correction import Correction
-from espace_tf.planning.planner import DEAREST, LEAST_LOSS, UnreachableSpeedWarning, plan
+from espace_tf.planning.planner import LEAST_LOSS, UnreachableSpeedWarning, plan
+from espace_tf.planning.worth import is_better, is_short, is_too_dear
 from espace_tf.progress import Progress
 from espace_tf.records.analysis import Analysis
 from espace_tf.records.plan import Plan
@@ -28,8 +29,8 @@ from espace_tf.timing.reference import Reference
 _SCALES = (0.25, 4.0)  # how much one measurement may correct the predicted times at most
 # How many rounds of calls, for how many seconds at most, decide about a correction, with what error
 # it ends sooner; and how many say at the end what was reached, with what error: otherwise longer.
-_QUICK = (300, 6.0, 0.01, math.inf)
-_FINAL = (1000, 15.0, 0.01, 0.025)
+_QUICK = (300, 3.0, 0.015, math.inf)
+_FINAL = (1000, 6.0, 0.015, 0.03)
 # A larger error of the last one is told.
 _DOUBTFUL = 0.07
 # Another process finds another speed of the same network, by a few per cent: further off than this,
@@ -88,7 +89,9 @@ class Search:
         refit: Callable[[Any], Any] | None = None,
         times: LayerTimes | None = None,
     ):
-        self._times, self._remembered = LayerTimes() if times is None else times, False
+        self._times = LayerTimes() if times is None else times
+        self._timed: set[str] = set()  # plans that were measured in this search
+        self._remembered = False  # whether the speed of one is known from an earlier call
         self.analysis = analysis
         self._network, self._reference = network, reference
         self._held_out, self._previous = held_out, previous
@@ -108,26 +111,35 @@ class Search:
         """The applied plan whose measured speed is nearest to the asked one.
 
         The one that is chosen is measured once more: of several noisy numbers the one nearest to
-        the wish was picked, and repeating that number would report the wish. Where its answers are
-        much further from the given network's than was predicted, the plan is made anew with damages
-        that explain it: no time is bought that is dearer than it is worth. Likewise where they are
-        nearer, once the network was refitted, and the speed was missed for its price.
+        the wish was picked, and repeating that number would report the wish.
         """
-        scale, kept = 1.0, None
+        tried = self._worthwhile(speedup)
+        small = self._finished(tried)
+        if self._remembered and _is_refuted(tried, small.espace_plan):
+            self._times, self._remembered = LayerTimes(), False
+            small = self._finished(self._worthwhile(speedup))
+        return small
+
+    def _worthwhile(self, speedup: float | None) -> _Tried:
+        """The nearest plan that loses no more than its speed is worth.
+
+        Where its answers are much further from the given network's than was predicted, the plan is
+        made anew with damages that explain it: no time is bought that is dearer than it is worth.
+        Likewise where they are nearer, once the network was refitted, and the speed was missed for
+        its price.
+        """
+        scale, kept, seen = 1.0, None, set()
         for _ in range(_REJECTIONS):
-            tried = self._nearest(speedup, scale)
-            small = self._finished(tried)
-            if self._remembered and self._is_refuted(tried, small.espace_plan):
-                self._times, self._remembered = LayerTimes(), False
-                small = self._finished(self._nearest(speedup, scale))
-            made = small.espace_plan
-            if kept is None or _is_better(made, kept.espace_plan):
-                kept = small
+            tried = self._compared(self._nearest(speedup, scale))
+            made = tried.plan
+            if kept is None or is_better(made, kept.plan):
+                kept = tried
             predicted = sum(layer.damage or 0.0 for layer in made.layers.values())
-            if predicted <= 0 or made.comparison is None:
+            if predicted <= 0 or made.comparison is None or choices(made) in seen:
                 break
+            seen.add(choices(made))
             explained = float(np.clip(made.comparison.loss_increase / predicted, 1e-3, 1e6))
-            dear, missed = _is_too_dear(made), _is_short(made, self.analysis.config.tolerance)
+            dear, missed = is_too_dear(made), is_short(made, self.analysis.config.tolerance)
             slower = dear and explained > scale
             faster = missed and not dear and explained < scale / _CHEAPER
             if not slower and not faster:
@@ -164,7 +176,7 @@ class Search:
         return self._finished(best)
 
     def _finished(self, tried: _Tried) -> Any:
-        """The model with its plan, what was measured in it; unchanged where it is no faster."""
+        """The model with its plan, and what was measured; unchanged where it is no faster."""
         made, model = tried.plan, tried.model
         speed = tried.speed
         if made.layers:
@@ -172,11 +184,16 @@ class Search:
         if made.layers and speed <= 1:
             reason = f"the compressed network was measured at {speed:.2f} times the speed of the "
             return _unchanged(self._network, made, reason + "given one")
-        if made.comparison is None and made.layers and self._held_out is not None:
-            compared = self._held_out.compare(self._refitted(model))
-            made = dataclasses.replace(made, comparison=compared)
         model.espace_plan = dataclasses.replace(made, measured_speedup=speed)
         return model
+
+    def _compared(self, tried: _Tried) -> _Tried:
+        """The same, refitted and compared with the given network."""
+        made = dataclasses.replace(tried.plan, measured_speedup=tried.speed)
+        if made.layers and self._held_out is not None:
+            compared = self._held_out.compare(self._refitted(tried.model))
+            made = dataclasses.replace(made, comparison=compared)
+        return dataclasses.replace(tried, plan=made)
 
     def _nearest(self, speedup: float | None, damage_scale: float) -> _Tried:
         """The nearest of the first plan and up to config.rounds corrected ones; the first near one.
@@ -236,16 +253,12 @@ class Search:
         network = repr((made.fingerprint, where))
         change = hashlib.sha256(repr(sorted(choices(made), key=repr)).encode()).hexdigest()[:16]
         known = self._times.get(network, change)
-        self._remembered |= known is not None
+        self._remembered |= known is not None and change not in self._timed
         if known is None:
+            self._timed.add(change)
             known = 1 / _measured_speedup(self._reference, small, *_QUICK)
             self._times.add(network, 1.0, {change: known})
         return 1 / known
-
-    def _is_refuted(self, tried: _Tried, made: Plan) -> bool:
-        """Whether the long measurement of today finds another speed than the short one."""
-        off = abs(made.measured_speedup / tried.speed - 1)
-        return bool(tried.plan.layers) and off > _REFUTED
 
     def _planned(self, analysis: Analysis | None = None, **options: Any) -> Plan:
         with warnings.catch_warnings():
@@ -309,24 +322,10 @@ def prepared(
     return Search(network, analysis, reference, held_out, previous, refit, times)
 
 
-def _is_short(made: Plan, tolerance: float) -> bool:
-    """Whether a network is slower than was asked for."""
-    return made.speedup is not None and made.measured_speedup < made.speedup * (1 - tolerance)
-
-
-def _is_better(made: Plan, other: Plan) -> bool:
-    """Whether a plan is not too dear, and the other one is or is further from the asked speed."""
-    if _is_too_dear(made) or made.speedup is None:
-        return not _is_too_dear(made)
-    misses = [abs(math.log(each.measured_speedup / each.speedup)) for each in (made, other)]
-    return _is_too_dear(other) or misses[0] < misses[1]
-
-
-def _is_too_dear(made: Plan) -> bool:
-    """Whether a plan loses more than its speed is worth, as far as that was measured."""
-    if made.comparison is None or not made.measured_speedup:
-        return False
-    return made.comparison.loss_increase > DEAREST * math.log(made.measured_speedup)
+def _is_refuted(tried: _Tried, made: Plan) -> bool:
+    """Whether the long measurement of today finds another speed than the short one."""
+    off = abs(made.measured_speedup / tried.speed - 1)
+    return bool(tried.plan.layers) and off > _REFUTED
 
 
 def _unchanged(network: Network, rejected: Plan, reason: str) -> Any:

@@ -19,6 +19,7 @@ class Reference:
 
     def __init__(self, model: Any, config: EspaceConfig):
         self.model, self._config = model, config
+        self._last: tuple[Any, Callable[[], Any]] | None = None
 
     @functools.cached_property
     def stripped(self) -> Any:
@@ -31,9 +32,14 @@ class Reference:
         return self._runner(self.stripped)
 
     def speedup(self, small: Any, **effort: float) -> measure.Ratio:
-        """Its time over that of a compressed model, stripped as well; with arguments of `ratio`."""
-        other = self._runner(runtimes.find(self._config.runtime).form(small))
-        return measure.ratio(self.call, other, **effort)
+        """Its time over that of a compressed model, stripped as well; with arguments of `ratio`.
+
+        The model that was timed last is kept as it was stripped: new weights take no other time.
+        """
+        if self._last is None or self._last[0] is not small:
+            self._last = None  # two at once would take the memory of both
+            self._last = small, self._runner(runtimes.find(self._config.runtime).form(small))
+        return measure.ratio(self.call, self._last[1], **effort)
 
     def _runner(self, stripped: Any) -> Callable[[], Any]:
         arrays = comparison.noise(stripped, self._config.batch_size, self._config.input_size)

@@ -17,9 +17,10 @@ from espace_tf.training.distillation import Teacher, output_distillation, relati
 from espace_tf.training.safe_steps import safe_steps
 from espace_tf.training.step import LossScale, assign
 
-BATCH = 32
 _TEMPERATURE = 2.0
 _LOOKS = 4  # at the held-out images
+# Of so few steps none is left to find a rate with: they are taken at this one.
+_FEW, _USUAL = 50, 3e-4
 _MEMORY = 5e8  # bytes of the teacher's answers that are kept instead of computed again
 
 
@@ -83,7 +84,7 @@ class Descent:
             return found if np.isfinite(found) else np.inf
 
         with safe_steps(self._model):
-            rate = learning_rate.find(loss_after)
+            rate = _USUAL if steps < _FEW else learning_rate.find(loss_after)
             self._descend(rate, steps, end, seed, looks=_LOOKS)
 
     def _descend(self, rate: float, steps: int, end: float, seed: int, looks: int = 0) -> None:

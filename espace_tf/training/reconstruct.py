@@ -15,13 +15,14 @@ from espace_tf.data import losses
 from espace_tf.data.arrays import count, split
 from espace_tf.data.distance import Distance
 from espace_tf.data.sample import sample
+from espace_tf.data.sizes import largest_map
 from espace_tf.data.uneven import Uneven, concatenated, joined, length, shapes
-from espace_tf.network import cloning, costs, graph, recording
+from espace_tf.network import cloning, costs, graph
 from espace_tf.network.tracing import traced
 from espace_tf.rewriting.fuse import check_not_fused
 from espace_tf.training.best import Best
 from espace_tf.training.closed_form import refit_layers
-from espace_tf.training.descent import BATCH, Descent
+from espace_tf.training.descent import Descent
 from espace_tf.training.distillation import check_outputs
 from espace_tf.training.set_aside import share
 
@@ -31,8 +32,12 @@ IMAGES = 512  # that `reconstruct` draws at most
 _RATE, _STEP_SECONDS = 3e10, 0.05
 _MOST_STEPS = 200
 _LATE = 2.0  # times the seconds asked for: no further step is begun on a slower or busy machine
-# Bytes of all maps of the images that layers are refitted on.
-_MEMORY = 1.5e9
+# `compress` takes no more seconds than this share of what the statistics of so many images take, as
+# it is estimated: so many passes through the network, and what tracing takes.
+_SHARE, _PASSES, _TRACING = 0.5, 5.0, 4.0
+_BATCH, _LEAST_BATCH = 32, 8
+# Bytes of all maps of the images that layers are refitted on, or of a batch that is trained on.
+_MEMORY = 1e9
 
 
 class Reconstructed(NamedTuple):
@@ -135,6 +140,11 @@ class Reconstruction:
         self._teacher, self._loss, self._seed = teacher, loss, seed
         self._inputs = user_data.named_inputs(teacher)
         total, self._fixed = count(x), user_data.fixed_batch(self._inputs)
+        one = next(user_data.batches(x, 1, 1, inputs=self._inputs))[0]
+        size = largest_map(one)
+        self._macs = costs.macs(teacher, size)
+        self._most = costs.images_within(teacher, _MEMORY, total, size)
+        self._batch = self._fixed or max(min(self._most, _BATCH), _LEAST_BATCH)
         size = self._fixed or 1
         self.held = -(-share(total) // size) * size
         self.held = self.held if total - self.held >= size else 0
@@ -178,7 +188,7 @@ class Reconstruction:
         return Reconstructed(best.first_loss, best.loss)
 
     def _batches(self, x: Any, start: int, end: int) -> list[Any]:
-        found = user_data.batches(x, end, BATCH, start=start, inputs=self._inputs)
+        found = user_data.batches(x, end, self._batch, start=start, inputs=self._inputs)
         return [images for images, _ in found]
 
     def _answers(self, model: Any) -> list[np.ndarray]:
@@ -203,21 +213,20 @@ class Reconstruction:
         if self._fixed is not None:  # one batch is all that the model takes
             held = min(aside, self._fixed // 4)
             return self._fixed - held, held
-        one = _first(self._images[0], 1)
-        with recording.record(self._teacher, graph.layers(self._teacher)) as calls:
-            self._teacher(one, training=False)
-        maps = [value for call in calls for value in tf.nest.flatten(call.outputs)]
-        most = int(_MEMORY // max(sum(tf.size(each).numpy() * 4 for each in maps), 1))
-        fitted = min(images, max(4, most * 4 // 5))
+        fitted = min(images, max(4, self._most * 4 // 5))
         return fitted, min(aside, max(1, fitted // 4))
 
     def steps(self, seconds: float) -> int:
         """How many steps are taken in so many seconds of two cores."""
-        sizes = [np.shape(each)[1:3] for each in tf.nest.flatten(self._images[0])]
-        size = max((each for each in sizes if len(each) == 2), key=math.prod, default=None)
-        macs = costs.macs(self._teacher, size)
-        step = _STEP_SECONDS + 2.5 * BATCH * macs / _RATE
+        step = _STEP_SECONDS + 2.5 * self._batch * self._macs / _RATE
         return min(int(seconds / step), _MOST_STEPS)
+
+    def affordable(self, seconds: float, images: int) -> float:
+        """As many seconds as are in proportion to the statistics of so many images, at most these.
+
+        Estimated from the network alone, as the steps are, so that results repeat.
+        """
+        return min(seconds, _SHARE * (_TRACING + _PASSES * images * self._macs / _RATE))
 
 
 def _first(x: Any, images: int) -> Any:

@@ -19,6 +19,9 @@ class Loss:
     def __init__(self, coherent=True):
         self._power = 2 if coherent else 1
 
+    def alone(self, changes):
+        return [self.damage(change) for change in changes]
+
     def damage(self, *changes):
         power = self._power
         ranks = sum(RANKS[path] * error for path, kind, error in changes if kind == "rank")

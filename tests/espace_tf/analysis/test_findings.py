@@ -19,7 +19,7 @@ from analysed import (
 )
 from responses import response_error
 
-from espace_tf.analysis import damages, offers
+from espace_tf.analysis import offers
 from espace_tf.analysis.analyze import analyze
 from espace_tf.network import graph
 from espace_tf.numerics.factors import reconstruct
@@ -83,17 +83,6 @@ def test_options_mean_what_they_say(labelled):
     scales, *_ = np.linalg.lstsq(np.array(parts), damages_found, rcond=None)
     assert (scales > 0).all()
     np.testing.assert_allclose(parts @ scales, damages_found, rtol=1e-5, atol=1e-12)
-
-
-def test_large_networks_are_tried_on_fewer_images(labelled, monkeypatch):
-    config = dataclasses.replace(CONFIG, damage_images=64)
-    # A rank and a mask of the first layer, a rank of the second one.
-    macs = 3 * sum(site.site.macs() for site in labelled.sites.values())
-    for affordable, images in ((1000, 64), (20.5, 20), (0, 8)):
-        monkeypatch.setattr(damages, "_PROBE_MACS", affordable * macs)
-        assert damages.probe_images(labelled.sites, config) == images
-    config = dataclasses.replace(CONFIG, damage_images=3)
-    assert damages.probe_images(labelled.sites, config) == 3
 
 
 def test_masks_of_one_family_are_nested(labelled):

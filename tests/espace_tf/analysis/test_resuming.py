@@ -51,7 +51,7 @@ STAGES = [
     (statistics, "output_statistics", 1),
     (analyzing, "_timed", 2),
     (measure, "alternate", 1),
-    (damages, "_probe", 2),
+    (damages, "_probes", 1),
     (damages, "_together", 1),
 ]
 
@@ -126,7 +126,7 @@ def test_a_killed_process_is_resumed(tmp_path, quick, labelled, monkeypatch):
         import analysed as here
         from espace_tf.analysis import damages
         here.hurry(here.pytest.MonkeyPatch())
-        damages._probe = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        damages._probes = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         config = dataclasses.replace(here.CONFIG, cache_dir={str(tmp_path)!r})
         loss = here.keras.losses.SparseCategoricalCrossentropy()
         here.run(here.network(), here.samples(), config, loss=loss)
@@ -145,5 +145,5 @@ def test_a_killed_process_is_resumed(tmp_path, quick, labelled, monkeypatch):
     config = dataclasses.replace(CONFIG, cache_dir=tmp_path)
     loss = keras.losses.SparseCategoricalCrossentropy()
     found = run(network(), samples(), config, loss=loss)
-    assert counts == {"_probe": 2, "_together": 1}
+    assert counts == {"_probes": 1, "_together": 1}
     same(dataclasses.replace(found, config=CONFIG), labelled)

@@ -215,3 +215,26 @@ def test_an_output_without_a_loss_counts_nothing():
     expected = alone.damage(Change(site=read_sites(inner)[0], positions=POSITIONS))
     np.testing.assert_allclose(found[0], expected, rtol=1e-4)
     assert found[1] > found[0]
+
+
+@LIBRARIES
+@pytest.mark.parametrize("head", ["softmax", "logits", "sigmoid", "map"])
+def test_slopes_tell_what_small_changes_cost_alone(library, head):
+    model = network(library, head)
+    sites, random = read_sites(model), np.random.default_rng(SEED)
+    loss = {"sigmoid": "binary_crossentropy", "map": None}.get(head, "categorical_crossentropy")
+    changes = []
+    for site in sites:
+        kernel = np.asarray(graph.layers(model)[site.path].get_weights()[0])
+        moved = kernel + 1e-2 * random.normal(size=kernel.shape).astype(np.float32)
+        changes.append(Change(site=site, kernel=moved))
+        shift = 3e-2 * random.normal(size=site.filters).astype(np.float32)
+        changes.append(Change(site=site, kernel=kernel, shift=shift))
+        changes.append(Change(site=site, positions=np.delete(np.arange(64), [27])))
+    # Neighbours are much alike; the same images many times: slopes are drawn for each.
+    x = [np.tile(each[:, :1, :1] + 0.02 * each, (80, 1, 1, 1)) for each in images()]
+    known = outputs(model, library.losses.get(loss) if loss else None)
+    what_if = WhatIf(model, sites, x, outputs=known)
+    expected = [what_if.damage(change) for change in changes]
+    assert min(expected) > 1e-7
+    np.testing.assert_allclose(what_if.alone(changes), expected, rtol=0.25)

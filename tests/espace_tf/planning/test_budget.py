@@ -10,6 +10,7 @@ import pytest
 from espace_tf.config import EspaceWarning
 from espace_tf.planning import search
 from espace_tf.planning.budget import Budget
+from espace_tf.planning.planner import DEAREST
 from espace_tf.planning.search import Search
 from espace_tf.records.analysis import Analysis, SiteAnalysis
 from espace_tf.records.comparison import Comparison
@@ -100,7 +101,7 @@ def test_answers_that_cost_more_than_predicted_buy_less_speed(monkeypatch):
     made = Search(None, known, None, truth).at_speed(4.0).espace_plan
     assert made.measured_speedup < 3.5
     paid = made.comparison.loss_increase / math.log(made.measured_speedup)
-    assert paid <= search.DEAREST * 1.05
+    assert paid <= DEAREST * 1.05
 
 
 def test_what_a_refit_brings_back_buys_the_speed_that_was_too_dear(monkeypatch):
@@ -125,7 +126,7 @@ def test_what_a_refit_brings_back_buys_the_speed_that_was_too_dear(monkeypatch):
     assert without.measured_speedup < 3.3
     made = Search(None, known, None, truth, refit=refitted.append).at_speed(4.0).espace_plan
     assert made.measured_speedup == pytest.approx(4.0, rel=0.1)
-    assert made.comparison.loss_increase <= search.DEAREST * math.log(4.0)
+    assert made.comparison.loss_increase <= DEAREST * math.log(4.0)
 
 
 def test_a_machine_that_is_too_busy_to_measure_is_told(monkeypatch):

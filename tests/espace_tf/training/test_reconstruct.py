@@ -81,7 +81,10 @@ def test_a_layer_gets_the_least_squares_solution_of_numpy(monkeypatch):
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.5])
-def test_answers_come_closer_and_nothing_else_changes(seconds, capsys):
+def test_answers_come_closer_and_nothing_else_changes(seconds, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "espace_tf.training.reconstruct._LATE", 1e3
+    )  # the same steps on a busy machine
     model, x = network(), images()
     small = compressed(model)
     before, plan = model.get_weights(), small.espace_plan
