@@ -2,6 +2,8 @@
 
 import importlib.util
 import math
+import sys
+import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -81,3 +83,13 @@ def check_speedup(value: Any) -> None:
             "speedup must be a finite number above 1, such as 2.0 for half the time. "
             f"Received: {value!r}"
         )
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warns with the line that called this library, which is the one that its user can change."""
+    frames, frame = [], sys._getframe(1)
+    while frame is not None:
+        frames.append(frame.f_globals.get("__name__", "").partition(".")[0])
+        frame = frame.f_back
+    ours = [index for index, name in enumerate(frames) if name == __name__.partition(".")[0]]
+    warnings.warn(message, category, stacklevel=max(ours, default=-1) + 3)

@@ -5,12 +5,11 @@ its fused stretches run with the native kernels.
 """
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
 from espace_tf import kernels
-from espace_tf.checks import MOST_THREADS, check_count, require
+from espace_tf.checks import MOST_THREADS, check_count, require, warn
 
 REMEDY = (
     "To build it: `make native` in a checkout, or `pip install <the sources>`; both need a C++17 "
@@ -89,6 +88,6 @@ def interpreter(path: str | os.PathLike, num_threads: int | None = None) -> Any:
         delegates = [delegate()]
     except FileNotFoundError as error:
         delegates = []
-        warnings.warn(f"fused stretches run layer by layer: {error}", RuntimeWarning, stacklevel=2)
+        warn(f"fused stretches run layer by layer: {error}", RuntimeWarning)
     options = {"num_threads": num_threads, "experimental_delegates": delegates}
     return Interpreter(model_path=os.fspath(path), **options)

@@ -2,12 +2,11 @@
 
 import dataclasses
 import inspect
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from espace_tf.analysis.held_out import HeldOut
-from espace_tf.checks import check_count, check_speedup
+from espace_tf.checks import check_count, check_speedup, warn
 from espace_tf.config import EspaceConfig
 from espace_tf.data.arrays import describe
 from espace_tf.data.batches import batches, named_inputs
@@ -143,12 +142,11 @@ def _found(search: Search, speedup: float | None, budget: Budget | None) -> Any:
     if made.comparison is None or budget.spent(made.comparison) <= 1:
         return asked
     small = search.within(budget)
-    warnings.warn(
+    warn(
         f"speedup {speedup:.4g} was asked for; at {made.measured_speedup:.2f} the network loses "
         f"more than {budget} ({made.comparison}). What is returned is "
         f"{small.espace_plan.measured_speedup:.2f} times faster ({small.espace_plan.comparison})",
         UnreachableSpeedWarning,
-        stacklevel=3,
     )
     return small
 

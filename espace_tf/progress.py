@@ -1,6 +1,7 @@
 """One display for a whole call: its phase, what is done, and about how long it takes yet."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -37,7 +38,8 @@ def shown(verbose: int, phases: Mapping[str, float] = SHARES) -> Iterator[Progre
     """A display of these phases, if `verbose`, while the block lasts.
 
     A terminal and a notebook have one bar for all of them; a file or pipe gets a line when a phase
-    begins, without carriage returns.
+    begins, without carriage returns. TensorFlow's advice on retracing, which Keras's own functions
+    draw here, is left out meanwhile.
 
     Args:
         verbose: 0 for nothing.
@@ -49,6 +51,21 @@ def shown(verbose: int, phases: Mapping[str, float] = SHARES) -> Iterator[Progre
         ...     with progress("reading", 2) as advance:
         ...         advance(1)
     """
+    logger = logging.getLogger("tensorflow")
+    logger.addFilter(_no_retracing)
+    try:
+        with _display(verbose, phases) as progress:
+            yield progress
+    finally:
+        logger.removeFilter(_no_retracing)
+
+
+def _no_retracing(record: logging.LogRecord) -> bool:
+    return "triggered tf.function retracing" not in str(record.msg)
+
+
+@contextlib.contextmanager
+def _display(verbose: int, phases: Mapping[str, float]) -> Iterator[Progress]:
     if not verbose:
         yield silent
         return

@@ -1,14 +1,13 @@
 """Exports a model as a TensorFlow Lite file, runs it and compares the outputs."""
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from espace_tf import litert
-from espace_tf.checks import require
+from espace_tf.checks import require, warn
 from espace_tf.config import EspaceWarning
 from espace_tf.data.batches import batches, in_order, named_inputs
 from espace_tf.deploy import comparison, fused_file, tflite
@@ -111,12 +110,11 @@ def _convert_fused(
 ) -> bytes:
     fused = fuse(stripped, large=False)  # LiteRT reads such kernels from the file
     if not fused_file.fused_graphs(fused):
-        warnings.warn(
+        warn(
             f"model {stripped.name!r} has no stretch that the native kernels could run: the file "
             "has built-in operators only. A stretch is of Keras 3, on maps of known size, and "
             "holds one convolution at least",
             EspaceWarning,
-            stacklevel=3,
         )
     options = {"quantize": quantize, "tried": tried, "custom": custom}
     return fused_file.convert(fused, named=stripped, **options)
@@ -137,12 +135,11 @@ def _warn_of_growth(model: Any, path: Any, size: int, dense: int) -> None:
         return  # a small file is mostly descriptions of its operators
     largest = sorted(tables, key=tables.get, reverse=True)[:3]
     named = ", ".join(f"{layer} ({tables[layer]:,})" for layer in largest)
-    warnings.warn(
+    warn(
         f"{str(path)!r} has {size:,} bytes, the weights of the dense network {dense:,}: masks need "
         f"tables of positions, here {sum(tables.values()):,} bytes, most of them for {named}. If "
         "size matters more than time, exclude these layers, or plan with mask_families=()",
         EspaceWarning,
-        stacklevel=3,
     )
 
 

@@ -1,10 +1,10 @@
 """What training changes of a model beside its weights, and puts back: compile state and flags."""
 
 import contextlib
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from espace_tf.checks import warn
 from espace_tf.config import EspaceWarning
 from espace_tf.network import graph
 
@@ -98,12 +98,11 @@ def trainable(model: Any, train_frozen: bool) -> Iterator[None]:
         if not train_frozen:
             _put_back(flags)
             if 0 < own < every:
-                warnings.warn(
+                warn(
                     f"{own} of {every} weights train: the others belong to layers with "
                     "trainable=False and stay as they are. train_frozen=True trains all of them, "
                     "and leaves the flags as they are",
                     EspaceWarning,
-                    stacklevel=4,
                 )
         yield
     finally:

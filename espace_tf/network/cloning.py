@@ -1,11 +1,11 @@
 """Copies of Keras models with some layers replaced; the original is never touched."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from espace_tf.checks import warn
 from espace_tf.config import EspaceWarning
 from espace_tf.network import graph
 from espace_tf.network.likeness import again
@@ -376,11 +376,10 @@ def _copy_compilation(model: Any, copy: Any) -> None:
     try:
         copy.compile(**tf.nest.map_structure(_fresh, arguments))
     except Exception as error:
-        warnings.warn(
+        warn(
             f"the new model {copy.name!r} is not compiled: the optimizer or a metric cannot be "
             f"rebuilt from its config ({error}). Call compile on it before fit or evaluate",
             EspaceWarning,
-            stacklevel=2,
         )
 
 

@@ -4,10 +4,9 @@ Imports neither TensorFlow nor Keras: a saved Analysis can be planned on any mac
 """
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 
-from espace_tf.checks import check_number, check_speedup
+from espace_tf.checks import check_number, check_speedup, warn
 from espace_tf.config import EspaceWarning
 from espace_tf.numerics.factors import plain_factors
 from espace_tf.numerics.knapsack import allocate, cheapest
@@ -94,13 +93,12 @@ def plan(
     choices, reasons, reached = found
     made = build(analysis, speedup, clock, choices, reasons)
     if not reached:
-        warnings.warn(
+        warn(
             f"speedup {speedup:g} was asked for, but the fastest plan that is worth the loss "
             f"it costs is predicted to reach only {made.predicted_speedup:.2f}; "
             f"{clock.other_ms / clock.model_ms:.0%} of the time is spent outside the convolutions "
             f"that may be touched, so that at most {clock.most(analysis):.2f} is possible",
             UnreachableSpeedWarning,
-            stacklevel=2,
         )
     return made
 

@@ -1,12 +1,11 @@
 """What was asked for: refused before any work where it makes no sense, compared with what came."""
 
 import os
-import warnings
 from os import PathLike
 from typing import Any
 
 from espace_tf.analysis.analyze import check_network
-from espace_tf.checks import check_choice, check_number, check_speedup
+from espace_tf.checks import check_choice, check_number, check_speedup, warn
 from espace_tf.config import EspaceConfig, EspaceWarning, runtime_title, usable
 from espace_tf.data.sizes import fitted
 from espace_tf.network import graph
@@ -45,7 +44,7 @@ def checked(
     check_network(network, config)
     config = fitted(network.model, data, config)
     copied = network.copied(config.input_size)
-    warn_of_class(model, copied.model, stacklevel=4)
+    warn_of_class(model, copied.model)
     return copied, config
 
 
@@ -79,12 +78,11 @@ def goal(
         return speedup, None
     if data is not None:
         return None, Budget(loss=DEFAULT_LOSS)
-    warnings.warn(
+    warn(
         f"no data and no speedup were given: the model is made {MODEST:g} times faster by what its "
         "weights tell. A few hundred images, compress(model, images), find what the network can "
         "lose without harm: more speed at the same accuracy",
         EspaceWarning,
-        stacklevel=3,
     )
     return MODEST, None
 
@@ -94,28 +92,25 @@ def warn_if_off(made: Plan, config: EspaceConfig) -> None:
     if not made.layers:
         reasons = list(dict.fromkeys(made.skipped.values()))
         asked = "" if made.speedup is None else f"speedup {made.speedup:.4g} was asked for, but "
-        warnings.warn(
+        warn(
             f"{asked}the model is returned unchanged: {'; '.join(reasons[:3])}"
             + ("; further reasons in espace_plan.skipped" if len(reasons) > 3 else ""),
             UnreachableSpeedWarning,
-            stacklevel=3,
         )
         return
     seen = "" if made.comparison is None else f"; {made.comparison}"
     if made.speedup and abs(made.measured_speedup / made.speedup - 1) > config.tolerance:
-        warnings.warn(
+        warn(
             f"speedup {made.speedup:.4g} was asked for, {made.measured_speedup:.2f} was measured "
             f"({runtime_title(config.runtime)}, batches of {config.batch_size}); the plan "
             f"predicted {made.predicted_speedup:.2f}{seen}",
             UnreachableSpeedWarning,
-            stacklevel=3,
         )
     elif made.comparison is not None and _is_alarming(made.comparison):
-        warnings.warn(
+        warn(
             f"many answers have changed{seen}. Train it (fine_tune with teacher=model), or ask for "
             "less: a lower speedup, or max_loss_increase",
             EspaceWarning,
-            stacklevel=3,
         )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from espace_tf.analysis import analyze
 from espace_tf.analysis.held_out import HeldOut
 from espace_tf.analysis.synthetic import synthetic_inputs
+from espace_tf.checks import warn
 from espace_tf.config import EspaceConfig, EspaceWarning
 from espace_tf.network.network import Network
 from espace_tf.planning.budget import Budget
@@ -352,13 +353,12 @@ def _measured_speedup(
     effort = {"repeats": repeats, "seconds": seconds, "enough": enough, "tolerated": tolerated}
     found = reference.speedup(small, **effort)
     if tolerated < math.inf and found.error > _DOUBTFUL:
-        warnings.warn(
+        warn(
             f"the machine is busy: the compressed network was measured at {found.value:.2f} times "
             f"the speed, with an error of {found.error:.0%} although it was measured longer. The "
             "plan was made from such times too: compress again when nothing else runs, or see "
             "`benchmark` for a later measurement",
             EspaceWarning,
-            stacklevel=2,
         )
     return found.value
 

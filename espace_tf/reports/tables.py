@@ -29,6 +29,8 @@ def summary_table(plan: Any, analysis: Any = None) -> Any:
 
     table, legend, remarks = Table(**_LAYOUT), Table(**_LAYOUT, show_header=False), {}
     beside = {} if analysis is None else alternatives(plan, analysis)
+    if all(each.faster is None for each in beside.values()):
+        beside = {}
     table.add_column("\nlayer")
     names = ("ms\nbefore", "\nafter", "\nrank", "\ncomputed")
     for name in names + ("next:\nms", "\nloss") * bool(beside) + ("\nremark",):

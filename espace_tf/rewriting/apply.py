@@ -2,11 +2,11 @@
 
 import difflib
 import math
-import warnings
 from typing import Any
 
 import numpy as np
 
+from espace_tf.checks import warn
 from espace_tf.config import EspaceWarning
 from espace_tf.keras_layers import for_library
 from espace_tf.network import cloning, graph
@@ -78,16 +78,15 @@ def applied(network: Network, plan: Plan) -> Any:
     return compressed
 
 
-def warn_of_class(model: Any, copy: Any, stacklevel: int = 3) -> None:
+def warn_of_class(model: Any, copy: Any) -> None:
     """Warns if a copy of a model is of another class, which lacks methods of the model's."""
     if lost := cloning.left_behind(model, copy):
-        warnings.warn(
+        warn(
             f"model {model.name!r} is a {type(model).__name__}, a class with an __init__ or a call "
             f"of its own; the new model is a {type(copy).__name__} without its {', '.join(lost)}: "
             "fit and evaluate will not call them. Move what __init__ does to a function that "
             "builds the model, and the class is kept; or give compile a loss that says the same",
             EspaceWarning,
-            stacklevel=stacklevel,
         )
 
 

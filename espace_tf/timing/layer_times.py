@@ -11,7 +11,6 @@ import json
 import math
 import os
 import platform
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -188,10 +187,9 @@ def _read(path: Path, warn: bool = False) -> dict[str, dict]:
         if isinstance(layers, dict) and all(map(_is_entry, layers.values())):
             return layers
     if warn:
-        warnings.warn(
+        warn(
             f"{str(path)!r} does not hold measured times; it is ignored and will be written anew",
             EspaceWarning,
-            stacklevel=4,
         )
     return {}
 

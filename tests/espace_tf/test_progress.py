@@ -2,6 +2,7 @@
 
 import functools
 import io
+import logging
 
 import pytest
 import rich.console
@@ -72,3 +73,17 @@ def test_a_terminal_has_one_bar(monkeypatch):
 def test_an_error_ends_the_display():
     with pytest.raises(ValueError, match="stop"), shown(1, PHASES) as display, display("read", 1):
         raise ValueError("stop")
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_advice_on_functions_that_are_not_the_users_is_left_out(verbose, caplog):
+    logger = logging.getLogger("tensorflow")
+    logger.addHandler(caplog.handler)
+    advice = "5 out of the last 5 calls to %s triggered tf.function retracing."
+    with shown(verbose, PHASES):
+        logger.warning(advice, "f")
+        logger.warning("something else")
+    logger.warning(advice, "g")
+    logger.removeHandler(caplog.handler)
+    messages = {record.getMessage().partition(" triggered")[0] for record in caplog.records}
+    assert messages == {"something else", "5 out of the last 5 calls to g"}
