@@ -33,11 +33,17 @@ VERSIONS = (
     *(("3.11", "2.18"), ("3.11", "2.19"), ("3.12", "2.20")),
     *(("3.11", "2.21"), ("3.12", "2.21"), ("3.13", "2.21")),
 )
-# What a version of TensorFlow or Keras can break: graphs, layers, training, files, the operator.
+# What a version of TensorFlow or Keras can break, in minutes: the operator, its gradients, layers
+# out of configs and files, graphs read, rewritten and fused, exports, the loop of training.
+# Numbers, plans and the checks of arguments depend on no version.
 TESTS = (
-    *("kernels", "keras_layers", "espace_tf/network", "espace_tf/rewriting"),
-    *("espace_tf/test_pipeline.py", "espace_tf/test_callbacks.py", "espace_tf/training"),
-    *("espace_tf/deploy", "espace_tf/analysis", "espace_tf/bin/test_compress.py"),
+    *("kernels/test_loader.py", "kernels/test_native.py", "kernels/test_native_gradients.py"),
+    *("keras_layers/test_convolution.py", "keras_layers/test_fused.py"),
+    *("keras_layers/test_legacy.py", "keras_layers/test_registration.py"),
+    *("espace_tf/network/test_cloning.py", "espace_tf/network/test_graph.py"),
+    *("espace_tf/rewriting/test_apply.py", "espace_tf/rewriting/test_strip.py"),
+    *("espace_tf/rewriting/test_fuse.py", "espace_tf/deploy/test_export_saved_model.py"),
+    *("espace_tf/deploy/test_export_tflite.py", "espace_tf/training/test_fine_tune.py"),
 )
 _PARTS = flags.DEFINE_list("parts", ["use", "tests", "demo"], "What runs in each.")
 _ONLY = flags.DEFINE_list("only", [], "Python-TensorFlow, such as 3.11-2.18; none: all.")
