@@ -86,40 +86,6 @@ def test_the_reference_has_every_public_name():
     assert not missing, f"docs/api/ shows no {sorted(missing)}"
 
 
-# Where a page's commands are run: the tests, or continuous integration.
-RUN_IN = [
-    *sorted((ROOT / "tests" / "benchmarks").glob("test_*.py")),
-    *sorted((ROOT / "tests" / "espace_tf" / "bin").glob("test_*.py")),
-    ROOT / "tests" / "test_guides.py",
-]
-# What a command that a test cannot run must be said to need, in its paragraph.
-MARKS = re.compile(r"\bGPU|\bphone|ImageNet|imagenet2012")
-PROGRAM = re.compile(r"\bpython(?: -W ignore)?\s+(?:-m\s+([\w.]+)|((?:\w+/)+\w+\.py))")
-
-
-def programs(text: str) -> set[str]:
-    """What a page runs by Python, as a path without its ending."""
-    found = {(module.replace(".", "/") or path[:-3]) for module, path in PROGRAM.findall(text)}
-    return {name for name in found if not name.endswith(("/NAME", "pip"))}
-
-
-def is_run(program: str, sources: str) -> bool:
-    """Whether a test starts it: by its path, or by its name alone, quoted."""
-    stem = program.rpartition("/")[2]
-    return bool(re.search(rf'"{stem}(\.py)?"|{program}\.py', sources))
-
-
-def test_every_command_of_a_page_is_run():
-    sources = "\n".join(path.read_text() for path in RUN_IN)
-    left = {}
-    for page in [*PAGES, ROOT / "README.md"]:
-        for paragraph in page.read_text().split("\n\n"):
-            for program in programs(paragraph):
-                if not is_run(program, sources) and not MARKS.search(paragraph):
-                    left.setdefault(program, []).append(page.name)
-    assert not left, f"no test runs, and no page marks as needing a GPU or the like: {left}"
-
-
 def test_the_first_page_names_the_wheel_of_this_version():
     version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     named = re.findall(r"espace_tf-([\d.]+)-2", (ROOT / "docs" / "index.md").read_text())
