@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Iterable
 
 import keras
 import numpy as np
@@ -85,10 +86,10 @@ def timed(
 
     A few are measured, in turns with the untouched layer; the others lie on the lines between those
     of their kind, over multiply-accumulates; `measured` tells which is which. As steps of a fused
-    graph, where hundreds fit into a call, every other rank is, and of every kind of mask (alone or
-    with pairs of one rank, per family) the largest and the smallest keep. As single operations,
-    each of which has to be built: the least, the middle and the largest rank; of every kind of mask
-    (alone, or with pairs, per family) the largest and the smallest keep.
+    graph every third rank is; with masks the least and the largest rank, and of these, and of masks
+    alone, the largest and the smallest keep of every family: time is a line over ranks, too. As
+    single operations, each of which has to be built: the least, the middle and the largest rank; of
+    every kind of mask (alone, or with pairs, per family) the largest and the smallest keep.
 
     Args:
         analysis: the site.
@@ -102,15 +103,22 @@ def timed(
         pair = option.rank if fused and option.family else option.rank is None
         kinds.setdefault((pair, option.family), []).append(option)
     chosen = {kind: _sampled(members, fused) for kind, members in kinds.items()}
-    wanted = [options[0], *(option for members in chosen.values() for option in members)]
-    times = _measure(analysis, wanted, known, seconds, fused)
+    between = _between(kinds) if fused else {}
+    wanted = [option for kind in chosen if kind not in between for option in chosen[kind]]
+    times = _measure(analysis, [options[0], *wanted], known, seconds, fused)
+    points_ms = dict(times)
+    for kind, ends in between.items():
+        for option in chosen[kind]:
+            like = [each for end in ends for each in chosen[end] if each.keep == option.keep]
+            macs, ms = [each.macs for each in like], [times[each] for each in like]
+            points_ms[option] = float(interpolate_ms([option.macs], macs, ms)[0])
     found = [dataclasses.replace(options[0], ms=times[options[0]], measured=True)]
     for kind, members in kinds.items():
         points = chosen[kind]
         lines = interpolate_ms(
             [option.macs for option in members],
             [option.macs for option in points],
-            [times[option] for option in points],
+            [points_ms[option] for option in points],
         )
         for option, ms in zip(members, lines, strict=True):
             measured = option in times
@@ -119,12 +127,30 @@ def timed(
     return found
 
 
+def _between(kinds: Iterable[tuple]) -> dict[tuple, list[tuple]]:
+    """Kinds of masked pairs whose rank is neither the least nor the largest, with those two.
+
+    Args:
+        kinds: (rank, family), None where there is none.
+    """
+    ranks: dict[str, list[int]] = {}
+    for rank, family in kinds:
+        if rank is not None and family is not None:
+            ranks.setdefault(family, []).append(rank)
+    return {
+        (rank, family): [(min(found), family), (max(found), family)]
+        for family, found in ranks.items()
+        for rank in found
+        if min(found) < rank < max(found)
+    }
+
+
 def _sampled(options: list[Option], fused: bool) -> list[Option]:
-    """The cheapest, the middle (or every other) and the dearest option; of masks no middle one."""
+    """The cheapest, the middle (or every third) and the dearest option; of masks no middle one."""
     ordered = sorted(options, key=lambda option: option.macs)
     middle = []
     if options[0].family is None:
-        middle = ordered[::2] if fused else [ordered[len(ordered) // 2]]
+        middle = ordered[::3] if fused else [ordered[len(ordered) // 2]]
     return list(dict.fromkeys([ordered[0], *middle, ordered[-1]]))
 
 
