@@ -1,5 +1,6 @@
 """The pages in docs/: their Python runs in order, what they name is there."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -90,3 +91,22 @@ def test_the_first_page_names_the_wheel_of_this_version():
     version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     named = re.findall(r"espace_tf-([\d.]+)-2", (ROOT / "docs" / "index.md").read_text())
     assert set(named) == {version[1]}
+
+
+def test_a_notebook_is_a_page():
+    pytest.importorskip("mkdocs")
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    printed = {"output_type": "stream", "name": "stdout", "text": ["two\n", "lines\n"]}
+    notebook = {
+        "cells": [
+            {"cell_type": "markdown", "source": ["# Title\n", "Text"]},
+            {"cell_type": "code", "source": ["print(x)"], "outputs": [printed]},
+            {"cell_type": "code", "source": ["y = 1"], "outputs": []},
+        ]
+    }
+    assert hooks.cells(notebook, "a.ipynb").split("\n\n") == [
+        *("# Title\nText", "[As a notebook](a.ipynb)", "```python\nprint(x)\n```"),
+        *("```text\ntwo\nlines\n```", "```python\ny = 1\n```"),
+    ]
