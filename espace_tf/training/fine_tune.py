@@ -245,7 +245,8 @@ def _feeds(model, data, validation_data, batch_size, seed, needed, verbose):
         return Feed(data, batch_size, seed=seed, inputs=inputs), None
     feed, validation, count = set_aside(data, batch_size, seed=seed, inputs=inputs)
     if verbose:
-        print(f"{count} samples of the data are set aside as validation data")
+        few = "The data is too little to set some aside: it is judged by what it is trained on"
+        print(f"{count} samples of the data are set aside as validation data" if count else few)
     return feed, validation
 
 
