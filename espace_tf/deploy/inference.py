@@ -22,7 +22,7 @@ def inference_copy(model: Any) -> Any:
         ValueError: model does not say what its inputs are.
     """
     check_model(model)
-    return _with_safe_norms(strip(_in_float32(model), fuse=False))
+    return _portable(strip(_in_float32(model), fuse=False))
 
 
 def check_model(model: Any) -> None:
@@ -122,14 +122,33 @@ class _UnitNormalization(keras.layers.UnitNormalization):
         return inputs / tf.maximum(tf.sqrt(squares), 1e-12)
 
 
-def _with_safe_norms(model: Any) -> Any:
-    """The model, or a copy of it in which rows of zeros are normalised to zeros everywhere."""
-    norms = keras.layers.UnitNormalization
+class _UpSampling2D(keras.layers.UpSampling2D):
+    """The same as one operation: Keras's repetitions hide sizes from TensorFlow Lite's converter,
+    which has no depthwise convolution for maps of unknown size.
+    """
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        known = self.data_format == "channels_last" and None not in inputs.shape[1:3]
+        if self.interpolation != "nearest" or not known:
+            return super().call(inputs)
+        size = [length * times for length, times in zip(inputs.shape[1:3], self.size, strict=True)]
+        return tf.image.resize(inputs, size, "nearest")
+
+
+_PORTABLE = {
+    keras.layers.UnitNormalization: _UnitNormalization,
+    keras.layers.UpSampling2D: _UpSampling2D,
+}
+
+
+def _portable(model: Any) -> Any:
+    """The model, or a copy of it in which layers that other runtimes misread are written anew."""
 
     def replace(path: str, layer: Any) -> Any:
-        return likeness.like(layer, _UnitNormalization) if type(layer) is norms else None
+        kind = _PORTABLE.get(type(layer))
+        return None if kind is None else likeness.like(layer, kind)
 
-    if not any(type(layer) is norms for layer in graph.layers(model).values()):
+    if not any(type(layer) in _PORTABLE for layer in graph.layers(model).values()):
         return model
     return cloning.clone_with(model, replace, {})
 

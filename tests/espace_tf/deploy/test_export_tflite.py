@@ -299,3 +299,21 @@ def test_checks_of_numerics_are_named_as_the_reason(tmp_path):
             export_tflite(network(), tmp_path / "a.tflite")
     finally:
         tf.debugging.disable_check_numerics()
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+def test_depthwise_convolutions_behind_enlarged_maps(interpolation, tmp_path):
+    # Of Keras's repetitions the converter does not know the size, and then has no operator.
+    keras.utils.set_random_seed(SEED)
+    x = inputs = keras.Input((7, 4, 2))
+    x = keras.layers.UpSampling2D((1, 2))(x)
+    x = keras.layers.UpSampling2D((2, 3), interpolation=interpolation)(x)
+    x = keras.layers.SeparableConv2D(4, (3, 1), padding="same", activation="relu")(x)
+    model = keras.Model(inputs, x)
+    result = export_tflite(model, tmp_path / "a.tflite")
+    assert result.max_difference < 1e-5
+    assert "DEPTHWISE_CONV_2D" in result.operators and "RESIZE_NEAREST_NEIGHBOR" in result.operators
+    open_size = keras.Sequential([keras.Input((None, None, 2)), keras.layers.UpSampling2D(2)])
+    batch = np.random.default_rng(SEED).random((2, 5, 4, 2), np.float32)
+    result = export_tflite(open_size, tmp_path / "b.tflite", representative_data=batch)
+    assert result.max_difference < 1e-6
