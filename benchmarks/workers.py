@@ -6,8 +6,8 @@ halves a GoogLeNet (`Plan.uniform`: half of the ranks, half of the positions) an
 the whole one as teacher: in one process, then in --workers processes with a TF_CONFIG each, by the
 script of the guide, docs/guides/machines.py. Prints the checksum of each process's weights, and how
 far they are from those of one device at most. Without --model it is espace_tf.zoo's, for images of
-28 x 28 that it enlarges to --image_size, with random weights. Name a trained one to compare
-weights: from random ones the roundings of two orders of summation grow in every step.
+28 x 28 that it enlarges to --image_size, with random weights, which one step moves so far that
+weights of two orders of summation cannot be compared: name a trained one for that.
 """
 
 import subprocess

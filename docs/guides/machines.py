@@ -17,7 +17,9 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import app, flags
@@ -54,6 +56,15 @@ def checksum(log: Path) -> str:
     return re.search(r"checksum\s+(\w+)", log.read_text())[1]
 
 
+def apart(some: Sequence[Any], others: Sequence[Any]) -> float:
+    """The largest difference of arrays; of one with numbers above 1 as a part of its largest."""
+    found = [0.0]
+    for one, other in zip(some, others, strict=True):
+        one, other = np.asarray(one, float), np.asarray(other, float)
+        found.append(np.abs(one - other).max() / max(1.0, np.abs(one).max()))
+    return max(found)
+
+
 def main(argv: list[str]) -> None:
     """Runs both and compares."""
     output = Path(_OUTPUT.value)
@@ -74,11 +85,11 @@ def main(argv: list[str]) -> None:
     if any([process.wait() for process in processes]):
         raise RuntimeError("espace-fine_tune failed in one of the processes")
     print("Checksums of the weights:", *map(checksum, logs))
-    one, several = (
-        models.load(output / each / "model.keras").get_weights() for each in ("one", "several")
-    )
-    apart = max(float(np.abs(a - b).max()) for a, b in zip(one, several, strict=True))
-    print(f"{_WORKERS.value} processes and one device: weights at most {apart:.1e} apart")
+    one, several = (models.load(output / each / "model.keras") for each in ("one", "several"))
+    weights = apart(one.trainable_weights, several.trainable_weights)
+    moving = apart(one.non_trainable_weights, several.non_trainable_weights)
+    print(f"{_WORKERS.value} processes and one device: weights at most {weights:.1e} apart")
+    print(f"Moving means and variances at most {moving:.1e} of the largest of a layer")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ _MOST_STEPS = 200
 _LATE = 2.0  # times the seconds asked for: no further step is begun on a slower or busy machine
 # `compress` takes no more seconds than this share of what the statistics of so many images take, as
 # it is estimated: so many passes through the network, and what tracing takes.
-_SHARE, _PASSES, _TRACING = 0.5, 5.0, 4.0
+_SHARE, _PASSES, _TRACING = 0.5, 2.7, 4.0
 _BATCH, _LEAST_BATCH = 32, 8
 # Bytes of all maps of the images that layers are refitted on, or of a batch that is trained on.
 _MEMORY = 1e9
