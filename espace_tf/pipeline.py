@@ -94,12 +94,12 @@ def compress(
         ImportError: config.runtime is not installed.
 
     Warns:
-        UnreachableSpeedWarning: the measured speed is further than config.tolerance from the asked
+        UnreachableSpeedWarning: the measured speed is more than config.tolerance below the asked
             one, or it costs more than the budget allows, which wins; the message has both numbers.
             Or nothing makes the model faster, and a copy of it as it is is returned; the message
             says why.
-        EspaceWarning: many answers have changed; neither data nor a speed were given; the machine
-            was too busy to be measured.
+        EspaceWarning: many answers have changed; the model is faster than was asked for; neither
+            data nor a speed were given; the machine was too busy to be measured.
 
     Example:
         >>> small = compress(model, (images, labels), speedup=2)

@@ -88,7 +88,10 @@ def goal(
 
 
 def warn_if_off(made: Plan, config: EspaceConfig) -> None:
-    """Warns if a plan changes nothing, misses the speed asked for, or changes many answers."""
+    """Warns if a plan changes nothing, misses the speed asked for, or changes many answers.
+
+    Faster than asked is no reason where only one layer was changed, the least that there is.
+    """
     if not made.layers:
         reasons = list(dict.fromkeys(made.skipped.values()))
         asked = "" if made.speedup is None else f"speedup {made.speedup:.4g} was asked for, but "
@@ -99,17 +102,28 @@ def warn_if_off(made: Plan, config: EspaceConfig) -> None:
         )
         return
     seen = "" if made.comparison is None else f"; {made.comparison}"
-    if made.speedup and abs(made.measured_speedup / made.speedup - 1) > config.tolerance:
-        warn(
+    off = made.measured_speedup / made.speedup - 1 if made.speedup else 0.0
+    numbers = (
+        (
             f"speedup {made.speedup:.4g} was asked for, {made.measured_speedup:.2f} was measured "
-            f"({runtime_title(config.runtime)}, batches of {config.batch_size}); the plan "
-            f"predicted {made.predicted_speedup:.2f}{seen}",
-            UnreachableSpeedWarning,
+            f"({runtime_title(config.runtime)}, batches of {config.batch_size})"
         )
+        if made.speedup
+        else ""
+    )
+    if off < -config.tolerance:
+        predicted = f"; the plan predicted {made.predicted_speedup:.2f}"
+        warn(f"{numbers}{predicted}{seen}", UnreachableSpeedWarning)
     elif made.comparison is not None and _is_alarming(made.comparison):
         warn(
             f"many answers have changed{seen}. Train it (fine_tune with teacher=model), or ask for "
             "less: a lower speedup, or max_loss_increase",
+            EspaceWarning,
+        )
+    elif off > config.tolerance and len(made.layers) > 1:
+        warn(
+            f"{numbers}: more than was needed{seen}. Ask for less, or again when nothing else "
+            "runs, to keep more of the answers",
             EspaceWarning,
         )
 
