@@ -36,7 +36,7 @@ FAMILIES = (
     *("EfficientNetB0", "EfficientNetV2B0", "DenseNet121", "ResNet50", "ResNet50V2"),
     *("InceptionV3", "Xception", "ConvNeXtTiny", "InceptionResNetV2", "VGG16", "VGG19"),
 )
-_NEAR = 0.07
+_NEAR, _ERROR = 0.07, 200  # of a speed; letters of an error
 COLUMNS = ("network", "runtime", "asked", "landed", "re-measured", "seconds", "peak MB", "why")
 AGREEMENTS = ("top-1, cosine", "after fine_tune")
 
@@ -96,7 +96,7 @@ def _tried(work: Path, given: dict[str, Any]) -> dict[str, Any]:
             return {**found, "error": f"{part} took longer than {_LIMIT.value:g} s"}
         if ran.returncode:
             last = ran.stderr.strip().splitlines()[-1:] or [f"exit status {ran.returncode}"]
-            return {**found, "error": f"{part}: {last[0]}"}
+            return {**found, "error": f"{part}: {last[0][:_ERROR]}"}
         found[part] = json.loads((work / f"{part}.json").read_text())
     return found
 

@@ -101,9 +101,9 @@ def _tune(model: Any, images: np.ndarray, folder: Path, **_: Any) -> dict[str, A
 
 
 def _small(folder: Path) -> Any:
-    import keras
+    from espace_tf.bin import models
 
-    return keras.models.load_model(folder / "compressed.keras", compile=False)
+    return models.load(folder / "compressed.keras")
 
 
 def _agreements(model: Any, small: Any, images: np.ndarray | None) -> dict[str, list[float]]:

@@ -1,5 +1,6 @@
 """Model files named on a command line, of both Keras libraries."""
 
+import functools
 import json
 import warnings
 import zipfile
@@ -8,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 _HEADS = {".keras": b"PK", ".h5": b"\x89HDF", ".hdf5": b"\x89HDF"}
+# Of Keras 2, whose configurations of these say groups=1: Keras 3 knows no such argument of them.
+_WITHOUT_GROUPS = (
+    *("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D"),
+    *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
+)
 FORMS = "an existing .keras, .h5 or .hdf5 file, or the folder of a SavedModel"
 
 
@@ -70,10 +76,26 @@ def _ways(path: Path) -> Iterator[Callable[[], Any]]:
     if path.is_dir() or _written_by_keras_2(path):
         libraries = [None]
     for library in libraries:
+        known = None
         if library is None:
             import tf_keras as library
-        yield lambda library=library: library.models.load_model(path)
-        yield lambda library=library: library.models.load_model(path, compile=False)
+        elif path.suffix != ".keras":
+            known = {name: _WithoutGroups(getattr(keras.layers, name)) for name in _WITHOUT_GROUPS}
+        read = functools.partial(library.models.load_model, path, custom_objects=known)
+        yield read
+        yield functools.partial(read, compile=False)
+
+
+class _WithoutGroups:
+    """Stands for a class of Keras 3 where files of Keras 2 are read."""
+
+    def __init__(self, kind: type):
+        self._kind, self.__name__ = kind, kind.__name__
+
+    def from_config(self, config: dict[str, Any], **_: Any) -> Any:
+        """A layer of that class."""
+        known = {key: value for key, value in config.items() if (key, value) != ("groups", 1)}
+        return self._kind.from_config(known)
 
 
 def _checked(model: Any) -> Any:

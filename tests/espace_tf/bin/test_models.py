@@ -63,6 +63,21 @@ def test_a_loss_that_is_not_known_is_done_without(library, name, read_by, tmp_pa
     assert isinstance(models.load(tmp_path / name), read_by.Model)
 
 
+def test_convolutions_that_keras_3_knows_no_groups_of(tmp_path):
+    layers = tf_keras.layers
+    x = inputs = layers.Input((6, 7, 2))
+    x = layers.DepthwiseConv2D(3, name="depthwise")(x)
+    x = layers.SeparableConv2D(3, 2, name="separable")(x)
+    x = layers.Conv2DTranspose(4, 3, name="transposed")(x)
+    model, path = tf_keras.Model(inputs, x), tmp_path / "old.h5"
+    model.save(path)
+    found, images = models.load(path), np.random.default_rng(0).random((2, 6, 7, 2), np.float32)
+    np.testing.assert_allclose(found(images), model(images), atol=1e-6)
+    classes = keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D
+    classes += (keras.layers.Conv2DTranspose,)
+    assert tuple(type(layer) for layer in found.layers[1:]) == classes
+
+
 def test_what_was_read_with_keras_3_is_written_for_the_plain_import(tmp_path):
     save(network(tf_keras, "mse"), tmp_path / "old.h5")
     models.load(tmp_path / "old.h5").save(tmp_path / "new.keras")
