@@ -1,6 +1,7 @@
 """Model files named on a command line, of both Keras libraries."""
 
 import functools
+import inspect
 import json
 import warnings
 import zipfile
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 _HEADS = {".keras": b"PK", ".h5": b"\x89HDF", ".hdf5": b"\x89HDF"}
-# Of Keras 2, whose configurations of these say groups=1: Keras 3 knows no such argument of them.
-_WITHOUT_GROUPS = (
+# Of Keras 2, whose configurations of these have arguments that Keras 3 does not know; with these
+# values they say nothing.
+_FEWER_ARGUMENTS = (
     *("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D"),
     *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
 )
+_SAY_NOTHING = {"groups": 1, "kernel_regularizer": None, "kernel_constraint": None}
 FORMS = "an existing .keras, .h5 or .hdf5 file, or the folder of a SavedModel"
 
 
@@ -80,13 +83,13 @@ def _ways(path: Path) -> Iterator[Callable[[], Any]]:
         if library is None:
             import tf_keras as library
         elif path.suffix != ".keras":
-            known = {name: _WithoutGroups(getattr(keras.layers, name)) for name in _WITHOUT_GROUPS}
+            known = {name: _OfKeras2(getattr(keras.layers, name)) for name in _FEWER_ARGUMENTS}
         read = functools.partial(library.models.load_model, path, custom_objects=known)
         yield read
         yield functools.partial(read, compile=False)
 
 
-class _WithoutGroups:
+class _OfKeras2:
     """Stands for a class of Keras 3 where files of Keras 2 are read."""
 
     def __init__(self, kind: type):
@@ -94,8 +97,18 @@ class _WithoutGroups:
 
     def from_config(self, config: dict[str, Any], **_: Any) -> Any:
         """A layer of that class."""
-        known = {key: value for key, value in config.items() if (key, value) != ("groups", 1)}
+        taken = inspect.signature(self._kind).parameters
+        known = {
+            key: value
+            for key, value in config.items()
+            if key in taken or not self._says_nothing(key, value)
+        }
         return self._kind.from_config(known)
+
+    @staticmethod
+    def _says_nothing(key: str, value: Any) -> bool:
+        """Whether an argument may be left out; weights are read after a layer is made."""
+        return key == "kernel_initializer" or (key in _SAY_NOTHING and value == _SAY_NOTHING[key])
 
 
 def _checked(model: Any) -> Any:

@@ -72,7 +72,7 @@ def test_convolutions_that_keras_3_knows_no_groups_of(tmp_path):
     model, path = tf_keras.Model(inputs, x), tmp_path / "old.h5"
     model.save(path)
     found, images = models.load(path), np.random.default_rng(0).random((2, 6, 7, 2), np.float32)
-    np.testing.assert_allclose(found(images), model(images), atol=1e-6)
+    np.testing.assert_allclose(found([images]), model(images), atol=1e-6)
     classes = keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D
     classes += (keras.layers.Conv2DTranspose,)
     assert tuple(type(layer) for layer in found.layers[1:]) == classes
