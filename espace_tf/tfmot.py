@@ -270,8 +270,13 @@ def calibrate(model: Any, data: Any, *, images: int = 256) -> None:
         ValueError: a model without ranges, or data that it does not take.
 
     Example:
-        >>> quantized = tfmot.quantization.keras.quantize_apply(annotated)
-        >>> espace_tf.tfmot.calibrate(quantized, images)
+        >>> import tf_keras
+        >>> import tensorflow_model_optimization as tfmot
+        >>> model = tf_keras.Sequential([tf_keras.Input((16, 16, 3)), tf_keras.layers.Conv2D(8, 3)])
+        >>> annotated = espace_tf.tfmot.quantize_annotate(model)
+        >>> with espace_tf.tfmot.quantize_scope():
+        ...     quantized = tfmot.quantization.keras.quantize_apply(annotated)
+        >>> espace_tf.tfmot.calibrate(quantized, np.random.rand(32, 16, 16, 3).astype("float32"))
     """
     if graph.library(model) is not legacy.tf_keras:
         raise TypeError("model must be a tf_keras model. Received: one of Keras 3")

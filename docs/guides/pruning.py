@@ -111,7 +111,7 @@ def main(argv: list[str]) -> None:
     output = Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(0)
-    data = data_files.load(_DATA.value, limit=_IMAGES.value)
+    data = data_files.load(_DATA.value).first(_IMAGES.value)
 
     def top1(found: np.ndarray) -> float:
         return float(np.mean(found.argmax(-1) == data.y_test))

@@ -38,10 +38,19 @@ class Data:
     y_test: np.ndarray | None = None
 
     @property
+    def train(self) -> Any:
+        """(x, y), or x where there are no labels."""
+        return self.x if self.y is None else (self.x, self.y)
+
+    @property
     def test(self) -> tuple[np.ndarray, np.ndarray] | None:
         """(x_test, y_test), or None unless both are there."""
         missing = self.x_test is None or self.y_test is None
         return None if missing else (self.x_test, self.y_test)
+
+    def first(self, images: int) -> "Data":
+        """So many of the images, and as many of those held out."""
+        return Data(**{k: v if v is None else v[:images] for k, v in vars(self).items()})
 
 
 def load(source: str | Path) -> Data:

@@ -61,7 +61,7 @@ def images_within(model: Any, memory: float, most: int, size: tuple[int, int] | 
 
     Example:
         >>> images_within(keras.applications.MobileNet(weights=None), 1e9, 64)
-        15
+        14
     """
     calls = _calls(model, list(graph.layers(model)), size)
     shapes = [tensor.shape[1:] for call in calls for tensor in tf.nest.flatten(call.outputs)]

@@ -18,6 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from espace_tf import keras_layers, kernels
+from espace_tf.checks import warn
 from espace_tf.config import RUNTIMES, EspaceWarning
 from espace_tf.files import atomic_write
 
@@ -48,7 +49,7 @@ class LayerTimes:
         self._path = path
         self._layers: dict[str, dict] = {}
         if path is not None:
-            self._layers = _read(path, warn=True)
+            self._layers = _read(path, told=True)
 
     @classmethod
     def of_this_machine(cls) -> "LayerTimes":
@@ -174,7 +175,7 @@ def _merge(into: dict[str, dict], other: Mapping[str, dict]) -> None:
         known["shares"] = {**entry["shares"], **known["shares"]}
 
 
-def _read(path: Path, warn: bool = False) -> dict[str, dict]:
+def _read(path: Path, told: bool = False) -> dict[str, dict]:
     """The layers in a file; none if it is not there or is something else."""
     try:
         content = json.loads(path.read_bytes())
@@ -186,7 +187,7 @@ def _read(path: Path, warn: bool = False) -> dict[str, dict]:
         layers = content.get("layers")
         if isinstance(layers, dict) and all(map(_is_entry, layers.values())):
             return layers
-    if warn:
+    if told:
         warn(
             f"{str(path)!r} does not hold measured times; it is ignored and will be written anew",
             EspaceWarning,

@@ -78,6 +78,7 @@ def test_an_error_ends_the_display():
 @pytest.mark.parametrize("verbose", [0, 1])
 def test_advice_on_functions_that_are_not_the_users_is_left_out(verbose, caplog):
     logger = logging.getLogger("tensorflow")
+    caplog.set_level(logging.WARNING, logger.name)
     logger.addHandler(caplog.handler)
     advice = "5 out of the last 5 calls to %s triggered tf.function retracing."
     with shown(verbose, PHASES):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import third_party
+from benchmarks.tensorflow_js import tensors
 
 
 def test_weights_of_tensorflow_js():
@@ -15,8 +15,8 @@ def test_weights_of_tensorflow_js():
         {"weights": [{"name": "a", "shape": [3, 2], "dtype": "float32"}]},
         {"weights": [{"name": "b", "shape": [2, 2, 5], "dtype": "float32", "quantization": how}]},
     ]
-    found = third_party.tensors(manifest, plain.tobytes() + small.tobytes())
+    found = tensors(manifest, plain.tobytes() + small.tobytes())
     np.testing.assert_array_equal(found["a"], plain)
     np.testing.assert_allclose(found["b"], small * 0.25 - 3.0)
     with pytest.raises(ValueError, match="must fill 45 bytes"):
-        third_party.tensors(manifest, plain.tobytes() + small.tobytes() + b"x")
+        tensors(manifest, plain.tobytes() + small.tobytes() + b"x")
