@@ -45,7 +45,7 @@ def test_rows_and_their_summary(monkeypatch, tmp_path, capsys):
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
     with flagsaver.flagsaver(
-        networks=["tiny"], batch=2, keep=0.5, repeats=2, json=str(tmp_path / "rows.json")
+        networks=["tiny"], batch=2, keep=0.5, turns=2, json=str(tmp_path / "rows.json")
     ):
         call_costs.main([])
     (row,) = json.loads((tmp_path / "rows.json").read_text())  # 1x1 convolutions are left out
