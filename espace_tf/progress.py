@@ -69,12 +69,10 @@ def _display(verbose: int, phases: Mapping[str, float]) -> Iterator[Progress]:
     if not verbose:
         yield silent
         return
-    from rich import console as consoles
     from rich import progress
 
-    console = consoles.Console(highlight=False)
-    course = Course(phases)
-    if not (console.is_terminal or console.is_jupyter):
+    console, course = _console(), Course(phases)
+    if not draws(console):
         yield _Lines(course, console)
         return
     columns = (
@@ -86,6 +84,18 @@ def _display(verbose: int, phases: Mapping[str, float]) -> Iterator[Progress]:
     )
     with progress.Progress(*columns, console=console) as bar:
         yield _Bar(course, bar)
+
+
+def draws(console: Any = None) -> bool:
+    """Whether what is printed is looked at as it comes: on a terminal or in a notebook, no file."""
+    console = _console() if console is None else console
+    return console.is_terminal or console.is_jupyter
+
+
+def _console() -> Any:
+    from rich import console
+
+    return console.Console(highlight=False)
 
 
 class Course:

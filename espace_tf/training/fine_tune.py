@@ -13,6 +13,7 @@ from espace_tf.data.forms import understood
 from espace_tf.network import graph
 from espace_tf.network.borrowed import compiled_with, trainable
 from espace_tf.network.replicas import Replicas, find_strategy
+from espace_tf.progress import draws
 from espace_tf.rewriting.fuse import check_not_fused
 from espace_tf.schedules import PolynomialDecay
 from espace_tf.training import learning_rate
@@ -123,7 +124,7 @@ def fine_tune(
             None: the one whose scope the model was made in, or is open; otherwise one device. A
             model made outside is trained as a copy, which is what callbacks see.
         seed: of the order of arrays and of Keras 3's random layers (dropout), below 2**32.
-        verbose: 0 silent, 1 progress bar, 2 one line an epoch.
+        verbose: 0 silent, 1 progress bar, in files as 2, 2 one line an epoch.
 
     Returns:
         The library's History: loss, task_loss, distillation_loss, feature_loss, metrics, val_...
@@ -169,6 +170,7 @@ def fine_tune(
     optimizer = checked_optimizer(library, optimizer)
     team = Replicas(find_strategy(model, strategy))
     verbose = verbose if team.is_chief else 0
+    verbose = 2 if verbose == 1 and not draws() else verbose
     feed, validation = _feeds(
         model, data, validation_data, batch_size, seed, keep_best or optimizer is None, verbose
     )

@@ -162,7 +162,9 @@ def test_a_float16_loss_is_scaled_and_overflows_are_left_out():
 @pytest.mark.parametrize("verbose", [0, 1])
 def test_verbose(capsys, verbose):
     fine_tune(trained(keras), task(32), verbose=verbose, batch_norm_batches=0)
-    assert bool(capsys.readouterr().out) is bool(verbose)
+    printed = capsys.readouterr().out
+    assert bool(printed) is bool(verbose)
+    assert not {"\r", "\b", "\x1b"} & set(printed)  # it is no terminal
 
 
 @LIBRARIES
