@@ -11,7 +11,7 @@ SHARES = {
     "input statistics": 1.0,
     "loss gradients": 1.5,
     "times of layers": 3.0,
-    "one-at-a-time losses": 3.0,
+    "what changes cost": 3.0,
     "plans and their speeds": 3.0,
     "reconstruction": 4.0,
 }

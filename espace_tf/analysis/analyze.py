@@ -157,7 +157,7 @@ def run(
         tried = damages.changeable(sites)
         probes = [x for x, _ in batches(min(config.damage_images, images))]
         what_if = functools.cache(lambda: WhatIf(model, tried, probes, outputs=resolved.outputs))
-        with progress("one-at-a-time losses", len(tried)) as advance:
+        with progress("what changes cost", len(tried)) as advance:
             damages.calibrate(sites, what_if, cache, advance)
     else:
         damages.guess(sites)

@@ -1,4 +1,4 @@
-"""Damages of options in units of loss: what was predicted, scaled by what trying it out costs."""
+"""Damages of options in units of loss: what was predicted, scaled by what changes cost."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence

@@ -57,7 +57,7 @@ def images_within(model: Any, memory: float, most: int, size: tuple[int, int] | 
         model: a Keras model with known inputs.
         memory: bytes; a pass without gradients keeps all maps, one with gradients three times that.
         most: how many there are.
-        size: as of `layer_costs`.
+        size: as of `layer_macs`.
 
     Example:
         >>> images_within(keras.applications.MobileNet(weights=None), 1e9, 64)

@@ -103,17 +103,9 @@ def warn_if_off(made: Plan, config: EspaceConfig) -> None:
         return
     seen = "" if made.comparison is None else f"; {made.comparison}"
     off = made.measured_speedup / made.speedup - 1 if made.speedup else 0.0
-    numbers = (
-        (
-            f"speedup {made.speedup:.4g} was asked for, {made.measured_speedup:.2f} was measured "
-            f"({runtime_title(config.runtime)}, batches of {config.batch_size})"
-        )
-        if made.speedup
-        else ""
-    )
     if off < -config.tolerance:
         predicted = f"; the plan predicted {made.predicted_speedup:.2f}"
-        warn(f"{numbers}{predicted}{seen}", UnreachableSpeedWarning)
+        warn(_numbers(made, config) + predicted + seen, UnreachableSpeedWarning)
     elif made.comparison is not None and _is_alarming(made.comparison):
         warn(
             f"many answers have changed{seen}. Train it (fine_tune with teacher=model), or ask for "
@@ -122,10 +114,17 @@ def warn_if_off(made: Plan, config: EspaceConfig) -> None:
         )
     elif off > config.tolerance and len(made.layers) > 1:
         warn(
-            f"{numbers}: more than was needed{seen}. Ask for less, or again when nothing else "
-            "runs, to keep more of the answers",
+            f"{_numbers(made, config)}: more than was needed{seen}. Ask for less, or again when "
+            "nothing else runs, to keep more of the answers",
             EspaceWarning,
         )
+
+
+def _numbers(made: Plan, config: EspaceConfig) -> str:
+    return (
+        f"speedup {made.speedup:.4g} was asked for, {made.measured_speedup:.2f} was measured "
+        f"({runtime_title(config.runtime)}, batches of {config.batch_size})"
+    )
 
 
 def _is_alarming(seen: Comparison) -> bool:

@@ -43,7 +43,8 @@ class SiteAnalysis:
         damage_table: [24, OH, OW], E sum_c |dL/dy (y_p - y_{p+offset})| for masks.OFFSETS.
         dense_ms: milliseconds of the untouched layer, all calls together.
         options: every option, the dense one first.
-        rank_probes, mask_probes: measured (predicted error, loss increase) pairs.
+        rank_probes, mask_probes: (predicted error, loss increase) pairs, the latter as the loss's
+            curvature tells it.
     """
 
     site: Site

@@ -24,8 +24,8 @@ class Option:
             measured options of its kind (see `interpolate_ms`).
         error: predicted relative squared error of the layer's response to the decomposition.
         damage: predicted increase of the loss: nats per image where the outputs are classes, else
-            the relative squared error of the outputs; calibrated by what ranks and masks lose when
-            they are tried, one layer at a time and all together.
+            the relative squared error of the outputs; calibrated by the loss's curvature along a
+            rank and a mask of each layer, and by what those of a whole plan lose when tried.
         macs: multiply-accumulates per image, all calls together.
     """
 

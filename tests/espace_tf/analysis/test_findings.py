@@ -10,9 +10,7 @@ from analysed import (
     CONFIG,
     LIBRARIES,
     SEED,
-    hurry,
     network,
-    of_labelled_images,
     run,
     same,
     samples,
@@ -24,16 +22,6 @@ from espace_tf.analysis.analyze import analyze
 from espace_tf.network import graph
 from espace_tf.numerics.factors import reconstruct
 from espace_tf.numerics.masks import damage
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    hurry(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def labelled():
-    return of_labelled_images()
 
 
 @LIBRARIES

@@ -12,22 +12,12 @@ import analysed as here
 import keras
 import pytest
 import tensorflow as tf
-from analysed import CONFIG, SEED, hurry, network, of_labelled_images, run, same, samples
+from analysed import CONFIG, SEED, network, run, same, samples
 
 from espace_tf.analysis import analyze as analyzing
 from espace_tf.analysis import damages, result_cache, statistics
 from espace_tf.network.network import Network
 from espace_tf.timing import measure
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    hurry(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def labelled():
-    return of_labelled_images()
 
 
 class BrokenError(Exception):
