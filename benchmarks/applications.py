@@ -13,12 +13,14 @@ of more than 512 (which calibrate; the others judge):
     python -m benchmarks.applications --models=net.h5 --images=net.npy --speedup=2
 
 adds agreement with the original (the least top-1 and cosine of all outputs) before and after
-`fine_tune` with its defaults and without labels. Writes the table as Markdown to --markdown,
-between comments with the name of --table if the file has them. On two cores some minutes a row.
+`fine_tune` with its defaults and without labels; --min_agreement wins over the speed. Writes the
+table as Markdown to --markdown, between comments with the name of --table if the file has them. On
+two cores some minutes a row.
 """
 
 import functools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +38,8 @@ FAMILIES = (
     *("EfficientNetB0", "EfficientNetV2B0", "DenseNet121", "ResNet50", "ResNet50V2"),
     *("InceptionV3", "Xception", "ConvNeXtTiny", "InceptionResNetV2", "VGG16", "VGG19"),
 )
+# Of warnings: what a prediction was, and what the columns of agreement say.
+_ASIDE = re.compile(r"; the plan predicted.*|; on \d+ held-out.*| \(on \d+ held-out[^)]*\)")
 _NEAR, _ERROR = 0.07, 200  # of a speed; letters of an error
 COLUMNS = ("network", "runtime", "asked", "landed", "re-measured", "seconds", "peak MB", "why")
 AGREEMENTS = ("top-1, cosine", "after fine_tune")
@@ -44,6 +48,7 @@ _NETWORKS = flags.DEFINE_list("networks", list(FAMILIES), "Of keras.applications
 _MODELS = flags.DEFINE_list("models", [], "Files of trained networks, instead.")
 _IMAGES = flags.DEFINE_list("images", [], "Their images, an .npy file each.")
 _SPEEDUP = flags.DEFINE_float("speedup", 1.5, "Asked for.", 1.01)
+_AGREEMENT = flags.DEFINE_float("min_agreement", None, "As in compress.", 0.0, 0.9999)
 _RUNTIMES = flags.DEFINE_list("runtimes", ["tf", "litert"], "Where time is measured.")
 _RECONSTRUCT = flags.DEFINE_float("reconstruct", 60.0, "As in EspaceConfig.", 0.0)
 _LIMIT = flags.DEFINE_float("limit", 1800.0, "Seconds that one process may take.", 1.0)
@@ -61,10 +66,9 @@ def main(_) -> None:
     networks = list(zip(_MODELS.value, _IMAGES.value, strict=True))
     networks = networks or [(each, None) for each in _NETWORKS.value]
     if _PART.value is not None:
-        asked = {"speedup": _SPEEDUP.value, "reconstruct": _RECONSTRUCT.value}
-        do(_PART.value, *networks[0], output, runtime=_RUNTIMES.value[0], **asked)
+        do(_PART.value, *networks[0], output, runtime=_RUNTIMES.value[0], **_asked())
         return
-    steps = Steps(output, {"speedup": _SPEEDUP.value, "reconstruct": _RECONSTRUCT.value})
+    steps = Steps(output, _asked())
     rows = []
     for network, images in networks:
         for runtime in _RUNTIMES.value:
@@ -80,14 +84,19 @@ def main(_) -> None:
     put(target, _TABLE.value, markdown(columns, rows))
 
 
+def _asked() -> dict[str, Any]:
+    """What every network is asked for."""
+    flags_of = (_SPEEDUP, _AGREEMENT, _RECONSTRUCT)
+    return {each.name: each.value for each in flags_of}
+
+
 def _tried(work: Path, given: dict[str, Any]) -> dict[str, Any]:
     """What each part found, as far as they came."""
     found: dict[str, Any] = {}
     for part in PARTS if given["images"] else PARTS[:2]:
         kind = "networks" if given["images"] is None else "models"
         known = {kind: given["network"], "images": given["images"], "part": part}
-        known |= {"runtimes": given["runtime"], "output_dir": work, "speedup": _SPEEDUP.value}
-        known["reconstruct"] = _RECONSTRUCT.value
+        known |= {"runtimes": given["runtime"], "output_dir": work, **_asked()}
         command = [f"--{name}={value}" for name, value in known.items() if value is not None]
         command = [sys.executable, "-W", "ignore", "-m", __spec__.name, *command]
         try:
@@ -118,7 +127,7 @@ def _why(found: dict[str, Any]) -> str:
     if "error" in found:
         return found["error"]
     landed, again = found["compress"]["landed"], found["measure"]["speedup"]
-    told = [text.split(";")[0] for text in found["compress"]["warnings"]]
+    told = [_ASIDE.sub("", text) for text in found["compress"]["warnings"]]
     if not told and abs(again / landed - 1) > _NEAR:
         told = ["another process measures another speed"]
     if not told and landed > _SPEEDUP.value * (1 + _NEAR):

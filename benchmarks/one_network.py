@@ -23,7 +23,7 @@ def do(part: str, network: str, data: str | None, folder: Path, **asked: Any) ->
         network: of keras.applications, or a file.
         data: an .npy file of images as a file's network takes them.
         folder: of this network alone.
-        **asked: speedup, runtime and reconstruct.
+        **asked: speedup, min_agreement, runtime and reconstruct.
     """
     model = _network(network, trained=data is not None)
     images = None if data is None else np.load(data, mmap_mode="r")
@@ -54,6 +54,7 @@ def _compress(
     folder: Path,
     *,
     speedup: float,
+    min_agreement: float | None,
     runtime: str,
     reconstruct: float,
 ) -> dict[str, Any]:
@@ -63,7 +64,8 @@ def _compress(
         shape = (_IMAGES, *model.inputs[0].shape[1:])
         images = np.random.default_rng(0).random(shape, np.float32)
     config = espace_tf.EspaceConfig(runtime=runtime, reconstruct=reconstruct)
-    options = {"speedup": speedup, "config": config, "verbose": 0}
+    asked = {"speedup": speedup, "min_agreement": min_agreement}
+    options = {**asked, "config": config, "verbose": 0}
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

@@ -4,8 +4,9 @@
 
 fetches the network's package (`pip`, or `npm` and `node`), writes the network as NAME.keras or
 NAME.h5 and 1,024 crops of the photographs that scikit-image brings, as the network takes them, to
-NAME.npy; then it runs `benchmarks.applications` on them, at batch 1 and with --speedup=2. Nothing
-of the packages is part of this project. Without --networks: all of them, one after the other.
+NAME.npy; then it runs `benchmarks.applications` on them, at batch 1, with --speedup=2 and
+--min_agreement=.95. Nothing of the packages is part of this project. Without --networks: all of
+them, one after the other.
 
 | name | what it is | package |
 |---|---|---|
@@ -39,6 +40,7 @@ _MEAN = (122.782, 117.001, 104.298)  # of the face network's training images, RG
 
 _OUTPUT = flags.DEFINE_string("output_dir", "out/third_party", "Where all is kept.")
 _SPEEDUP = flags.DEFINE_float("speedup", 2.0, "Asked for.", 1.01)
+_AGREEMENT = flags.DEFINE_float("min_agreement", 0.95, "At least this, which wins.", 0.0, 0.9999)
 _MARKDOWN = flags.DEFINE_string("markdown", None, "As in benchmarks.applications.")
 
 
@@ -220,6 +222,7 @@ def main(_: list[str]) -> None:
     models, images = (",".join(map(str, each)) for each in zip(*made, strict=True))
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.applications"]
     command += [f"--models={models}", f"--images={images}", f"--speedup={_SPEEDUP.value}"]
+    command += [f"--min_agreement={_AGREEMENT.value}"]
     command += ["--runtimes=tf", f"--output_dir={folder / 'runs'}", "--table=third_party"]
     if _MARKDOWN.value:
         command.append(f"--markdown={_MARKDOWN.value}")

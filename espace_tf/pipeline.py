@@ -38,6 +38,7 @@ def compress(
     speedup: float | None = None,
     max_loss_increase: float | None = None,
     max_accuracy_drop: float | None = None,
+    min_agreement: float | None = None,
     config: EspaceConfig | None = None,
     loss: Any = None,
     verbose: int = 1,
@@ -52,7 +53,8 @@ def compress(
     With `speedup` the plan of least predicted loss is made. If the speed is off, the predicted
     times are corrected by what was measured and the plan is made anew, up to config.rounds times.
     Without it the loss is the budget: the fastest network is looked for whose loss on images that
-    the statistics did not see grows by no more than max_loss_increase. Either way no layer gives
+    the statistics did not see grows by no more than max_loss_increase (max_accuracy_drop and
+    min_agreement likewise). Either way no layer gives
     accuracy for time that is not worth it, and what is returned was measured once more, longer; it
     is the model unchanged if nothing is faster. With data it is then drawn to the given network's
     answers on the images that the statistics saw, without labels, for about half as long as these
@@ -77,6 +79,8 @@ def compress(
             squared change for other outputs. None: .02, no visible loss, if nothing else is given.
         max_accuracy_drop: how much the share of right answers may fall, with one standard error on
             top; .01 is one point. Needs labels of classes. Small budgets need many images.
+        min_agreement: the share of answers that must stay the given model's, without labels: of
+            classes the largest score, of other values the cosine; .99 lets one in a hundred change.
         config: every other knob; None: EspaceConfig().
         loss: what the model was trained with; None: the compiled loss, else inferred.
         verbose: 0 silent; 1, or 2 as in `fine_tune`, one display of progress with the time left,
@@ -106,7 +110,7 @@ def compress(
         >>> history = fine_tune(small, (images, labels), teacher=model)
     """
     network, config = checked(model, data, config, verbose)
-    limits = max_loss_increase, max_accuracy_drop
+    limits = max_loss_increase, max_accuracy_drop, min_agreement
     speedup, budget = goal(data, speedup, *limits, config.profile)
     held_out, work = None, None
     if data is not None:

@@ -53,6 +53,7 @@ def goal(
     speedup: float | None,
     max_loss_increase: float | None,
     max_accuracy_drop: float | None,
+    min_agreement: float | None,
     profile: str,
 ) -> tuple[float | None, Budget | None]:
     """The speed and the budget that are meant.
@@ -63,9 +64,18 @@ def goal(
     if speedup is not None:
         check_speedup(speedup)
     asked = {"max_loss_increase": max_loss_increase, "max_accuracy_drop": max_accuracy_drop}
+    for name, value in asked.items():
+        if value is not None:
+            check_number(value, name, LEAST_LOSS)
+    asked["min_agreement"] = min_agreement
+    if min_agreement is not None:
+        check_number(min_agreement, "min_agreement", 0.0)
+        if min_agreement >= 1:
+            raise ValueError(
+                f"min_agreement must be below 1: only the given model always answers as it does. "
+                f"Received: {min_agreement}"
+            )
     given = [name for name, value in asked.items() if value is not None]
-    for name in given:
-        check_number(asked[name], name, LEAST_LOSS)
     if given and (data is None or profile == "faithful"):
         raise ValueError(
             f"{given[0]} needs data, and the default profile. Received: "
@@ -73,7 +83,9 @@ def goal(
             + "; give data, or speedup instead"
         )
     if given:
-        return speedup, Budget(loss=max_loss_increase, accuracy=max_accuracy_drop)
+        return speedup, Budget(
+            loss=max_loss_increase, accuracy=max_accuracy_drop, agreement=min_agreement
+        )
     if speedup is not None or profile == "faithful":
         return speedup, None
     if data is not None:

@@ -44,11 +44,9 @@ _REJECTIONS = 3
 # And a further one where all losses turn out so many times smaller, and bought too little for that.
 _CHEAPER = 1.25
 # Of a budget that is looked for, the share aimed at and the least one that is near enough; how many
-# more plans are compared than are timed, since that costs less; what a first plan may lose for each
-# unit of accuracy.
+# more plans are compared than are timed, since that costs less.
 _AIM, _NEAR = 0.92, 0.85
 _FURTHER_ROUNDS = 3
-_LOSS_PER_ACCURACY = 3.0
 # Inputs that are made up where there are no data.
 _SYNTHETIC = 64
 
@@ -155,9 +153,8 @@ class Search:
         a search for the root of one over the other, which stops a little below the budget.
         """
         correction, scale, seen, best = Correction(_AIM, furthest=1e3), 1.0, set(), None
-        allowed = _LOSS_PER_ACCURACY * budget.accuracy if budget.loss is None else budget.loss
         for _ in range(self.analysis.config.rounds + _FURTHER_ROUNDS):
-            made = self._planned(max_loss_increase=max(scale * allowed, LEAST_LOSS))
+            made = self._planned(max_loss_increase=max(scale * budget.first_loss, LEAST_LOSS))
             if choices(made) in seen:
                 break
             seen.add(choices(made))

@@ -186,6 +186,8 @@ def refuse(*_, **__):
         ({"speedup": None, "max_loss_increase": 0.1}, "needs data.*data=None"),
         ({"data": labelled(), "max_loss_increase": 0}, "max_loss_increase must be at least"),
         ({"data": labelled(), "max_accuracy_drop": "1%"}, "max_accuracy_drop must be a finite"),
+        ({"data": labelled(), "min_agreement": 1}, "min_agreement must be below 1: .* Received: 1"),
+        ({"data": None, "min_agreement": 0.9}, "min_agreement needs data"),
         (
             {
                 "data": labelled(),
@@ -375,6 +377,8 @@ def test_one_word_keeps_to_the_default_loss(monkeypatch):
     assert looser.comparison.loss_increase <= 0.5
     kept = compress(model, data, max_accuracy_drop=0.2, config=quick(), verbose=0).espace_plan
     assert kept.comparison.accuracy_drop <= 0.2
+    same = compress(model, data[0], min_agreement=0.9, config=quick(), verbose=0).espace_plan
+    assert same.layers and same.comparison.agreement >= 0.9
     with pytest.warns(UnreachableSpeedWarning) as caught:
         both = compress(
             model, data, speedup=2, max_loss_increase=1e-8, config=quick(), verbose=0

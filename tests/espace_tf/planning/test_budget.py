@@ -28,7 +28,9 @@ def test_what_is_spent():
     assert Budget(loss=0.02).spent(compared(0.03)) == pytest.approx(1.5)
     assert Budget(accuracy=0.01).spent(compared(9.0, 0.005)) == pytest.approx(0.5)
     assert Budget(loss=0.1, accuracy=0.01).spent(compared(0.03, 0.02)) == pytest.approx(2.0)
-    assert str(Budget(loss=0.02)) == "max_loss_increase=0.02"
+    half = dataclasses.replace(compared(9.0), agreement=0.95)
+    assert Budget(agreement=0.9).spent(half) == pytest.approx(0.5)
+    assert str(Budget(loss=0.02, agreement=0.9)) == "max_loss_increase=0.02, min_agreement=0.9"
 
 
 def analysis(rng: np.random.Generator) -> Analysis:
@@ -55,7 +57,7 @@ def analysis(rng: np.random.Generator) -> Analysis:
 
 
 class Truth:
-    """What networks lose really: a factor and a power of what is predicted."""
+    """What networks lose really: a factor and a power of what is predicted; e^-loss agree."""
 
     def __init__(self, rng: np.random.Generator):
         self.factor, self.power, self.asked = rng.uniform(0.2, 5), rng.uniform(0.7, 1.4), 0
@@ -63,7 +65,8 @@ class Truth:
     def compare(self, model) -> Comparison:
         self.asked += 1
         predicted = sum(layer.damage for layer in model.espace_plan.layers.values())
-        return compared(self.factor * predicted**self.power)
+        loss = self.factor * predicted**self.power
+        return dataclasses.replace(compared(loss), agreement=math.exp(-loss))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -81,6 +84,13 @@ def test_the_fastest_network_within_a_loss_is_found(seed, monkeypatch):
     ).predicted_ms
     assert made.predicted_ms <= 1.05 * best, f"{seed=}"
     assert truth.asked <= 6
+    least = float(rng.uniform(0.8, 0.98))
+    made = Search(None, known, None, truth).within(Budget(agreement=least)).espace_plan
+    assert made.comparison.agreement >= least, f"{seed=}"
+    best = search.plan(
+        known, max_loss_increase=(-math.log(least) / truth.factor) ** (1 / truth.power)
+    )
+    assert made.predicted_ms <= 1.06 * best.predicted_ms, f"{seed=}"
 
 
 def test_answers_that_cost_more_than_predicted_buy_less_speed(monkeypatch):
