@@ -72,6 +72,8 @@ class HeldOut:
         self._loss = resolved.target if resolved.name == "labels" else None
         self._batches_before = self._answers(model)
         self._before = _whole(self._batches_before)
+        if self._loss is not None and not isinstance(self.data, Uneven):  # those not held out, too
+            targets.check_labels(self._outputs, self._before, split(self.data)[1], "data")
         self._distance = Distance(self._outputs, self._before)
 
     def compare(self, small: Any) -> Comparison:

@@ -83,7 +83,8 @@ def main(command: Command, argv: list[str]) -> int:
         return INTERRUPTED
     except _errors() as error:
         logging.debug("The error came from here:", exc_info=True)
-        message = " ".join(_NODES.sub("", str(error)).split()) or type(error).__name__
+        message = _broken_file() or str(error) or type(error).__name__
+        message = " ".join(_NODES.sub("", message).split())
         print(f"espace-{command.name}: error: {message}", file=sys.stderr)
         if run is not None:
             run.forget()
@@ -170,6 +171,13 @@ def warn(name: str, message: str) -> None:
         message: what is to be known.
     """
     print(f"espace-{name}: warning: {message}", file=sys.stderr)
+
+
+def _broken_file() -> str | None:
+    """What is wrong with a file of --dataset=folder:PATH; None if nothing is."""
+    streams = sys.modules.get("espace_tf.bin.broken_files")
+    found = None if streams is None else streams.find()
+    return None if found is None else f"--dataset holds a file that is no whole image: {found}"
 
 
 def _errors() -> tuple[type[Exception], ...]:

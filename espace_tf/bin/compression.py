@@ -99,6 +99,8 @@ class Compression:
 
     def _warn_of_guesses(self) -> None:
         """Before minutes of work on images that mean nothing to the network."""
+        if self.data is None or self.data.test is None:
+            return
         judged = self.run.step("before", lambda: self._judged({"before": self.model}))
         found = judged.get("before", {})
         if "accuracy" in found and outcome.guesses(found, self.model, found["images"]):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from espace_tf.bin import pixels
+from espace_tf.bin import broken_files, pixels
 from espace_tf.bin.data import as_images, in_rank
 from espace_tf.bin.pixels import Preprocessing
 from espace_tf.bin.sources import Source
@@ -111,7 +111,11 @@ class Examples:
     def _prepared(self, image: tf.Tensor, seed: tf.Tensor, random: bool) -> tf.Tensor:
         """One image of the network's size."""
         if self.source.paths:
-            image = pixels.read(image)
+            return broken_files.watched(image, lambda content: self._cut(content, seed, random))
+        return self._cut(image, seed, random)
+
+    def _cut(self, image: tf.Tensor, seed: tf.Tensor, random: bool) -> tf.Tensor:
+        """One image, pixels or the content of a file, of the network's size."""
         if not self.preprocessing.crops:
             return pixels.decoded(image, self._channels) if self.source.encoded else image
         if not self.source.encoded and image.dtype != tf.uint8:

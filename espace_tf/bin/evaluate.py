@@ -41,7 +41,10 @@ def _work(run: Run) -> dict[str, Any]:
     examples = opening.examples(source, network)
     split = opening.test_split(source)
     if split is None:
-        raise ValueError(f"--test_split must name one of {', '.join(source.sizes)}")
+        raise ValueError(
+            "--test_split must be given for a dataset without a validation or test split. Received "
+            f"one with {', '.join(source.sizes)}"
+        )
     data = opening.described(source, examples, split)
     run.begin(
         [

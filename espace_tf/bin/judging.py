@@ -44,14 +44,15 @@ class Judging:
     """
 
     def __init__(self, model: Any, data: Any, calls: Mapping[str, Callable[[Any], Any]]):
-        self._data, self._inputs = data, {"inputs": named_inputs(model), "name": "--test_split"}
+        name = "--test_split"
+        self._data, self._inputs = data, {"inputs": named_inputs(model), "name": name}
         self._calls = {
             name: traced(call) if hasattr(call, "inputs") else call for name, call in calls.items()
         }
         self._batches: Iterator[Any] | None = None
         example = next(batches(data, _BATCH, _BATCH, **self._inputs))
         labelled = example[1] is not None
-        self._known = targets.resolve(model, None, example, 0) if labelled else None
+        self._known = targets.resolve(model, None, example, 0, name=name) if labelled else None
 
     def all(self) -> dict[str, dict[str, float]]:
         """Means over all images, by network."""
@@ -84,8 +85,9 @@ class Judging:
         """Sums of what the labels say of a batch."""
         if self._known is None:
             return {}
-        found = {"loss": float(self._known.target(outputs, y, 0))}
         known = self._known.outputs
+        targets.check_labels(known, outputs, y, self._inputs["name"])
+        found = {"loss": float(self._known.target(outputs, y, 0))}
         if len(known) != 1 or known[0].kind not in ACCURACIES:
             return found
         (label,) = map(np.asarray, tf.nest.flatten(y))

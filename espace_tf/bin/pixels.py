@@ -16,8 +16,6 @@ CAFFE_MEAN = (103.939, 116.779, 123.68)
 VALUES = ("none", "scale", "symmetric", "mean_std", "caffe")
 # Of a network judged on crops in the middle, the side of the crop over the shorter side: 224 / 256.
 _CENTRE = 0.875
-# The first two bytes of files: JPEG, PNG, GIF, BMP.
-_HEADS = (b"\xff\xd8", b"\x89P", b"GI", b"BM")
 _AREA, _ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
 
 
@@ -113,15 +111,6 @@ def affine(values: str, channels: int) -> tuple[Any, Any]:
         return (1 / deviation).astype(np.float32), (-mean / deviation).astype(np.float32)
     scale = {"none": 1.0, "scale": 1 / 255, "symmetric": 2 / 255}[values]
     return np.float32(scale), np.float32(-1.0 if values == "symmetric" else 0.0)
-
-
-def read(path: tf.Tensor) -> tf.Tensor:
-    """The content of an image file; one that does not begin like an image is named in the error."""
-    content = tf.io.read_file(path)
-    known = tf.reduce_any(tf.strings.substr(content + "  ", 0, 2) == tf.constant(_HEADS))
-    why = "--dataset holds a file that is no JPEG, PNG, BMP or GIF image:"
-    with tf.control_dependencies([tf.debugging.Assert(known, [why, path])]):
-        return tf.identity(content)
 
 
 def decoded(image: tf.Tensor, channels: int) -> tf.Tensor:

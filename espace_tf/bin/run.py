@@ -98,7 +98,12 @@ class Run:
             return None
         if self.is_chief:
             shutil.rmtree(self.state, ignore_errors=True)
-        return json.loads(self.result.read_text())
+        try:
+            return json.loads(self.result.read_text())
+        except ValueError as error:
+            raise ValueError(
+                f"{self.result} is damaged: {error}. Delete it, or say --overwrite"
+            ) from error
 
     def begin(self, rows: Sequence[tuple[str, str]]) -> None:
         """Makes the folder ready; with --dry_run only says what would be done.

@@ -166,6 +166,12 @@ def _folder(name: str, path: Path) -> Source:
             f"--dataset={name} must hold images ({', '.join(SUFFIXES)}) in one folder a class, or "
             "such folders in train and validation. Received: a folder without"
         )
+    empty = sorted(set(range(len(classes))) - set(held["train"][1]))
+    if empty:
+        raise ValueError(
+            f"--dataset={name} must hold images ({', '.join(SUFFIXES)}) of every class. Received: "
+            f"none in {path / ('train' if 'train' in inside else '') / classes[empty[0]]}"
+        )
 
     def examples(split: str) -> tf.data.Dataset:
         chosen = rows(split, sizes)
@@ -187,7 +193,8 @@ def _folder(name: str, path: Path) -> Source:
 
 
 def _folders(path: Path) -> list[str]:
-    return sorted(each.name for each in path.iterdir() if each.is_dir())
+    found = (each for each in path.iterdir() if each.is_dir())
+    return sorted(each.name for each in found if not each.name.startswith("."))
 
 
 def _files(path: Path, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -199,7 +206,7 @@ def _files(path: Path, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
         (str(file), label)
         for label, name in enumerate(classes)
         for file in (sorted((path / name).iterdir()) if (path / name).is_dir() else ())
-        if file.suffix.lower() in SUFFIXES
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
     ]
     order = np.random.default_rng(0).permutation(len(found))
     files = np.array([file for file, _ in found], dtype=object)[order]
@@ -222,7 +229,7 @@ def _tfds(name: str, data_dir: str | None, download: bool) -> Source:
         if not info.splits:
             raise ValueError(f"it is not prepared in {builder.data_dir}")
     except Exception as error:  # tfds raises many kinds, and some of its builders others
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ValueError(
             f"--dataset={name} cannot be read: {reason}. Prepare it once with --download, or name "
             "its folder with --data_dir"

@@ -23,6 +23,7 @@ network. A dataset of TensorFlow Datasets or of image files is streamed: it need
 
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from espace_tf.bin import models, shared_flags, tables
@@ -83,7 +84,10 @@ def _built(source: Any, name: str) -> Any:
     from espace_tf.bin import networks, pixels
 
     if source.classes is None:
-        raise ValueError(f"--dataset={source.name} must have classes for --model={name}")
+        raise ValueError(
+            f"--dataset={source.name} must have labels that are classes, integers from 0 on, for "
+            f"--model={name}. Received: {_labels(source)}"
+        )
     wanted = pixels.chosen(shared_flags.PREPROCESSING.value, name=name)
     height, width, channels = (*source.shape, None)[:3]
     if wanted.crops or _IMAGE_SIZE.value is not None:
@@ -98,6 +102,14 @@ def _built(source: Any, name: str) -> Any:
     shape = (height, width, channels or 3)
     bytes_ = source.encoded or _example_type(source) == "uint8"
     return networks.build(name, shape, source.classes, wanted.values if bytes_ else "none")
+
+
+def _labels(source: Any) -> str:
+    """The labels of a dataset in memory in words."""
+    labels = None if source.arrays is None else source.arrays("train")[1]
+    if labels is None:
+        return "none"
+    return f"{labels.dtype} of shape {labels.shape}, {np.sort(labels.ravel())[0]} among them"
 
 
 def _example_type(source: Any) -> str:

@@ -57,6 +57,7 @@ class Judge:
         total, samples, right, rows = 0.0, 0, 0, 0
         for x, y in batches(self._data, None, _BATCH, **self._options):
             scores = model(x)
+            targets.check_labels(outputs, scores, y, self._options["name"])
             total += float(self._resolved.target(scores, y, 0))
             samples += len(tf.nest.flatten(x)[0])
             if len(outputs) == 1 and outputs[0].kind in ACCURACIES:

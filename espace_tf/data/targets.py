@@ -61,9 +61,23 @@ def resolve(
     )
 
 
+def check_labels(outputs: Sequence[OutputLoss], scores: Any, y: Any, name: str) -> None:
+    """Raises ValueError if labels of a batch are no classes of the outputs.
+
+    Args:
+        outputs: of `Resolved`.
+        scores: the outputs' values; only their shapes are read.
+        y: the labels; None: nothing to check.
+        name: the argument that they were given by, for errors.
+    """
+    if y is not None:
+        losses_ = [each.loss for each in outputs]
+        labels.check(losses_, tf.nest.flatten(scores), _of(outputs, y), name)
+
+
 def _check_loss(outputs: Sequence[OutputLoss], scores: Any, y: Any, name: str) -> None:
     """Raises ValueError if the loss of a first batch cannot be computed or is not finite."""
-    labels.check([each.loss for each in outputs], tf.nest.flatten(scores), _of(outputs, y), name)
+    check_labels(outputs, scores, y, name)
     shapes = [tuple(np.shape(label)) for label in tf.nest.flatten(y)]
     counted = [each.loss for each in outputs if each.weight]
     names = [getattr(loss, "name", None) or getattr(loss, "__name__", "?") for loss in counted]

@@ -78,6 +78,35 @@ def mean(value: tf.Tensor, rows: Any) -> tf.Tensor:
     return total(value * share)
 
 
+def batch_moments(
+    values: tf.Tensor, axes: Sequence[int], keepdims: bool = False
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """`tf.nn.moments` of a part's values and all others, with gradients as if of one tensor.
+
+    The variance is of centred squares, in a second pass over the values: a mean of squares less the
+    square of the mean, as Keras's synchronized layers have it, is off by the rounding of the larger
+    one (Chan, Golub and LeVeque, 1983).
+
+    Args:
+        values: of this replica's part of a batch.
+        axes: the axes to average over.
+        keepdims: whether they are kept as 1.
+    """
+    context = _several()
+    if context is None:
+        return tf.nn.moments(values, axes, keepdims=keepdims)
+
+    count = tf.size(values) // tf.size(tf.reduce_sum(values, axes))
+    count = tf.cast(context.all_reduce(_SUM, count), values.dtype)
+
+    def average(own):  # all_reduce sums gradients, too: each replica has those of its own rows
+        return context.all_reduce(_SUM, tf.reduce_sum(own, axes, keepdims=True)) / count
+
+    mean = average(values)
+    found = mean, average(tf.math.squared_difference(values, tf.stop_gradient(mean)))
+    return found if keepdims else tuple(tf.squeeze(each, axes) for each in found)
+
+
 def moments(
     values: tf.Tensor, axes: Sequence[int], rows: Any
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -134,27 +163,43 @@ def apply_gradients(optimizer: Any, pairs: Sequence[tuple[tf.Tensor, Any]]) -> N
 @contextlib.contextmanager
 def batch_of(rows: Any) -> Iterator[None]:
     """While open, in one replica, layers that draw know the size of the whole batch."""
+    before = getattr(_open, "rows", None)
     _open.rows = rows
     try:
         yield
     finally:
-        del _open.rows
+        _open.rows = before
 
 
-def drawn_as_whole(call: Any, inputs: tf.Tensor, **options: Any) -> tf.Tensor:
+@tf.autograph.experimental.do_not_convert
+def drawn_as_whole(call: Any, *arguments: Any, **options: Any) -> Any:
     """What a layer's call, which draws for each row, makes of this replica's rows in a batch.
 
     Args:
-        call: of tensors [rows, ...]; draws alike in all replicas.
-        inputs: this replica's part.
-        **options: of the call.
+        call: of nests of tensors [rows, ...], and of what else it takes; draws alike in all
+            replicas.
+        *arguments: the first tensor is of this replica's part, and so are those of as many rows.
+        **options: of the call, too.
     """
     context, rows = _several(), getattr(_open, "rows", None)
     if context is None or rows is None:
-        return call(inputs, **options)
+        return call(*arguments, **options)
     first, last, _ = _bounds(context, rows)
-    rest = [[0, 0]] * (inputs.shape.rank - 1)
-    return call(tf.pad(inputs, [[first, rows - last], *rest]), **options)[first:last]
+    tensors = [each for each in tf.nest.flatten((arguments, options)) if _has_rows(each)]
+
+    def padded(value):
+        if not _has_rows(value) or value.shape[0] != tensors[0].shape[0]:
+            return value
+        return tf.pad(value, [[first, rows - last], *[[0, 0]] * (value.shape.rank - 1)])
+
+    arguments, options = tf.nest.map_structure(padded, (arguments, options))
+    with batch_of(None):  # layers inside it have the whole batch
+        found = call(*arguments, **options)
+    return tf.nest.map_structure(lambda value: value[first:last], found)
+
+
+def _has_rows(value: Any) -> bool:
+    return isinstance(value, tf.Tensor) and bool(value.shape.rank)
 
 
 def _several() -> Any | None:

@@ -12,6 +12,7 @@ from espace_tf.data.feed import Feed
 from espace_tf.data.forms import understood
 from espace_tf.network import graph
 from espace_tf.network.borrowed import compiled_with, trainable
+from espace_tf.network.draws import numbered_draws
 from espace_tf.network.replicas import Replicas, find_strategy
 from espace_tf.progress import draws
 from espace_tf.rewriting.fuse import check_not_fused
@@ -78,11 +79,11 @@ def fine_tune(
 
     With a strategy every step is that of one device on the same batch, to float rounding: each
     replica runs the model on its part of the batch; losses, batch-norm statistics, metrics and what
-    Keras 3's random layers draw are of the whole; tf_keras's dropout alone draws for each part. On
-    several machines (TF_CONFIG) each process makes the same call with the same data; all have the
-    same weights afterwards, the chief alone prints and writes checkpoints, and callbacks run
-    everywhere. If one dies the others raise tf.errors.UnavailableError; with a checkpoint_dir,
-    which the chief alone has to see, they go on where they were once all are started again.
+    random layers draw are of the whole. On several machines (TF_CONFIG) each process makes the same
+    call with the same data; all have the same weights afterwards, the chief alone prints and writes
+    checkpoints, and callbacks run everywhere. If one dies the others raise
+    tf.errors.UnavailableError; with a checkpoint_dir, which the chief alone has to see, they go on
+    where they were once all are started again.
 
     Args:
         model: a Keras 3 or tf_keras model. Its compile state is not changed.
@@ -123,7 +124,7 @@ def fine_tune(
         strategy: tf.distribute.MirroredStrategy, MultiWorkerMirroredStrategy or OneDeviceStrategy.
             None: the one whose scope the model was made in, or is open; otherwise one device. A
             model made outside is trained as a copy, which is what callbacks see.
-        seed: of the order of arrays and of Keras 3's random layers (dropout), below 2**32.
+        seed: of the order of arrays and of random layers (dropout), below 2**32.
         verbose: 0 silent, 1 progress bar, in files as 2, 2 one line an epoch.
 
     Returns:
@@ -194,6 +195,7 @@ def fine_tune(
             trainable(model, train_frozen),
             compiled_with(model, optimizer, task.judge),
             safe_steps(model),
+            numbered_draws(model, seed) as seeds,
         ):
             run = {
                 "model": graph.fingerprint(model),
@@ -213,7 +215,7 @@ def fine_tune(
             check_alike(team, {**run, "batches": lengths, "checkpoint_every": checkpoint_every})
             stored = None if checkpoint_dir is None else Checkpoint(checkpoint_dir, run, team)
             loop = Loop(
-                Trainer(model, task, teacher, optimizer, weights, seed=seed, team=team),
+                Trainer(model, task, teacher, optimizer, weights, seeds=seeds, team=team),
                 feed,
                 validation,
                 epochs=epochs,

@@ -66,7 +66,7 @@ class Trainer:
         teacher: the terms of the teacher, or None.
         optimizer: an optimizer of the model's library, not used elsewhere.
         weights: the weights of "distillation_loss" and "feature_loss" in the loss.
-        seed: of Keras 3's random layers.
+        seeds: variables that the draws of random layers follow from.
         team: the replicas that the model is on.
 
     Raises:
@@ -81,7 +81,7 @@ class Trainer:
         optimizer,
         weights,
         *,
-        seed: int,
+        seeds: Sequence[Any] = (),
         team: replicas.Replicas | None = None,
     ):
         self.model, self.task, self.teacher, self.optimizer = model, task, teacher, optimizer
@@ -102,9 +102,7 @@ class Trainer:
         names += ["feature_loss"] * (teacher is not None and bool(teacher.features))
         mean = graph.library(model).metrics.Mean
         self.means = {name: mean(name=name) for name in names}
-        self._seeds = _seed_states(model)
-        for index, state in enumerate(self._seeds):
-            state.assign(np.array([seed, index]).astype(state.dtype))
+        self._seeds = list(seeds)
         self.step = traced(self._step)
         self.faded_step = traced(self._step)  # with layers that read a fade
         self.evaluate = traced(self._evaluate)
@@ -241,9 +239,3 @@ def assign(variables: Sequence[Any], arrays: Sequence[np.ndarray]) -> None:
         if array.dtype.kind == "V":  # bfloat16 comes back from a file as plain bytes
             array = array.view(tf.as_dtype(variable.dtype).as_numpy_dtype)
         variable.assign(array)
-
-
-def _seed_states(model) -> list[Any]:
-    """The states of Keras 3's random layers, which are no weights."""
-    known = getattr(model, "variables", [])
-    return [v for v in known if getattr(v, "path", "").endswith("seed_generator_state")]

@@ -48,16 +48,18 @@ def network(library, compressed=True):
     library.utils.set_random_seed(SEED)
     layers, ours = library.layers, keras_layers.for_library(library)
     inputs = library.Input((8, 8, 2), name="image")
-    x = layers.Conv2D(4, 3, strides=2, name="first", kernel_regularizer="l2")(inputs)
+    x = layers.RandomFlip("horizontal", name="flip")(inputs)
+    x = layers.Conv2D(4, 3, strides=2, name="first", kernel_regularizer="l2")(x)
+    x = layers.Rescaling(1.0, offset=20.0, name="far")(x)  # a mean of squares is of few digits
     x = layers.ReLU(name="relu")(layers.BatchNormalization(name="norm")(x))
     if compressed:
         options = {"rank": 4, "positions": [0, 2, 6, 8], "activation": "relu"}
         x = ours.DecomposedConv2D(6, 3, padding="same", name="second", **options)(x)
     else:
         x = layers.Conv2D(6, 3, padding="same", activation="relu", name="second")(x)
-    x = layers.GlobalAveragePooling2D(name="mean")(x)
-    if library is keras:  # whose random layers draw for the whole batch
-        x = layers.Dropout(0.3, name="drop")(x)
+    x = layers.SpatialDropout2D(0.2, name="drop_maps")(x)
+    x = layers.GlobalAveragePooling2D(name="mean")(layers.GaussianNoise(0.1, name="noise")(x))
+    x = layers.Dropout(0.3, name="drop")(x)
     return library.Model(inputs, layers.Dense(3, name="class")(x))
 
 

@@ -41,8 +41,7 @@ tests.long_run(library, folder, callbacks=[Kill()])
 
 
 def long_run(library, folder, checkpoint="run", **options):
-    dropout = 0.3 if library is keras else 0.0
-    models = [network(library, False), network(library, True, dropout=dropout)]
+    models = [network(library, False), network(library, True, dropout=0.3)]
     for model, name in zip(models, ("teacher", "student"), strict=True):
         with np.load(Path(folder) / f"{name}.npz") as file:
             model.set_weights([file[f"arr_{index}"] for index in range(len(model.weights))])

@@ -23,10 +23,10 @@ SCRIPT = Path(replica_runs.__file__)
 
 
 @functools.cache
-def on_one_device():
+def on_one_device(library=keras):
     """The history and the weights of a run in this process."""
-    model = replica_runs.compiled(keras)
-    return replica_runs.tuned(keras, model), model.get_weights()
+    model = replica_runs.compiled(library)
+    return replica_runs.tuned(library, model), model.get_weights()
 
 
 def start(kind, library, file, **variables):
@@ -55,8 +55,8 @@ def free_ports(count):
     return ports
 
 
-def assert_as_on_one_device(file):
-    history, weights = on_one_device()
+def assert_as_on_one_device(file, library=keras):
+    history, weights = on_one_device(library)
     with np.load(file) as stored:
         for name, values in history.items():
             np.testing.assert_allclose(stored[f"history/{name}"], values, atol=1e-5, err_msg=name)
@@ -65,9 +65,10 @@ def assert_as_on_one_device(file):
 
 
 @pytest.mark.slow
-def test_a_model_made_in_the_scope_trains_on_two_devices_as_on_one(tmp_path):
-    finish(start("mirrored", "keras", tmp_path / "two.npz"))
-    assert_as_on_one_device(tmp_path / "two.npz")
+@LIBRARIES
+def test_a_model_made_in_the_scope_trains_on_two_devices_as_on_one(library, tmp_path):
+    finish(start("mirrored", library.__name__, tmp_path / "two.npz"))
+    assert_as_on_one_device(tmp_path / "two.npz", library)
 
 
 @pytest.mark.slow
