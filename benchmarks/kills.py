@@ -5,7 +5,9 @@
 
 runs train, compress, fine_tune, evaluate, export, benchmark and report one after the other, then
 each of them once more into another folder, where it is killed with SIGKILL a few times before it is
-let finish. The table has what was interrupted, and how far weights and numbers are apart.
+let finish: at even parts of the time that its work took, and not before it has kept something new
+to go on from (but for benchmark and report, which begin anew). The table has when it was killed,
+what was kept then, and how far weights and numbers are apart.
 
 What a clock decides is another number in every run, killed or not. Times are left out therefore;
 and `compress`, whose plan follows from times of layers and of networks, finds in both runs those
@@ -13,6 +15,7 @@ that the first one kept (ESPACE_TF_CACHE is a folder in --output_dir).
 About 40 minutes on 2 cores with all of Fashion-MNIST; --train_split=train[:6000] is quicker.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -92,28 +95,54 @@ def start(name: str, arguments: list[str], log: Path) -> subprocess.Popen:
         return subprocess.Popen(command, stdout=file, stderr=file, env=environment)
 
 
-def finish(name: str, arguments: list[str], log: Path) -> float:
-    """Runs the command to its end; seconds."""
-    begun = time.monotonic()
-    if start(name, arguments, log).wait():
+def kept(arguments: list[str], name: str) -> dict[str, int] | None:
+    """What a restart would go on from, by name, with its time; None if the work has not begun."""
+    state = Path(arguments[-1].removeprefix("--output_dir=")) / f".{name}"
+    if not (state / "run.json").is_file():
+        return None
+    found = {}
+    for path in state.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # a temporary one, renamed meanwhile
+            if path.is_file() and path.suffix in (".json", ".npz", ".keras"):
+                found[path.name.removesuffix(".step.json")] = path.stat().st_mtime_ns
+    return {each: time_ for each, time_ in found.items() if each != "run.json"}
+
+
+def finish(name: str, arguments: list[str], log: Path) -> tuple[float, float]:
+    """Runs the command to its end; the seconds until its work began, and all."""
+    begun, work = time.monotonic(), 0.0
+    process = start(name, arguments, log)
+    while process.poll() is None:
+        if not work and kept(arguments, name) is not None:
+            work = time.monotonic() - begun
+        time.sleep(0.05)
+    if process.returncode:
         raise RuntimeError(f"espace-{name} failed: see {log}")
-    return time.monotonic() - begun
+    return work, time.monotonic() - begun
 
 
-def kill_again_and_again(name: str, arguments: list[str], log: Path, seconds: float) -> list[str]:
-    """Kills the command at even distances of its usual time; what each kill left behind."""
-    left, state = [], Path(arguments[-1].removeprefix("--output_dir=")) / f".{name}"
+def kill_again_and_again(
+    name: str, arguments: list[str], log: Path, seconds: tuple[float, float]
+) -> list[str]:
+    """Kills the command at even parts of its work; when, and what there was to go on from."""
+    killed, before = [], {}
+    (work, whole), anew = seconds, name in ("benchmark", "report")
     for kill in range(1, _KILLS.value + 1):
-        process = start(name, arguments, log)
-        wait = seconds * kill / (_KILLS.value + 1)
-        try:
-            process.wait(wait)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            files = sorted(path.name for path in state.rglob("*") if path.is_file())
-            left.append(f"{wait:.0f} s ({len(files)} files)")
-    return left
+        wait = work + (whole - work) * kill / (_KILLS.value + 1)
+        begun, process = time.monotonic(), start(name, arguments, log)
+        while process.poll() is None:
+            there, now = kept(arguments, name), time.monotonic() - begun
+            if now > wait and there is not None and (anew or there != before):
+                break
+            time.sleep(0.02)
+        else:
+            raise RuntimeError(f"espace-{name} ended before it was killed: see {log}")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        before = kept(arguments, name)
+        names = sorted(before, key=before.get)[-3:]  # the newest
+        killed.append(f"{now:.0f} s ({', '.join(names) or 'nothing kept'})")
+    return killed
 
 
 def difference(one: Any, other: Any) -> float:
@@ -155,7 +184,8 @@ def main(argv: list[str]) -> None:
     for each in (whole, cut):
         each.mkdir(parents=True, exist_ok=True)
     table = Table(title=f"{_MODEL.value} on {_DATASET.value}, {_SPLIT.value}")
-    for column in ("command", "s", "killed after", "numbers apart", "weights apart", "same files"):
+    columns = ("command", "s", "killed after", "then s", "numbers apart", "weights apart")
+    for column in (*columns, "same files"):
         table.add_column(column)
     rows = []
     for name, arguments in commands(whole, whole).items():
@@ -163,12 +193,12 @@ def main(argv: list[str]) -> None:
             continue
         log, again = output / f"{name}.log", commands(cut, whole)[name]
         seconds = finish(name, arguments, log)
-        left = kill_again_and_again(name, again, log, seconds)
-        finish(name, again, log)
+        killed = kill_again_and_again(name, again, log, seconds)
+        _, rest = finish(name, again, log)
         texts = [(each / name / f"{name}.json").read_text() for each in (whole, cut)]
         apart = difference(*map(json.loads, texts))
         weights = weights_apart(whole / name, cut / name)
-        row = [name, f"{seconds:.0f}", ", ".join(left), f"{apart:.1e}"]
+        row = [name, f"{seconds[1]:.0f}", ", ".join(killed), f"{rest:.0f}", f"{apart:.1e}"]
         row += ["" if weights is None else f"{weights:.1e}"]
         rows.append([*row, files_alike(whole / name, cut / name)])
         print(*rows[-1], sep=" | ", flush=True)
