@@ -92,7 +92,7 @@ fuzz-graphs: setup native
 bazel: setup
 	PYTHON_BIN_PATH=$(abspath $(PY)) $(BAZEL) test :channels_test :core_test :dense_test :fused_graph_test \
 	  :delegate_test :fuzz_test :memory_test :pointwise_test :windows_test
-	PYTHON_BIN_PATH=$(abspath $(PY)) $(BAZEL) build :native
+	PYTHON_BIN_PATH=$(abspath $(PY)) $(BAZEL) build :native :libespace_litert.so
 
 cuda:
 	$(MAKE) -C kernels/core -f cuda.mk library

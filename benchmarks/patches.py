@@ -103,6 +103,8 @@ class Layer:
 
 def layers_of(model: keras.Model) -> list[Layer]:
     """The k x k convolutions of a flat model."""
+    if isinstance(model, keras.Sequential):  # of a loaded one a layer's output is another graph's
+        raise ValueError(f"{model.name} must be Functional. Received: a Sequential one")
     found = []
     for layer in model.layers:
         if type(layer) is keras.layers.Conv2D and max(layer.kernel_size) > 1:

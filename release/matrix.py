@@ -9,11 +9,10 @@ this checkout and the operator compiled for its TensorFlow; environments that ar
 again. Three parts run there: `use`, the program of release/try_out.py (a network is compressed,
 tuned, stripped to native fused graphs, saved, loaded and exported), the quick `tests`, and the
 `demo` in short form. Interpreters are looked for on the PATH and among pyenv's. Writes
-docs/tested.md, from all that ran: build/matrix/results.json keeps the results of earlier calls.
+docs/tested.md after each, and keeps what that page has of versions and parts that do not run.
 Hours on 2 cores; the first call downloads 600 MB a version.
 """
 
-import json
 import os
 import platform
 import re
@@ -108,6 +107,7 @@ def tests(program: Path, log: Path) -> str:
     quick = ("-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider")
     run(log, program, *quick, *paths)
     words = log.read_text(errors="replace").strip().splitlines()[-1].strip("= ")
+    words = words if re.match(r"\d+ ", words) else "stopped"  # killed: dots
     some = "" if set(_TESTS.value) == set(TESTS) else f", of {', '.join(_TESTS.value)}"
     return re.sub(r" in \d.*", "", words) + some
 
@@ -126,7 +126,7 @@ PARTS = {"use": use, "tests": tests, "demo": demo}
 
 def tried(python: str, tensorflow: str, key: str, before: dict[str, str]) -> dict[str, str]:
     """One line of the table."""
-    row = {**before, "Python": python, "TensorFlow": tensorflow}
+    row = {**before, "Python": python}
     found = interpreter(python)
     if found is None:
         return {**row, "use": "no such Python here"}
@@ -146,7 +146,8 @@ def failed(row: dict[str, str]) -> bool:
     good = {"use": "native", "demo": "passes"}
     wrong = [name for name, word in good.items() if not row.get(name, word).startswith(word)]
     missing = row.get("use") == "no such Python here"
-    return bool(wrong and not missing) or bool(re.search("failed|error", row.get("tests", "")))
+    tests = row.get("tests", "0 passed")
+    return bool(wrong and not missing) or not re.match(r"\d+ passed(?!.*error)", tests)
 
 
 def page(results: dict[str, dict[str, str]]) -> str:
@@ -160,6 +161,18 @@ def page(results: dict[str, dict[str, str]]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     system = f"{platform.machine()} {platform.system()}, glibc {platform.libc_ver()[1]}"
     return _PAGE.format(table="\n".join(lines), system=system)
+
+
+def known(text: str) -> dict[str, dict[str, str]]:
+    """The rows of docs/tested.md, as `page` wrote them, by Python and TensorFlow."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    names, *rows = ([cell.strip() for cell in line[1:-1].split("|")] for line in lines)
+    found = {}
+    for row in (dict(zip(names, cells, strict=True)) for cells in rows):
+        minor = ".".join(row["tensorflow"].split(".")[:2])
+        kept = {name: cell for name, cell in row.items() if cell != _NONE.get(name, "")}
+        found[f"{row['Python']}-{minor}"] = kept
+    return found
 
 
 _NONE = dict.fromkeys(PARTS, "not run")
@@ -182,9 +195,8 @@ def main(argv: list[str]) -> None:
     """Tries what was asked for, and writes the table after each."""
     del argv
     _FOLDER.mkdir(parents=True, exist_ok=True)
-    kept = _FOLDER / "results.json"
-    results = json.loads(kept.read_text()) if kept.is_file() else {}
-    wrong = False
+    written = _ROOT / "docs" / "tested.md"
+    results, wrong = known(written.read_text(encoding="utf-8")), False
     for python, tensorflow in VERSIONS:
         key = f"{python}-{tensorflow}"
         if _ONLY.value and key not in _ONLY.value:
@@ -192,8 +204,7 @@ def main(argv: list[str]) -> None:
         results[key] = tried(python, tensorflow, key, results.get(key, {}))
         print(key, results[key], flush=True)
         wrong |= failed(results[key])
-        kept.write_text(json.dumps(results, indent=2))
-        (_ROOT / "docs" / "tested.md").write_text(page(results))
+        written.write_text(page(results), encoding="utf-8")
     sys.exit(wrong)
 
 

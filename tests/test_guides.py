@@ -10,8 +10,6 @@ import keras
 import numpy as np
 import pytest
 
-import espace_tf
-
 ROOT = Path(__file__).parents[1]
 SEED = 6
 
@@ -69,14 +67,11 @@ def test_with_pruning_and_qat(files, tmp_path):
 
 @pytest.mark.slow
 def test_on_several_machines(files, tmp_path):
-    model = keras.models.load_model(files / "model.keras")
-    small = espace_tf.apply(model, espace_tf.Plan.uniform(model, rank_ratio=0.5, keep=0.5))
-    small.save(tmp_path / "small.keras")
+    """By the benchmark that the guide names, which starts the guide's script."""
     printed = run(
-        *("machines.py", f"--output_dir={tmp_path / 'out'}", "--"),
-        *(f"--model={tmp_path / 'small.keras'}", f"--original={files / 'model.keras'}"),
-        *(f"--dataset={files / 'data.npz'}", "--train_batch_size=32", "--optimizer=sgd"),
-        "--learning_rate=0.01",
+        *("../../benchmarks/workers.py", f"--output_dir={tmp_path / 'out'}"),
+        *(f"--model={files / 'model.keras'}", f"--dataset={files / 'data.npz'}"),
+        *("--train_split=train[:128]", "--learning_rate=0.01"),
     )
     found = re.search(r"2 processes and one device: weights at most (\S+) apart", printed)
     assert float(found[1]) < 1e-5

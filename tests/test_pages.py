@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -91,6 +93,15 @@ def test_the_first_page_names_the_wheel_of_this_version():
     version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     named = re.findall(r"espace_tf-([\d.]+)-2", (ROOT / "docs" / "index.md").read_text())
     assert set(named) == {version[1]}
+
+
+def test_the_table_of_versions_is_as_its_command_writes_it():
+    program = (
+        "import sys; sys.path.insert(0, 'release'); import matrix\n"
+        "text = open('docs/tested.md', encoding='utf-8').read()\n"
+        "assert matrix.page(matrix.known(text)) == text"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
 def test_a_notebook_is_a_page():

@@ -19,7 +19,9 @@ that scales them itself; --preprocessing says otherwise. Into --output_dir go
 
 With several speeds, --speedup=2,3,4 or one flag for each, the network is analysed once and every
 speed gets a folder of its own there, 2x, 3x and 4x; sweep.svg shows what each speed costs, as does
-every report, and sweep.json has the numbers.
+every report, and sweep.json has the numbers. --min_agreement=.99 makes the network as fast as it
+can be while 99 of 100 answers stay as they are; --max_accuracy_drop and --max_loss_increase
+likewise; beside a --speedup they win over it.
 
 Killed at any moment, the same command goes on: parts of the analysis, plans, training and files
 that were finished are kept. Times of layers are kept for the next run on this machine in
@@ -35,11 +37,25 @@ from absl import flags
 from espace_tf.bin import formats, shared_flags, tables
 from espace_tf.bin.command import Command, start
 from espace_tf.bin.run import Run
-from espace_tf.checks import require
+from espace_tf.checks import check_number, require
 from espace_tf.config import require_runtime
 
 _SPEEDUP = flags.DEFINE_multi_string(
-    "speedup", ["2"], "How many times faster on the wall clock; above 1. Several: 2,3,4."
+    "speedup",
+    [],
+    "How many times faster on the wall clock; above 1. Several: 2,3,4. Default: 2, or as fast as "
+    "the next three flags allow if one is given.",
+)
+_BUDGET = (
+    flags.DEFINE_float(
+        "max_loss_increase", None, "How much the mean loss per image may grow on held-out images."
+    ),
+    flags.DEFINE_float(
+        "max_accuracy_drop", None, "How much the share of right answers may fall; .01 is a point."
+    ),
+    flags.DEFINE_float(
+        "min_agreement", None, "Share of the answers that must stay the given network's, below 1."
+    ),
 )
 _PROFILE = flags.DEFINE_enum(
     "profile", "default", ["default", "faithful"], "The best known, or the published method."
@@ -47,6 +63,7 @@ _PROFILE = flags.DEFINE_enum(
 _INCLUDE = flags.DEFINE_string("include", None, "Only layers whose path this expression matches.")
 _EXCLUDE = flags.DEFINE_string("exclude", None, "No layers whose path this expression matches.")
 _REPORT = flags.DEFINE_bool("report", True, "Write report.html, and sweep.svg for several speeds.")
+_USUAL_SPEEDUP = 2.0
 
 
 def run() -> None:
@@ -55,7 +72,7 @@ def run() -> None:
 
 
 def _check() -> None:
-    speedups()
+    budget()
     formats.check(shared_flags.FORMATS.value, shared_flags.DATASET.value)
     if shared_flags.EPOCHS.value and shared_flags.DATASET.value is None:
         raise ValueError("--epochs needs --dataset")
@@ -66,12 +83,36 @@ def _check() -> None:
     config()
 
 
-def speedups() -> list[float]:
-    """The speeds asked for.
+def budget() -> dict[str, float]:
+    """What may be lost, as `espace_tf.compress` takes it; nothing if no flag says so.
+
+    Raises:
+        ValueError: a number out of its range, or flags that do not go with it.
+    """
+    found = {flag.name: flag.value for flag in _BUDGET if flag.value is not None}
+    for name, value in found.items():
+        check_number(value, f"--{name}", 0.0)
+        if name == "min_agreement" and value >= 1:
+            raise ValueError(f"--{name} must be below 1. Received: {value:g}")
+        if name != "min_agreement" and value <= 0:
+            raise ValueError(f"--{name} must be above 0. Received: {value:g}")
+        if shared_flags.DATASET.value is None:
+            raise ValueError(f"--{name} needs --dataset: images show what is lost")
+        if _PROFILE.value != "default":
+            raise ValueError(f"--{name} needs --profile=default. Received: {_PROFILE.value}")
+        if len(speedups()) > 1:
+            raise ValueError(f"--{name} goes with one --speedup, or none. Received: several")
+    return found
+
+
+def speedups() -> list[float | None]:
+    """The speeds asked for; [None] where only what may be lost is said.
 
     Raises:
         ValueError: one is no speed, or named twice.
     """
+    if not _SPEEDUP.value:
+        return [None if any(flag.value is not None for flag in _BUDGET) else _USUAL_SPEEDUP]
     texts = [text.strip() for given in _SPEEDUP.value for text in given.split(",")]
     try:
         found = [float(text) for text in texts]
@@ -115,24 +156,33 @@ def _work(run: Run) -> dict[str, Any]:
         [
             ("network", f"{model.name}, {model.count_params():,} parameters"),
             ("data", "none" if data is None else data.described()),
-            ("speed", ", ".join(f"{each:g}" for each in asked) + f" times, {_PROFILE.value}"),
+            ("speed", _described(asked)),
             ("training", training.described(epochs, data.examples) if epochs else "none"),
             ("formats", ", ".join(shared_flags.FORMATS.value)),
             ("results", f"{run.output / 'compressed.keras'}, {run.result}"),
         ]
     )
-    work = compression.Compression(run, model, data, config(run.state / "analysis"))
+    work = compression.Compression(run, model, data, config(run.state / "analysis"), budget())
     found = work.all(asked, epochs)
     if _REPORT.value:
         work.draw()
     return {"model": model.name, "speeds": found}
 
 
+def _described(asked: list[float | None]) -> str:
+    """What is asked for, for a reader."""
+    limits = [f"{name}={value:g}" for name, value in budget().items()]
+    speeds = ", ".join(f"{each:g}" for each in asked if each is not None)
+    speed = f"{speeds} times" if speeds else "as fast as can be"
+    return ", ".join([speed, *limits, _PROFILE.value])
+
+
 COMMAND = Command(
     name="compress",
     description=__doc__,
     flags=(
-        *("model", "speedup", "profile", "include", "exclude", "formats", "report"),
+        *("model", "speedup", *(flag.name for flag in _BUDGET)),
+        *("profile", "include", "exclude", "formats", "report"),
         *(*shared_flags.DATA, *shared_flags.STREAMS, *shared_flags.TRAINING),
         *(*shared_flags.TIMING, *shared_flags.COMMON),
     ),

@@ -58,20 +58,24 @@ class Compression:
         model: the given Keras model.
         data: None: its weights decide.
         config: an EspaceConfig.
+        budget: what may be lost, as `compress` takes it.
     """
 
-    def __init__(self, run: Run, model: Any, data: Data | None, config: Any):
+    def __init__(
+        self, run: Run, model: Any, data: Data | None, config: Any, budget: dict[str, float]
+    ):
         self.run, self.model, self.data, self.config = run, model, data, config
+        self.budget = budget
         self.smalls: dict[str, Any] = {}
         self.rows: dict[str, list[benchmark.Row]] = {}
         self.found: dict[str, dict[str, Any]] = {}
-        self.asked: list[float] = []
+        self.asked: list[float | None] = []
 
-    def all(self, asked: list[float], epochs: int) -> dict[str, dict[str, Any]]:
+    def all(self, asked: list[float | None], epochs: int) -> dict[str, dict[str, Any]]:
         """Compresses to every speed and writes it; what was found, by folder.
 
         Args:
-            asked: speeds.
+            asked: speeds; one alone may be None: what the budget allows.
             epochs: of training after each.
         """
         from rich.console import Console
@@ -113,7 +117,7 @@ class Compression:
 
     def _smaller(self) -> dict[str, Any]:
         """One model per speed, by its folder; rebuilt from its plan if that was made before."""
-        names = {f"{speedup:g}x": speedup for speedup in self.asked}
+        names = self._names()
         kept = self.run.state / "plans.step.json"
         if not kept.is_file():
             smalls = dict(zip(names, self._compressed(), strict=True))
@@ -133,13 +137,18 @@ class Compression:
             smalls[name] = small
         return smalls
 
+    def _names(self) -> dict[str, float | None]:
+        """The speeds by the names of their folders."""
+        return {"fastest" if each is None else f"{each:g}x": each for each in self.asked}
+
     def _weights(self, name: str) -> Path:
         return self.run.state / f"{name}.weights.h5"
 
     def _compressed(self) -> list[Any]:
         given = (self.model, None if self.data is None else self.data.train)
         if len(self.asked) == 1:
-            return [compress(*given, speedup=self.asked[0], config=self.config)]
+            asked = {"speedup": self.asked[0], **self.budget}
+            return [compress(*given, config=self.config, **asked)]
         rows = sweeping.sweep(*given, speedups=self.asked, config=self.config)
         return [row.model for row in rows[1:]]
 
@@ -162,8 +171,11 @@ class Compression:
             for each in dict.fromkeys(shared_flags.FORMATS.value)
         ]
         return {
-            "asked_speedup": float(name[:-1]),
+            "asked_speedup": self._names()[name],
             "speedup": self.rows[name][1].speedup,
+            "error": self.rows[name][1].error,
+            "planned_speedup": small.espace_plan.measured_speedup,
+            "planned_error": small.espace_plan.measured_error,
             "runtime": shared_flags.RUNTIME.value,
             "batch_size": shared_flags.BATCH.value,
             "threads": shared_flags.THREADS.value,

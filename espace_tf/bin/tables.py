@@ -11,13 +11,19 @@ AGREEMENTS = {
     "cosine": "cosine with the original's outputs",
 }
 WORDS = {**QUALITIES, **AGREEMENTS, "top5": "top-5 accuracy", "images": "images"}
-
+# Why two measurements of a speed are not the same number.
+APART = (
+    "±: what another measurement may differ by; one in another process, by some per cent more. Of "
+    "two believe that of the smaller ±."
+)
 # Epochs that a table of a terminal's width has room for.
 _COLUMNS = 6
 
 
-def grid(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
-    """A title above a `rich.table.Table`, the first column to the left, numbers to the right."""
+def grid(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *notes: str) -> Any:
+    """A title above a `rich.table.Table`, the first column to the left, numbers to the right;
+    notes below.
+    """
     from rich.console import Group
     from rich.table import Table
 
@@ -26,7 +32,17 @@ def grid(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> A
         shown.add_column(name, justify="right" if index else "left")
     for row in rows:
         shown.add_row(*("" if value is None else str(value) for value in row))
-    return Group(title, shown)
+    return Group(title, shown, *notes)
+
+
+def speed(value: float, error: float | None) -> str:
+    """A speed with what another measurement may differ by, if that is known.
+
+    Example:
+        >>> speed(2.049, 0.031)
+        '2.05 ± 3%'
+    """
+    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.0%}"
 
 
 def quality(known: Mapping[str, Any]) -> str | None:
@@ -77,14 +93,15 @@ def benchmark_table(summary: Mapping[str, Any]) -> Any:
         (
             name,
             f"{row['milliseconds']:.3f}",
-            f"{1 / row['ratio']:.2f}",
+            speed(1 / row["ratio"], row.get("error") if index else None),
             "?" if row["macs"] is None else f"{row['macs']:,d}",
             f"{row['parameters']:,d}",
             "" if row["max_difference"] is None else f"{row['max_difference']:.2g}",
         )
-        for name, row in summary["models"].items()
+        for index, (name, row) in enumerate(summary["models"].items())
     ]
-    return grid(f"{runtime}, batch of {summary['batch_size']}", columns, rows)
+    notes = [APART] if len(rows) > 1 else []
+    return grid(f"{runtime}, batch of {summary['batch_size']}", columns, rows, *notes)
 
 
 def export_table(summary: Mapping[str, Any]) -> Any:
@@ -132,8 +149,13 @@ def compress_table(summary: Mapping[str, Any]) -> Any:
         ratio = found["speedup"] if key == "milliseconds" else before[key] / max(after[key], 1e-9)
         rows.append((label, format(before[key], form), format(after[key], form), f"{ratio:.2f}"))
     rows += [_file_row(entry) for entry in found["exports"]]
-    title = f"{found['speedup']:.2f} times faster (asked: {found['asked_speedup']:g})"
-    return grid(title, ["", "before", "after", "before / after"], rows)
+    asked = found["asked_speedup"]
+    asked = "as fast as its budget allows" if asked is None else f"asked: {asked:g}"
+    title = f"{speed(found['speedup'], found.get('error'))} times faster ({asked}"
+    planned = found.get("planned_speedup")
+    if planned is not None:
+        title += f"; {speed(planned, found.get('planned_error'))} while it was planned"
+    return grid(f"{title})", ["", "before", "after", "before / after"], rows, APART)
 
 
 def _file_row(entry: Mapping[str, Any]) -> tuple[str, ...]:

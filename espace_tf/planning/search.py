@@ -176,13 +176,15 @@ class Search:
     def _finished(self, tried: _Tried) -> Any:
         """The model with its plan, and what was measured; unchanged where it is no faster."""
         made, model = tried.plan, tried.model
-        speed = tried.speed
+        speed, error = tried.speed, None
         if made.layers:
             speed = _measured_speedup(self._reference, model, *_FINAL)
+            error = self._reference.error
         if made.layers and speed <= 1:
             reason = f"the compressed network was measured at {speed:.2f} times the speed of the "
             return _unchanged(self._network, made, reason + "given one")
-        model.espace_plan = dataclasses.replace(made, measured_speedup=speed)
+        measured = {"measured_speedup": speed, "measured_error": error}
+        model.espace_plan = dataclasses.replace(made, **measured)
         return model
 
     def _compared(self, tried: _Tried) -> _Tried:

@@ -12,7 +12,7 @@ from espace_tf.records.comparison import Comparison
 from espace_tf.records.layer_plan import LayerPlan
 from espace_tf.records.uniform import DATA_FREE, uniform_layer
 
-_NUMBERS = ("speedup", "dense_ms", "predicted_ms", "measured_speedup")
+_NUMBERS = ("speedup", "dense_ms", "predicted_ms", "measured_speedup", "measured_error")
 _FIELDS = ("skipped", "fingerprint", "profile", *_NUMBERS, "times")
 
 
@@ -51,6 +51,8 @@ class Plan:
         speedup: what was asked for, if anything.
         dense_ms, predicted_ms: milliseconds of one call of the whole model before and after.
         measured_speedup: time of the whole model before over after, as `compress` measured it.
+        measured_error: of that, relative to it, two standard errors: what another measurement in
+            the same process may differ by.
         comparison: what its network answers on held-out images, as `compress` compared it.
         times: path -> (before, after), predicted milliseconds of the layer, all calls together.
 
@@ -68,6 +70,7 @@ class Plan:
     dense_ms: float | None = None
     predicted_ms: float | None = None
     measured_speedup: float | None = None
+    measured_error: float | None = None
     comparison: Comparison | None = None
     times: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -111,6 +114,8 @@ class Plan:
         layers = self.layers.values()
         known = {"asked": self.speedup, "measured": self.measured_speedup}
         parts = [f"speedup {name} {value:.4g}" for name, value in known.items() if value]
+        if self.measured_speedup and self.measured_error is not None:
+            parts[-1] += f" ± {self.measured_error:.0%}"
         if self.predicted_ms is not None:
             before = "" if self.dense_ms is None else f" instead of {self.dense_ms:.4g}"
             parts.append(f"{self.predicted_ms:.4g} ms predicted{before}")
@@ -225,6 +230,7 @@ class Plan:
         path = checked_path(path)
         document, arrays = saving.read(path, saving.PLAN)
         try:
+            document = {"measured_error": None, **document}  # earlier files have none
             body = saving.fields(document, ("layers", "comparison", *_FIELDS))
             entries = saving.entries(body.pop("layers"), "layers")
             layers = {name: _layer(name, entry, arrays) for name, entry in entries.items()}

@@ -13,7 +13,7 @@ INK, PALE = "#12355b", "#b9c4d0"
 _MEASURES = {
     "accuracy": ("accuracy, %", 100.0),
     "loss": ("loss", 1.0),
-    "damage": ("predicted damage (nats per image, or relative squared error)", 1.0),
+    "damage": ("predicted loss increase (nats per image, or relative squared error)", 1.0),
 }
 
 

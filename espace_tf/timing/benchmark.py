@@ -23,6 +23,8 @@ class Row:
         name: the model's name, made distinct if it is another model's too.
         milliseconds: median time of one call on a batch.
         ratio: time divided by the first model's, median over turns; 0.25 is four times as fast.
+        error: of the ratio, relative to it, two standard errors: what another measurement in this
+            process may differ by. Another process finds some per cent more or less besides.
         macs: multiply-accumulates per image; None if they depend on a size that the model leaves
             open.
         parameters: weights of the model.
@@ -39,6 +41,7 @@ class Row:
     parameters: int
     max_difference: float | None
     inputs: str = "noise"
+    error: float | None = None
 
     @property
     def speedup(self) -> float:
@@ -72,7 +75,8 @@ def benchmark(
             run, and outputs compared on them. A model of open size needs them. None: seeded noise
             in [0, 1).
         names: one a model, instead of the models' own.
-        repeats: timed calls of each model; the median counts.
+        repeats: timed calls of each model; the median counts. Ten times as many make the error of
+            the ratio about a third.
 
     Returns:
         One row per model, in the order given.
@@ -102,13 +106,14 @@ def benchmark(
     outputs = [read() for _, read in runs]
     times = measure.rounds([run for run, _ in runs], repeats)
     medians = np.median(1e3 * times, axis=0).tolist()
-    ratios = np.median(times / times[:, :1], axis=0).tolist()
+    ratios = [measure.with_error(each) for each in (times / times[:, :1]).T]
     measured = zip(models, names, medians, ratios, outputs, strict=True)
     return [
         Row(
-            *(name, median, ratio, _macs(each), each.count_params()),
+            *(name, median, ratio.value, _macs(each), each.count_params()),
             max_difference=_difference(outputs[0], found),
             inputs="noise" if inputs is None else "given",
+            error=ratio.error if len(times) > 1 else None,
         )
         for each, name, median, ratio, found in measured
     ]

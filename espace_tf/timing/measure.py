@@ -93,13 +93,14 @@ def ratio(
         over = len(found) >= times * repeats or (spent > times * seconds and len(found) >= 3)
         if not over and (len(found) % _LOOK or spent < _SOONEST):
             continue
-        known = _with_error(np.array(found))
+        known = with_error(np.array(found))
         if known.error <= (tolerated if over else enough) or times == _LONGER and over:
             return known
         times += over
 
 
-def _with_error(ratios: np.ndarray) -> Ratio:
+def with_error(ratios: np.ndarray) -> Ratio:
+    """The median of rounds' ratios, and its error; infinite of one round."""
     middle = float(np.median(ratios))
     runs = np.array([np.median(run) for run in np.array_split(ratios, min(_RUNS, len(ratios)))])
     error = 2 * float(runs.std(ddof=1)) / len(runs) ** 0.5 if len(runs) > 1 else np.inf

@@ -15,10 +15,14 @@ class Reference:
     Args:
         model: a Keras model with inputs of known size.
         config: runtime, batch size and threads.
+
+    Attributes:
+        error: of the last speed that was measured, see `measure.Ratio`; None: none was.
     """
 
     def __init__(self, model: Any, config: EspaceConfig):
         self.model, self._config = model, config
+        self.error: float | None = None
         self._last: tuple[Any, Callable[[], Any]] | None = None
 
     @functools.cached_property
@@ -39,7 +43,9 @@ class Reference:
         if self._last is None or self._last[0] is not small:
             self._last = None  # two at once would take the memory of both
             self._last = small, self._runner(runtimes.find(self._config.runtime).form(small))
-        return measure.ratio(self.call, self._last[1], **effort)
+        found = measure.ratio(self.call, self._last[1], **effort)
+        self.error = found.error
+        return found
 
     def _runner(self, stripped: Any) -> Callable[[], Any]:
         arrays = comparison.noise(stripped, self._config.batch_size, self._config.input_size)

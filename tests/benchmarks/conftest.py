@@ -28,10 +28,9 @@ def files(tmp_path_factory):
             keras.layers.Conv2D(32, 5, padding="same", activation="relu"),
             keras.layers.GlobalAveragePooling2D(),
             keras.layers.Dense(3),
-        ],
-        name="tiny",
+        ]
     )
-    model.save(folder / "tiny.keras")
+    keras.Model(model.inputs, model.outputs, name="tiny").save(folder / "tiny.keras")
     generator = np.random.default_rng(SEED)
     arrays = {"x": generator.integers(0, 256, (96, 24, 24), np.uint8)}
     arrays |= {"y": generator.integers(0, 3, 96), "x_test": arrays["x"][:32]}

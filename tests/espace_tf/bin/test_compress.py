@@ -15,6 +15,7 @@ import tensorflow as tf
 from absl import flags
 from absl.testing import flagsaver
 
+from espace_tf import pipeline
 from espace_tf.bin import command, compress, compression
 from espace_tf.records.layer_plan import LayerPlan
 from espace_tf.records.plan import Plan
@@ -147,9 +148,38 @@ def test_flags_from_a_file_and_no_data(files, tmp_path, capsys):
     assert names == {"compressed.keras", "plan.json", "compress.json", "compress.flags", "events"}
 
 
+def test_a_budget_alone_decides_about_the_speed(files, tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def noted(*given, **options):
+        asked.append({name: options.get(name) for name in ("speedup", "min_agreement")})
+        return pipeline.compress(*given, **options)
+
+    monkeypatch.setattr(compression, "compress", noted)
+    arguments = (f"--model={files / 'model.keras'}", f"--dataset={files / 'data.npz'}")
+    arguments += ("--formats=", "--noreport", f"--output_dir={tmp_path / 'out'}")
+    assert call(*arguments, "--min_agreement=.5") == 0, capsys.readouterr().err
+    assert asked == [{"speedup": None, "min_agreement": 0.5}]
+    (found,) = json.loads((tmp_path / "out" / "compress.json").read_text())["speeds"].values()
+    assert found["asked_speedup"] is None and found["after"]["agreement"] >= 0.5
+    assert "as fast as its budget allows" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--min_agreement=1", "--dataset=data.npz"], "--min_agreement must be below 1. Rec"),
+        (["--min_agreement=.9"], "--min_agreement needs --dataset"),
+        (["--max_loss_increase=0", "--dataset=data.npz"], "--max_loss_increase must be above 0"),
+        (["--max_accuracy_drop=-1", "--dataset=data.npz"], "--max_accuracy_drop must be at least"),
+        (
+            ["--min_agreement=.9", "--dataset=data.npz", "--speedup=2,3"],
+            "--min_agreement goes with one --speedup, or none",
+        ),
+        (
+            ["--min_agreement=.9", "--dataset=data.npz", "--profile=faithful"],
+            "--min_agreement needs --profile=default. Received: faithful",
+        ),
         (["--speedup=1"], "--speedup must be a number above 1, or several. Received: 1"),
         (["--speedup=2,x"], "--speedup must be a number above 1, or several. Received: 2, x"),
         (["--speedup=2", "--speedup=3,2.0"], "must be different numbers. Received: 2, 3, 2.0"),

@@ -18,6 +18,8 @@ from espace_tf.records.option import Option
 from espace_tf.records.site import Site
 from espace_tf.timing.measure import Ratio
 
+CLOCK = SimpleNamespace(error=None)  # in the place of a reference: times are made up
+
 
 def compared(loss: float, drop: float | None = None) -> Comparison:
     known = {} if drop is None else {"accuracy_before": 0.9, "accuracy_after": 0.9 - drop}
@@ -76,7 +78,7 @@ def test_the_fastest_network_within_a_loss_is_found(seed, monkeypatch):
     monkeypatch.setattr(search, "applied", lambda _, made: SimpleNamespace(espace_plan=made))
     monkeypatch.setattr(search, "_measured_speedup", lambda _, small, *__: 2.0)
     monkeypatch.setattr(SiteAnalysis, "factors", lambda *_: None)
-    made = Search(None, known, None, truth).within(Budget(loss=allowed)).espace_plan
+    made = Search(None, known, CLOCK, truth).within(Budget(loss=allowed)).espace_plan
     assert made.comparison.loss_increase <= allowed, f"{seed=}"
     # Close to what can be had: the plan whose true loss is the whole budget.
     best = search.plan(
@@ -85,7 +87,7 @@ def test_the_fastest_network_within_a_loss_is_found(seed, monkeypatch):
     assert made.predicted_ms <= 1.05 * best, f"{seed=}"
     assert truth.asked <= 6
     least = float(rng.uniform(0.8, 0.98))
-    made = Search(None, known, None, truth).within(Budget(agreement=least)).espace_plan
+    made = Search(None, known, CLOCK, truth).within(Budget(agreement=least)).espace_plan
     assert made.comparison.agreement >= least, f"{seed=}"
     best = search.plan(
         known, max_loss_increase=(-math.log(least) / truth.factor) ** (1 / truth.power)
@@ -106,9 +108,9 @@ def test_answers_that_cost_more_than_predicted_buy_less_speed(monkeypatch):
         search, "_measured_speedup", lambda _, small, *__: small.espace_plan.predicted_speedup
     )
     monkeypatch.setattr(SiteAnalysis, "factors", lambda *_: None)
-    naive = Search(None, known, None).at_speed(4.0).espace_plan
+    naive = Search(None, known, CLOCK).at_speed(4.0).espace_plan
     assert naive.measured_speedup == pytest.approx(4.0, rel=0.1)
-    made = Search(None, known, None, truth).at_speed(4.0).espace_plan
+    made = Search(None, known, CLOCK, truth).at_speed(4.0).espace_plan
     assert made.measured_speedup < 3.5
     paid = made.comparison.loss_increase / math.log(made.measured_speedup)
     assert paid <= DEAREST * 1.05
@@ -132,9 +134,9 @@ def test_what_a_refit_brings_back_buys_the_speed_that_was_too_dear(monkeypatch):
     )
     monkeypatch.setattr(SiteAnalysis, "factors", lambda *_: None)
     truth = SimpleNamespace(compare=compare)
-    without = Search(None, known, None, truth).at_speed(4.0).espace_plan
+    without = Search(None, known, CLOCK, truth).at_speed(4.0).espace_plan
     assert without.measured_speedup < 3.3
-    made = Search(None, known, None, truth, refit=refitted.append).at_speed(4.0).espace_plan
+    made = Search(None, known, CLOCK, truth, refit=refitted.append).at_speed(4.0).espace_plan
     assert made.measured_speedup == pytest.approx(4.0, rel=0.1)
     assert made.comparison.loss_increase <= DEAREST * math.log(4.0)
 

@@ -14,6 +14,8 @@ from espace_tf.records.analysis import Analysis, SiteAnalysis
 from espace_tf.records.option import Option
 from espace_tf.records.site import Site
 
+CLOCK = SimpleNamespace(error=None)  # in the place of a reference: times are made up
+
 NOISE = {search._QUICK: 0.015, search._FINAL: 0.005}
 LAYERS, RANKS = 10, 12
 
@@ -73,7 +75,7 @@ def landed(seed: int, monkeypatch) -> tuple[float, float, float]:
         fastest = machine.speed(plan(analysis, speedup=1e3))
     assert fastest > 1.4, seed
     asked = rng.uniform(1.2, 0.9 * fastest)
-    made = search.Search(None, analysis, None).at_speed(asked).espace_plan
+    made = search.Search(None, analysis, CLOCK).at_speed(asked).espace_plan
     return asked, machine.speed(made), made.measured_speedup
 
 
@@ -106,7 +108,7 @@ def test_a_rest_that_was_predicted_far_too_slow_does_not_hide_slower_plans(monke
     # Predicted: no plan at all is three times faster, for what no plan changes takes half the time.
     analysis.fused_ms, analysis.other_ms = (analysis.model_ms if fused else None), 0.55 * total
     monkeypatch.setattr(search, "_measured_speedup", measured)
-    made = search.Search(None, analysis, None).at_speed(asked).espace_plan
+    made = search.Search(None, analysis, CLOCK).at_speed(asked).espace_plan
     assert made.measured_speedup == pytest.approx(asked, rel=0.05)
 
 

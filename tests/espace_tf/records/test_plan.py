@@ -56,6 +56,17 @@ def assert_equal(one: Plan, other: Plan):
             np.testing.assert_array_equal(getattr(layer.factors, part), getattr(twin.factors, part))
 
 
+def test_what_a_measurement_may_differ_by_is_kept_and_shown(tmp_path):
+    made = Plan(speedup=2.0, measured_speedup=1.9, measured_error=0.031)
+    assert "measured 1.9 ± 3%" in made.headline()
+    made.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json").measured_error == 0.031
+    earlier = json.loads((tmp_path / "plan.json").read_text())
+    del earlier["measured_error"]
+    (tmp_path / "plan.json").write_text(json.dumps(earlier))
+    assert "measured 1.9," in Plan.load(tmp_path / "plan.json").headline()
+
+
 def test_save_and_load(tmp_path):
     example().save(tmp_path / "plan.json")
     loaded = Plan.load(str(tmp_path / "plan.json"))

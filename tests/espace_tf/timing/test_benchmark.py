@@ -10,6 +10,8 @@ from espace_tf.timing import measure
 from espace_tf.timing.benchmark import _difference, benchmark
 
 SEED = 3
+# Quotients of four rounds each.
+RUNS = [0.5, 0.5, 0.5, 0.5, 0.625, 0.625, 0.375, 0.375]
 
 
 def network(library=keras, *, name="dense", rank=None):
@@ -39,6 +41,19 @@ def test_rows(runtime):
     assert rows[1].macs == 8 * 10 * 3 * 2 * 2 + 8 * 8 * 3 * 2 * 8 + head
     assert rows[0].max_difference == 0
     assert rows[2].max_difference < 1e-6
+
+
+def test_the_error_is_that_of_the_ratio(monkeypatch):
+    seconds = np.repeat([[2.0, 1.0], [3.0, 1.5], [2.0, 1.25], [2.0, 0.75]], 8, axis=0)
+    monkeypatch.setattr(measure, "rounds", lambda runs, repeats: seconds[:repeats])
+    first, second = benchmark(network(), network(name="small", rank=2), repeats=32)
+    assert (first.error, second.error) == (
+        0,
+        pytest.approx(2 * np.std(RUNS, ddof=1) / 8**0.5 / 0.5),
+    )
+    _, second = benchmark(network(), network(name="small", rank=2), repeats=8)
+    assert second.error == 0
+    assert all(row.error is None for row in benchmark(network(), network(), repeats=1))
 
 
 def test_difference_is_relative_to_the_first_models_outputs():
