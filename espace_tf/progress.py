@@ -37,8 +37,8 @@ def silent(phase: str, total: int) -> Iterator[Callable[[int], None]]:
 def shown(verbose: int, phases: Mapping[str, float] = SHARES) -> Iterator[Progress]:
     """A display of these phases, if `verbose`, while the block lasts.
 
-    A terminal and a notebook have one bar for all of them; a file or pipe gets a line when a phase
-    begins, without carriage returns. TensorFlow's advice on retracing, which Keras's own functions
+    A terminal has one bar for all of them; a file, a pipe or a notebook, which keeps what is
+    printed, gets a line when a phase begins, without carriage returns. TensorFlow's advice on retracing, which Keras's own functions
     draw here, is left out meanwhile.
 
     Args:
@@ -87,9 +87,8 @@ def _display(verbose: int, phases: Mapping[str, float]) -> Iterator[Progress]:
 
 
 def draws(console: Any = None) -> bool:
-    """Whether what is printed is looked at as it comes: on a terminal or in a notebook, no file."""
-    console = _console() if console is None else console
-    return console.is_terminal or console.is_jupyter
+    """Whether what is printed is looked at as it comes, on a terminal; not kept, as by notebooks."""
+    return (_console() if console is None else console).is_terminal
 
 
 def _console() -> Any:
@@ -153,7 +152,7 @@ class _Lines:
 
 
 class _Bar:
-    """The bar of a terminal or a notebook."""
+    """The bar of a terminal."""
 
     def __init__(self, course: Course, bar: Any):
         self._course, self._bar = course, bar

@@ -1,5 +1,6 @@
 """A model made ready for other runtimes: stripped and in float32; its traced function."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,8 +84,11 @@ def save(module: tf.Module, path: str, function: Any) -> None:
     """Saves a module with a traced function as its signature, and the variables that this reads.
 
     For the while, the variables have names that TensorFlow takes: that of a layer may begin with an
-    underscore, which no name of a saved variable may.
+    underscore, which no name of a saved variable may. TensorFlow's line on the files is left out:
+    often they are in a folder of our own.
     """
+    logger = logging.getLogger("tensorflow")
+    logger.addFilter(_no_assets)
     variables = module.variables_read = list(function.graph.variables)
     names = [variable._handle_name for variable in variables]
     try:
@@ -92,8 +96,13 @@ def save(module: tf.Module, path: str, function: Any) -> None:
             variable._handle_name = f"weights/{name}"
         tf.saved_model.save(module, path, signatures=function)
     finally:
+        logger.removeFilter(_no_assets)
         for variable, name in zip(variables, names, strict=True):
             variable._handle_name = name
+
+
+def _no_assets(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Assets written to")
 
 
 def _in_float32(model: Any) -> Any:

@@ -70,6 +70,11 @@ def test_a_terminal_has_one_bar(monkeypatch):
     assert "nothing to do" in bars[-1]
 
 
+def test_a_notebook_keeps_what_is_printed_and_gets_lines():
+    """A bar would be kept in each of its states, or ask for ipywidgets as often."""
+    assert not progress.draws(rich.console.Console(force_jupyter=True))
+
+
 def test_an_error_ends_the_display():
     with pytest.raises(ValueError, match="stop"), shown(1, PHASES) as display, display("read", 1):
         raise ValueError("stop")

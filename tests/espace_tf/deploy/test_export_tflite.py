@@ -35,6 +35,12 @@ def test_float_file_equals_the_model_for_any_batch(library, tmp_path, capsys):
         np.testing.assert_array_equal(now, then)
 
 
+def test_nothing_is_told_of_folders_that_are_not_the_users(tmp_path, caplog):
+    with caplog.at_level("INFO", logger="tensorflow"):
+        export_tflite(network(), tmp_path / "a.tflite")
+    assert not caplog.records
+
+
 def test_batch_norm_is_folded(tmp_path):
     found = set(export_tflite(network(), tmp_path / "a.tflite").operators)
     assert "CONV_2D" in found
