@@ -38,8 +38,8 @@ def shown(verbose: int, phases: Mapping[str, float] = SHARES) -> Iterator[Progre
     """A display of these phases, if `verbose`, while the block lasts.
 
     A terminal has one bar for all of them; a file, a pipe or a notebook, which keeps what is
-    printed, gets a line when a phase begins, without carriage returns. TensorFlow's advice on retracing, which Keras's own functions
-    draw here, is left out meanwhile.
+    printed, gets a line when a phase begins, without carriage returns. TensorFlow's advice on
+    retracing, which Keras's own functions draw here, is left out meanwhile.
 
     Args:
         verbose: 0 for nothing.
@@ -87,7 +87,7 @@ def _display(verbose: int, phases: Mapping[str, float]) -> Iterator[Progress]:
 
 
 def draws(console: Any = None) -> bool:
-    """Whether what is printed is looked at as it comes, on a terminal; not kept, as by notebooks."""
+    """Whether what is printed is looked at as it comes, on a terminal, and not kept."""
     return (_console() if console is None else console).is_terminal
 
 
