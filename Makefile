@@ -5,7 +5,8 @@
 # SEED= begins elsewhere.
 # make fuzz-graphs: COUNT random Keras graphs through apply, strip, fuse, files; from SEED on.
 # make litert-test: the delegate for LiteRT against a runtime that is played, with sanitizers, CALLS
-# spoiled calls; litert-test-aarch64: for another processor, built with CMake too, emulated.
+# spoiled calls; litert-test-aarch64: for another processor, built with CMake too, emulated;
+# litert-python-aarch64: that in LiteRT's own wheel for it.
 # make bazel: the operator and the C++ tests with Bazel 4 as Debian packages it.
 # make cuda: libespace_cuda.so, the operators on GPUs without TensorFlow; needs nvcc, no GPU.
 # make cuda-test: the GPU kernels on the CPU; cuda-test-races: a few calls, with ThreadSanitizer.
@@ -30,7 +31,7 @@ AARCH64 := aarch64-linux-gnu
 BAZEL := bazel --bazelrc=bazel/debian.bazelrc
 
 .PHONY: setup native core-test core-test-sanitized core-test-threads core-test-aarch64 \
-  litert-test litert-test-aarch64 \
+  litert-test litert-test-aarch64 litert-python-aarch64 \
   fuzz fuzz-short fuzz-graphs bazel cuda cuda-test cuda-test-races demo test lint clean \
   docs pictures notebooks wheel wheel-test test-matrix
 
@@ -78,6 +79,13 @@ litert-test-aarch64:
 	  cmake --build build/litert_aarch64; \
 	else \
 	  echo "litert-test-aarch64 is skipped: it needs $(AARCH64)-g++, qemu-aarch64 and cmake"; \
+	fi
+
+litert-python-aarch64: setup native
+	@if [ -f build/litert_aarch64/libespace_litert.so ] && command -v apt-get && command -v dpkg; then \
+	  PYTHONPATH=. $(PY) tests/litert_aarch64.py; \
+	else \
+	  echo "litert-python-aarch64 is skipped: it needs Debian's apt-get, and litert-test-aarch64 first"; \
 	fi
 
 fuzz:

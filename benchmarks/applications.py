@@ -30,8 +30,7 @@ from absl import app, flags, logging
 from rich.console import Console
 
 from benchmarks.one_network import PARTS, do
-from benchmarks.steps import Steps, markdown, rich_table
-from espace_tf.files import atomic_write
+from benchmarks.steps import Steps, markdown, put_table, rich_table
 
 FAMILIES = (
     *("MobileNetV3Small", "MobileNet", "MobileNetV2", "MobileNetV3Large", "NASNetMobile"),
@@ -81,7 +80,7 @@ def main(_) -> None:
     rows = [each[: len(columns)] for each in rows]
     Console(width=160).print(rich_table("compress", columns, rows))
     target = Path(_MARKDOWN.value or output / "table.md")
-    put(target, _TABLE.value, markdown(columns, rows))
+    put_table(target, _TABLE.value, markdown(columns, rows))
 
 
 def _asked() -> dict[str, Any]:
@@ -139,17 +138,6 @@ def _agreement(known: dict[str, Any]) -> str:
     if "top1" not in known:
         return ""
     return f"{min(known['top1']):.3f}, {min(known['cosine']):.3f}"
-
-
-def put(path: Path, name: str, table: str) -> None:
-    """Writes a table into a Markdown file: between its two comments, else as all of it."""
-    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if begin in text and end in text:
-        before, after = text.split(begin)[0], text.split(end)[1]
-        table = f"{before}{begin}\n\n{table}\n\n{end}{after}"
-    with atomic_write(path) as temporary:
-        temporary.write_text(table.rstrip("\n") + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

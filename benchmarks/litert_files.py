@@ -2,16 +2,23 @@
 
     python -m benchmarks.litert_files --models=alexnet,googlenet --rank_ratio=.25 --keep=.5
     python -m benchmarks.litert_files --models=teacher.keras --plans=plan
+    python -m benchmarks.litert_files --models=MobileNetV2,ResNet50 --rank_ratio=.5 --batches=1
 
-A name of the zoo is that network with random weights, whose time is that of any others. Every row
-is the median over rounds of the time of the dense file of built-in operators divided by the row's,
-all files in turns.
+A name of the zoo or of keras.applications is that network at its default size with random weights,
+whose time is that of any others, and without a softmax, which would hide differences. Times are
+medians over rounds of the time of the dense file of built-in operators divided by the row's, all
+files in turns. "differs" is by how much the compressed network's fused file differs from Keras,
+without the delegate and with it, over the largest output.
 """
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import app, flags
 from rich.console import Console
-from rich.table import Table
+
+from benchmarks.steps import markdown, put_table, rich_table
 
 _MODELS = flags.DEFINE_list("models", ["alexnet", "googlenet"], "Of the zoo, or files of Keras.")
 _PLANS = flags.DEFINE_list("plans", [], "A saved plan for each model; none: a uniform one.")
@@ -20,58 +27,113 @@ _KEEP = flags.DEFINE_float("keep", 0.5, "Of the uniform plan.", 0.01, 1.0)
 _BATCHES = flags.DEFINE_list("batches", ["1", "16"], "Images per call.")
 _THREADS = flags.DEFINE_integer("threads", 2, "Of the interpreter.", 1)
 _ROUNDS = flags.DEFINE_integer("rounds", 30, "Calls of each file.", 3)
+_MARKDOWN = flags.DEFINE_string("markdown", None, "A .md file that the table is written into.")
+
+_COLUMNS = ("network", "batch", "dense, ms", "dense fused", "builtin", "fused", "of builtin")
+_CHECKED = 2  # images that outputs are compared on
 
 
-def main(_) -> None:
+def main(_: list[str]) -> None:
     """Prints the table."""
-    table = Table(title=f"times faster than the dense file, {_THREADS.value} threads")
-    for name in ("network", "batch", "dense, ms", "dense fused", "builtin", "fused", "of builtin"):
-        table.add_column(name)
+    rows = []
     for index, name in enumerate(_MODELS.value):
-        files, model = _files(name, _PLANS.value[index] if _PLANS.value else None)
-        for batch in map(int, _BATCHES.value):
-            times = _times(model, files, batch)
-            ratios = np.median(times[:, :1] / times, axis=0)
-            own = np.median(times[:, 2] / times[:, 3])
-            dense = 1e3 * np.median(times[:, 0])
-            cells = [f"{dense:.2f}", *(f"{ratio:.2f}" for ratio in ratios[1:]), f"{own:.2f}"]
-            table.add_row(name, str(batch), *cells)
-    Console().print(table)
+        rows += _rows(name, _PLANS.value[index] if _PLANS.value else None)
+    columns = (*_COLUMNS, "differs")
+    title = f"times faster than the dense file, {_THREADS.value} threads"
+    Console(width=120).print(rich_table(title, columns, rows))
+    if _MARKDOWN.value:
+        put_table(Path(_MARKDOWN.value), "litert_files", markdown(columns, rows))
 
 
-def _files(name: str, plan: str | None) -> tuple[list[tuple[bytes, bool]], object]:
-    """Contents of the four files, whether the delegate is to run each, and a model like them."""
+def _rows(name: str, plan: str | None) -> list[list[str]]:
+    """Of one network, one for each batch size."""
+    files, model, small = _files(name, plan)
+    differs = _differences(small, files[-1][0])
+    rows = []
+    for batch in map(int, _BATCHES.value):
+        times = _times(model, files, batch)
+        ratios = np.median(times[:, :1] / times, axis=0)
+        own = np.median(times[:, 2] / times[:, 3])
+        dense = 1e3 * np.median(times[:, 0])
+        cells = [f"{dense:.2f}", *(f"{ratio:.2f}" for ratio in ratios[1:]), f"{own:.2f}"]
+        rows.append([Path(name).stem, str(batch), *cells, differs])
+    return rows
+
+
+def _model(name: str) -> Any:
     import keras
 
-    import espace_tf
     from espace_tf import zoo
+    from espace_tf.bin import models
+    from espace_tf.network import graph
+    from espace_tf.network.layer_rules import rule
+
+    if name in zoo.__all__:
+        return getattr(zoo, name)()
+    if not hasattr(keras.applications, name):
+        return models.load(Path(name))
+    # MobileNetV3 takes maps of any size if no size is given.
+    size = {"input_shape": (224, 224, 3)} if name.startswith("MobileNetV3") else {}
+    keras.utils.set_random_seed(0)
+    network = getattr(keras.applications, name)
+    model = network(weights=None, classifier_activation=None, **size)
+    random = np.random.default_rng(0)
+    for layer in graph.layers(model).values():
+        if rule(layer).kind == "batch_norm":  # those of an untrained one let its maps vanish
+            layer.set_weights([random.uniform(0.8, 1.2, w.shape) for w in layer.get_weights()])
+    return model
+
+
+def _files(name: str, plan: str | None) -> tuple[list[tuple[bytes, bool]], Any, Any]:
+    """The four files, whether the delegate is to run each, and both networks without training."""
+    import espace_tf
     from espace_tf.deploy import fused_file, tflite
     from espace_tf.deploy.inference import inference_copy
     from espace_tf.rewriting.fuse import fuse
 
-    model = getattr(zoo, name)() if name in zoo.__all__ else keras.models.load_model(name)
+    model = _model(name)
     options = {"rank_ratio": _RANK_RATIO.value, "keep": _KEEP.value}
     plan = espace_tf.Plan.load(plan) if plan else espace_tf.Plan.uniform(model, **options)
-    files = []
+    files, copies = [], []
     for each in (model, espace_tf.apply(model, plan)):
         plain = inference_copy(each)
         files.append((tflite.convert(plain), False))
-        files.append((fused_file.convert(fuse(plain), named=plain), True))
-    return files, inference_copy(model)
+        files.append((fused_file.convert(fuse(plain, large=False), named=plain), True))
+        copies.append(plain)
+    return files, *copies
 
 
-def _times(model: object, files: list[tuple[bytes, bool]], batch: int) -> np.ndarray:
-    """Seconds [round, file]."""
+def _runner(model: Any, content: bytes, arrays: list[np.ndarray], fused: bool) -> tuple[Any, list]:
     from espace_tf import litert
-    from espace_tf.deploy import comparison, tflite
+    from espace_tf.deploy import tflite
+
+    delegates = [litert.delegate(strict=True)] if fused else []
+    options = {"threads": _THREADS.value, "delegates": delegates}
+    return tflite.prepare(model, content, arrays, **options)
+
+
+def _differences(small: Any, content: bytes) -> str:
+    """Of a fused file, without the delegate and with it."""
+    from espace_tf.deploy import comparison
+    from espace_tf.network import graph
+
+    arrays, found = comparison.noise(small, _CHECKED), []
+    wanted = [np.asarray(each) for each in graph.call(small, arrays)]
+    for fused in (False, True):
+        interpreter, outputs = _runner(small, content, arrays, fused)
+        interpreter.invoke()
+        pairs = zip(map(interpreter.get_tensor, outputs), wanted, strict=True)
+        found.append(max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs))
+    return ", ".join(f"{each:.0e}" for each in found)
+
+
+def _times(model: Any, files: list[tuple[bytes, bool]], batch: int) -> np.ndarray:
+    """Seconds [round, file]."""
+    from espace_tf.deploy import comparison
     from espace_tf.timing import measure
 
     arrays = comparison.noise(model, batch)
-    calls = []
-    for content, fused in files:
-        delegates = [litert.delegate(strict=True)] if fused else []
-        options = {"threads": _THREADS.value, "delegates": delegates}
-        calls.append(tflite.prepare(model, content, arrays, **options)[0].invoke)
+    calls = [_runner(model, content, arrays, fused)[0].invoke for content, fused in files]
     return measure.rounds(calls, _ROUNDS.value)
 
 

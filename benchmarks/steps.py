@@ -160,6 +160,17 @@ def rich_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     return table
 
 
+def put_table(path: Path, name: str, table: str) -> None:
+    """Writes a table into a Markdown file: between its two comments, else as all of it."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if begin in text and end in text:
+        before, after = text.split(begin)[0], text.split(end)[1]
+        table = f"{before}{begin}\n\n{table}\n\n{end}{after}"
+    with atomic_write(path) as temporary:
+        temporary.write_text(table.rstrip("\n") + "\n", encoding="utf-8")
+
+
 def settings_of(flag_values: Any, module: str, leave_out: Sequence[str]) -> dict[str, Any]:
     """The flags that a module defines, by name, but for those that do not decide results."""
     found = {flag.name: flag.value for flag in flag_values.get_flags_for_module(module)}

@@ -124,6 +124,7 @@ def compress(
         )
         with progress("plans and their speeds", config.rounds + 2) as search.advance:
             small = _found(search, speedup, budget)
+            search.analysis.release()
         if work is not None:
             seconds = work.affordable(config.reconstruct, held_out.seen)
             with progress("reconstruction", work.steps(seconds)) as advance:
@@ -255,6 +256,7 @@ def compress_in_stages(
         else:
             small = kept.network(search, lambda: search.at_speed(target))  # noqa: B023 (called now)
         small.espace_analysis = search.analysis
+        search.analysis.release()
         if verbose:
             _print_summary(small.espace_plan, search.analysis)
         folder = kept.training("training")

@@ -71,6 +71,7 @@ def _ranks(analysis: SiteAnalysis) -> tuple[str, list[int], dict[int, float]]:
         found[order] = (float(errors.mean()), ranks, errors)
     order = min(found, key=lambda name: found[name][0])
     _, ranks, errors = found[order]
+    analysis.release(other_than=order)
     return order, ranks, dict(zip(ranks, errors, strict=False))
 
 

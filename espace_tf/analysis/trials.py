@@ -61,7 +61,7 @@ class WhatIf:
             for site in sites
             if site.mask_skip is None
         }
-        self._forward = tf.function(self._call)
+        self._forward = tf.function(self._call, autograph=False)
         self._reference = self._answers()
         self._distance = Distance(outputs, self._reference)
 

@@ -166,7 +166,8 @@ def _traced_calls(copy: Any, paths: Iterable[str]) -> list[Call]:
         lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), structure(copy, "input")
     )
     with record(copy, paths) as calls:
-        tf.function(lambda values: copy(values, training=False)).get_concrete_function(specs)
+        run = tf.function(lambda values: copy(values, training=False), autograph=False)
+        run.get_concrete_function(specs)
     return calls
 
 

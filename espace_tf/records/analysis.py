@@ -1,6 +1,7 @@
 """Analysis: what one look at a trained model and its data tells the planner."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class SiteAnalysis:
         options: every option, the dense one first.
         rank_probes, mask_probes: (predicted error, loss increase) pairs, the latter as the loss's
             curvature tells it.
+        lasting: whether the decomposition stays in memory between two uses.
     """
 
     site: Site
@@ -60,6 +62,7 @@ class SiteAnalysis:
     rank_probes: tuple[tuple[float, float], ...] = ()
     mask_probes: tuple[tuple[float, float], ...] = ()
     config: EspaceConfig = field(default_factory=EspaceConfig)
+    lasting: bool = field(default=False, repr=False)
     _cached: dict[str, low_rank.Decomposition] = field(default_factory=dict, repr=False)
     _masks: dict[tuple[str, float], np.ndarray] = field(default_factory=dict, repr=False)
     _factors: dict[tuple[int, str], Factors] = field(default_factory=dict, repr=False)
@@ -79,9 +82,21 @@ class SiteAnalysis:
             )
         return self._cached[order]
 
-    def release(self) -> None:
-        """Forgets the decompositions; they are several times as large as the moments."""
-        self._cached.clear()
+    def release(self, other_than: str | None = None) -> None:
+        """Forgets the decompositions, several times as large as the moments, but for a lasting one.
+
+        Args:
+            other_than: the order that is going to be used; None: all that were made are.
+        """
+        kept = [each for each in self._cached if self.lasting and other_than in (None, each)]
+        self._cached = {order: self._cached[order] for order in kept}
+
+    @property
+    def decomposition_bytes(self) -> int:
+        """About what a decomposition takes."""
+        taps, per_group = max(self.site.kernel_size), math.prod(self.kernel.shape[:3])
+        rows = per_group // taps
+        return 8 * self.site.groups * per_group * (per_group + 2 * rows + 2 * self.site.filters)
 
     def factors(self, rank: int, order: str) -> Factors:
         """The pair of this rank with its corrected bias."""
@@ -156,6 +171,12 @@ class Analysis:
     target: str = "no data"
     images: int = 0
     sample: np.ndarray | None = None
+
+    def release(self) -> None:
+        """Frees what is kept in memory to make the next plan sooner, up to 750 MB."""
+        for site in self.sites.values():
+            site.lasting = False
+            site.release()
 
     def save(self, path: str | Path) -> None:
         """Writes JSON at `path` and the arrays beside it, as analysis.<checksum>.npz.
