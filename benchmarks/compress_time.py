@@ -1,7 +1,8 @@
 """Where the seconds of `compress` go, against its two passes over the images for statistics.
 
     python -m benchmarks.compress_time
-    python -m benchmarks.compress_time --models=resnet20.keras --images=256 --speedup=2
+    python -m benchmarks.compress_time --models=resnet20.keras,googlenet.keras --images=256 \
+        --images=512 --speedup=2 --speedup=4
 
 Each network, the demo's without --models, in a process of its own, on Fashion-MNIST (or --data).
 Seconds on the wall and of the processor by phase; "passes" is how many times longer the whole call
@@ -9,6 +10,7 @@ took than the two passes. A network that was finished before is read from --outp
 measures all layers although their times are known from an earlier call.
 """
 
+import functools
 import os
 import resource
 import subprocess
@@ -22,15 +24,22 @@ from rich.console import Console
 from benchmarks.phases import COLUMNS, Clock, row
 from benchmarks.steps import Steps, markdown, put_table, rich_table, settings_of, write_json
 
-_FREE = ("models", "output_dir", "markdown", "child")  # flags that do not decide what is found
+_FREE = (
+    "models",
+    "images",
+    "speedup",
+    "output_dir",
+    "markdown",
+    "child",
+)  # flags that do not decide what is found
 _DEMO = str(Path(__file__).parents[1] / "demo" / "network.keras")
 
 _MODELS = flags.DEFINE_list("models", [_DEMO], "Files of Keras.")
 _DATA = flags.DEFINE_string("data", None, "As in espace-compress. Default: Fashion-MNIST.")
-_IMAGES = flags.DEFINE_integer("images", 256, "That the call gets.", 8)
+_IMAGES = flags.DEFINE_multi_integer("images", [256], "That the call gets; once for each model.", 8)
 _TEST = flags.DEFINE_integer("test", 2000, "Held-out images whose top-1 is told.", 0)
 _BATCH = flags.DEFINE_integer("batch", 1, "Images per call that the speed is of.", 1)
-_SPEEDUP = flags.DEFINE_float("speedup", 2.0, "Asked for.", 1.01)
+_SPEEDUP = flags.DEFINE_multi_float("speedup", [2.0], "Asked for; once for each model.", 1.01)
 _ANEW = flags.DEFINE_bool("anew", True, "Use no times of layers from earlier calls.")
 _OUTPUT = flags.DEFINE_string("output_dir", "out/compress_time", "Where results are kept.")
 _MARKDOWN = flags.DEFINE_string("markdown", None, "A .md file that the table is written into.")
@@ -46,17 +55,20 @@ def measured(path: str) -> dict[str, Any]:
     from espace_tf.bin import data, models
 
     model, images = models.load(Path(path)), data.load(_DATA.value or FASHION)
-    given = images.x[: _IMAGES.value], images.y[: _IMAGES.value]
+    (count,), (speedup,) = _IMAGES.value, _SPEEDUP.value
+    given = images.x[:count], images.y[:count]
     config = espace_tf.EspaceConfig(batch_size=_BATCH.value)
     clock = Clock()
     with contextlib.redirect_stdout(clock):
-        small = espace_tf.compress(model, given, speedup=_SPEEDUP.value, config=config)
+        small = espace_tf.compress(model, given, speedup=speedup, config=config)
     clock.end()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     made = small.espace_plan
     x, y = images.x_test[: _TEST.value], images.y_test[: _TEST.value]
     right = [float((each.predict(x, verbose=0).argmax(-1) == y).mean()) for each in (model, small)]
     return {
+        "images": len(given[0]),
+        "asked": speedup,
         "phases": clock.seconds,
         "megabytes": peak,
         "landed": made.measured_speedup,
@@ -65,13 +77,14 @@ def measured(path: str) -> dict[str, Any]:
     }
 
 
-def _run(path: str, work: Path) -> dict[str, Any]:
+def _run(path: str, images: int, speedup: float, work: Path) -> dict[str, Any]:
     import json
 
     target = work / "found.json"
     own = settings_of(flags.FLAGS, sys.argv[0], _FREE)
     command = [f"--{key}={value}" for key, value in own.items() if value is not None]
     command = [sys.executable, "-m", "benchmarks.compress_time", f"--models={path}", *command]
+    command += [f"--images={images}", f"--speedup={speedup}"]
     environment = {**os.environ, "ESPACE_TF_CACHE": "off"} if _ANEW.value else None
     subprocess.run([*command, f"--child={target}"], check=True, env=environment)
     return json.loads(target.read_text())
@@ -84,9 +97,10 @@ def main(_: list[str]) -> None:
         return
     steps = Steps(Path(_OUTPUT.value), settings_of(flags.FLAGS, sys.argv[0], _FREE))
     rows = []
-    for path in _MODELS.value:
-        found = steps.run(Path(path).stem, lambda work, path=path: _run(path, work))
-        rows.append(row(Path(path).stem, found))
+    for index, path in enumerate(_MODELS.value):
+        asked = [each.value[min(index, len(each.value) - 1)] for each in (_IMAGES, _SPEEDUP)]
+        name = "-".join(map(str, [Path(path).stem, *asked]))
+        rows.append(row(Path(path).stem, steps.run(name, functools.partial(_run, path, *asked))))
     Console(width=200).print(rich_table("compress: wall (processor) seconds", COLUMNS, rows))
     if _MARKDOWN.value:
         put_table(Path(_MARKDOWN.value), "compress_time", markdown(COLUMNS, rows))

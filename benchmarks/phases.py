@@ -9,7 +9,7 @@ from espace_tf.progress import SHARES
 _BEFORE = "before"  # reading, copying, and the answers of the given network
 _PASSES = ("input statistics", "loss gradients")
 COLUMNS = (
-    *("network", "seconds", "passes", _BEFORE, *SHARES),
+    *("network", "images", "asked", "seconds", "passes", _BEFORE, *SHARES),
     *("peak MB", "landed", "agreement", "top-1"),
 )
 
@@ -50,6 +50,8 @@ def row(name: str, found: dict[str, Any]) -> list[str]:
     parts = [phases.get(each, (0.0, 0.0)) for each in (_BEFORE, *SHARES)]
     return [
         name,
+        str(found["images"]),
+        f"{found['asked']:g}",
         f"{seconds:.0f}",
         f"{seconds / passes:.1f}",
         *(f"{wall:.0f} ({cpu:.0f})" for wall, cpu in parts),

@@ -29,6 +29,7 @@ RUN = {
     "benchmarks.applications": _SHORT,
     "benchmarks.budget": _SHORT,
     "benchmarks.call_costs": "benchmarks/test_call_costs.py::test_rows_and_their_summary",
+    "benchmarks.compress_time": _SHORT,
     "benchmarks.engine": _SHORT,
     "benchmarks.factors": _SHORT,
     "benchmarks.headline": "benchmarks/test_headline.py::"

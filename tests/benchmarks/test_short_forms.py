@@ -17,6 +17,10 @@ SHORT = {
         *(f"--models={_NETWORK}", "--images={files}/images.npy", "--speedup=1.1"),
         *("--runtimes=tf", "--reconstruct=0", "--output_dir={out}"),
     ),
+    "compress_time": (
+        *(f"--models={_NETWORK}", f"--data={_DATA}", "--images=24", "--output_dir={out}/time"),
+        "--markdown={out}/table.md",
+    ),
     "engine": (
         *("--networks=resnet20", "--batches=1", "--threads=1", "--nolitert"),
         *("--rounds=3", "--seconds=0"),
