@@ -30,7 +30,7 @@ def files(tmp_path_factory):
             keras.layers.Dense(3),
         ]
     )
-    keras.Model(model.inputs, model.outputs, name="tiny").save(folder / "tiny.keras")
+    keras.Model(model.inputs[0], model.outputs[0], name="tiny").save(folder / "tiny.keras")
     generator = np.random.default_rng(SEED)
     arrays = {"x": generator.integers(0, 256, (96, 24, 24), np.uint8)}
     arrays |= {"y": generator.integers(0, 3, 96), "x_test": arrays["x"][:32]}
