@@ -72,6 +72,7 @@ def commands(folder: Path, whole: Path) -> dict[str, list[str]]:
         ],
         "fine_tune": [
             *(f"--model={whole / 'compress' / 'compressed.keras'}", original, *data, *training),
+            "--nokeep_best",  # or both may be what they were before
         ],
         "evaluate": [tuned, original, *data],
         "export": [tuned, *data, split, "--formats=float32,int8,saved_model"],

@@ -7,8 +7,9 @@
 
 starts `espace_tf.bin.fine_tune` with the flags after -- once alone and once as --workers processes,
 each with the TF_CONFIG that it would have on a machine of its own, and prints the checksum of each
-process's weights, and how far the weights of both runs are apart. What the processes print goes
-into files of --output_dir.
+process's weights, and how far the weights of both runs are apart. To tell what of that is rounding
+it runs alone once more, with one thread, whose sums have another order. What the processes print
+goes into files of --output_dir.
 """
 
 import json
@@ -66,30 +67,30 @@ def apart(some: Sequence[Any], others: Sequence[Any]) -> float:
 
 
 def main(argv: list[str]) -> None:
-    """Runs both and compares."""
+    """Runs all and compares."""
     output = Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
-    alone, together = ([*argv[1:], f"--output_dir={output / each}"] for each in ("one", "several"))
-    if start(alone, output / "one.log").wait():
-        raise RuntimeError("espace-fine_tune failed on one device")
+    for name, more in (("one", []), ("thread", ["--threads=1"])):
+        alone = [*argv[1:], *more, f"--output_dir={output / name}"]
+        if start(alone, output / f"{name}.log").wait():
+            raise RuntimeError(f"espace-fine_tune failed: see {output / name}.log")
+    together = [*argv[1:], f"--output_dir={output / 'several'}", "--strategy=multi_worker"]
     cluster = {"worker": [f"localhost:{port}" for port in free_ports(_WORKERS.value)]}
     logs = [output / f"worker-{index}.log" for index in range(_WORKERS.value)]
     processes = [
-        start(
-            [*together, "--strategy=multi_worker"],
-            log,
-            {"cluster": cluster, "task": {"type": "worker", "index": index}},
-        )
+        start(together, log, {"cluster": cluster, "task": {"type": "worker", "index": index}})
         for index, log in enumerate(logs)
     ]
     if any([process.wait() for process in processes]):
         raise RuntimeError("espace-fine_tune failed in one of the processes")
     print("Checksums of the weights:", *map(checksum, logs))
-    one, several = (models.load(output / each / "model.keras") for each in ("one", "several"))
-    weights = apart(one.trainable_weights, several.trainable_weights)
-    moving = apart(one.non_trainable_weights, several.non_trainable_weights)
-    print(f"{_WORKERS.value} processes and one device: weights at most {weights:.1e} apart")
-    print(f"Moving means and variances at most {moving:.1e} of the largest of a layer")
+    one = models.load(output / "one" / "model.keras")
+    for name, what in (("several", f"{_WORKERS.value} processes"), ("thread", "One thread")):
+        other = models.load(output / name / "model.keras")
+        weights = apart(one.trainable_weights, other.trainable_weights)
+        moving = apart(one.non_trainable_weights, other.non_trainable_weights)
+        print(f"{what} and one device: weights at most {weights:.1e} apart")
+        print(f"  moving means and variances at most {moving:.1e} of the largest of a layer")
 
 
 if __name__ == "__main__":
