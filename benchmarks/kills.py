@@ -18,6 +18,7 @@ About 40 minutes on 2 cores with all of Fashion-MNIST; --train_split=train[:6000
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,8 +104,9 @@ def kept(arguments: list[str], name: str) -> dict[str, int] | None:
         return None
     found = {}
     for path in state.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # a temporary one, renamed meanwhile
-            if path.is_file() and path.suffix in (".json", ".npz", ".keras"):
+        with contextlib.suppress(FileNotFoundError):  # of an earlier analysis, gone meanwhile
+            # One that is being written has a name that begins with a dot.
+            if path.is_file() and not path.name.startswith("."):
                 found[path.name.removesuffix(".step.json")] = path.stat().st_mtime_ns
     return {each: time_ for each, time_ in found.items() if each != "run.json"}
 
@@ -126,18 +128,21 @@ def kill_again_and_again(
     name: str, arguments: list[str], log: Path, seconds: tuple[float, float]
 ) -> list[str]:
     """Kills the command at even parts of its work; when, and what there was to go on from."""
-    killed, before = [], {}
+    killed, before, folder = [], {}, Path(arguments[-1].removeprefix("--output_dir="))
     (work, whole), anew = seconds, name in ("benchmark", "report")
     for kill in range(1, _KILLS.value + 1):
         wait = work + (whole - work) * kill / (_KILLS.value + 1)
-        begun, process = time.monotonic(), start(name, arguments, log)
-        while process.poll() is None:
-            there, now = kept(arguments, name), time.monotonic() - begun
-            if now > wait and there is not None and (anew or there != before):
-                break
-            time.sleep(0.02)
-        else:
-            raise RuntimeError(f"espace-{name} ended before it was killed: see {log}")
+        process = None
+        while process is None or process.poll() is not None:
+            if process is not None:  # it was quicker this time
+                shutil.rmtree(folder)
+                wait /= 2
+            begun, process = time.monotonic(), start(name, arguments, log)
+            while process.poll() is None:
+                there, now = kept(arguments, name), time.monotonic() - begun
+                if now > wait and there is not None and (anew or there != before):
+                    break
+                time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.wait()
         before = kept(arguments, name)
