@@ -147,10 +147,13 @@ def _found(search: Search, speedup: float | None, budget: Budget | None) -> Any:
     if made.comparison is None or budget.spent(made.comparison) <= 1:
         return asked
     small = search.within(budget)
+    found = small.espace_plan
+    instead = "the model as it is"
+    if found.layers:
+        instead = f"{found.measured_speedup:.2f} times faster ({found.comparison})"
     warn(
         f"speedup {speedup:.4g} was asked for; at {made.measured_speedup:.2f} the network loses "
-        f"more than {budget} ({made.comparison}). What is returned is "
-        f"{small.espace_plan.measured_speedup:.2f} times faster ({small.espace_plan.comparison})",
+        f"more than {budget} ({made.comparison}). What is returned is {instead}",
         UnreachableSpeedWarning,
     )
     return small

@@ -95,6 +95,27 @@ def test_the_fastest_network_within_a_loss_is_found(seed, monkeypatch):
     assert made.predicted_ms <= 1.06 * best.predicted_ms, f"{seed=}"
 
 
+def test_a_plan_that_uses_little_of_its_budget_and_loses_too_much_is_followed_by_others(
+    monkeypatch,
+):
+    """All layers at their least rank are predicted to lose next to nothing, and lose a lot."""
+    known = analysis(np.random.default_rng(3))
+    for site in known.sites.values():
+        options = [dataclasses.replace(each, damage=1e-4 * each.damage) for each in site.options]
+        site.options = tuple(options)
+
+    def compare(model):
+        loss = 1e4 * sum(layer.damage for layer in model.espace_plan.layers.values())
+        return dataclasses.replace(compared(loss), agreement=math.exp(-loss))
+
+    monkeypatch.setattr(search, "applied", lambda _, made: SimpleNamespace(espace_plan=made))
+    monkeypatch.setattr(search, "_measured_speedup", lambda _, small, *__: 2.0)
+    monkeypatch.setattr(SiteAnalysis, "factors", lambda *_: None)
+    truth = SimpleNamespace(compare=compare)
+    made = Search(None, known, CLOCK, truth).within(Budget(agreement=0.95)).espace_plan
+    assert made.layers and made.comparison.agreement >= 0.95
+
+
 def test_answers_that_cost_more_than_predicted_buy_less_speed(monkeypatch):
     rng = np.random.default_rng(1)
     known = analysis(rng)
