@@ -71,7 +71,7 @@ def test_a_benchmark_runs(name, files, images, tmp_path):
 
 @pytest.mark.slow
 def test_a_stand_in_is_streamed(tmp_path):
-    run(tmp_path, "tfds_folders", "imagenet2012", f"--data_dir={tmp_path}/tfds", "--images=96")
+    run(tmp_path, "tfds_folders", "imagenet2012", f"--data_dir={tmp_path}/tfds", "--images=640")
     short = ("--train_split=train[:64]", "--image_size=32", "--seconds=0")
     said = run(tmp_path, "streaming", f"--data_dir={tmp_path}/tfds", *short)
     assert "most resident memory" in said
