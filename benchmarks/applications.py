@@ -85,8 +85,7 @@ def main(_) -> None:
 
 def _asked() -> dict[str, Any]:
     """What every network is asked for."""
-    flags_of = (_SPEEDUP, _AGREEMENT, _RECONSTRUCT)
-    return {each.name: each.value for each in flags_of}
+    return {each.name: each.value for each in (_SPEEDUP, _AGREEMENT, _RECONSTRUCT)}
 
 
 def _tried(work: Path, given: dict[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,8 @@
 
 Each network, the demo's without --models, in a process of its own, on Fashion-MNIST (or --data).
 Seconds on the wall and of the processor by phase; "passes" is how many times longer the whole call
-took than the two passes. A network that was finished before is read from --output_dir. --anew
-measures all layers although their times are known from an earlier call.
+took than the two passes. A network that was finished before is read from --output_dir. All
+layers are measured; --noanew uses what is known of them from earlier calls.
 """
 
 import functools

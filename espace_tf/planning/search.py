@@ -169,7 +169,7 @@ class Search:
             correction.add(scale, max(spent, 1e-3))
             scale = correction.next(explained=scale * _AIM / max(spent, 1e-3))
             used = sum(layer.damage or 0.0 for layer in made.layers.values()) / budget.first_loss
-            if spent > 1 and scale >= used:  # that would be the same plan again
+            if spent > 1 and 0 < used <= scale:  # that would be the same plan again
                 scale = used * _AIM / spent
         if best is None:
             reason = f"every plan that was tried loses more on held-out images than {budget}"
