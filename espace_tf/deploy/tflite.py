@@ -208,16 +208,25 @@ def run_function(
     """A written file as a function from the model's inputs to its outputs.
 
     Where those of the file are integers they are made of floats, and back, by the file's scales.
+    Inputs of other shapes get an interpreter of their own: one of LiteRT 2.3 that was resized
+    between two runs may compute a composite's built-in operators wrongly once, because its XNNPACK
+    keeps what it had set up for the former shapes where a buffer comes to lie at the same address.
     """
     require("litert", "ai_edge_litert")
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_path=str(path), experimental_delegates=list(delegates))
-    signature = interpreter.get_signature_runner()
     inputs, outputs = input_names(model), output_names(model)
+    options = {"model_path": str(path), "experimental_delegates": list(delegates)}
+    signature = Interpreter(**options).get_signature_runner()
     taken, given = signature.get_input_details(), signature.get_output_details()
+    ran: list[tuple[int, ...]] = []
 
     def run(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        nonlocal signature, ran
+        shapes = [array.shape for array in arrays]
+        if ran and ran != shapes:
+            signature = Interpreter(**options).get_signature_runner()
+        ran = shapes
         feed = {
             name: _to_integers(array, taken[name])
             for name, array in zip(inputs, arrays, strict=True)
