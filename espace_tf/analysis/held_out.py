@@ -14,7 +14,7 @@ from espace_tf.data.losses import OutputLoss
 from espace_tf.data.sample import sample
 from espace_tf.data.sizes import largest_map
 from espace_tf.data.uneven import Uneven, joined
-from espace_tf.network import costs
+from espace_tf.network import costs, graph
 from espace_tf.network.network import Network
 from espace_tf.records.comparison import Comparison
 from espace_tf.records.site import is_known
@@ -114,7 +114,7 @@ class HeldOut:
 
     def _answers(self, model: Any) -> list[list[tf.Tensor]]:
         """Of each batch every output, in the order of tf.nest.flatten."""
-        return [tf.nest.flatten(model(x, training=False)) for x in self._inputs]
+        return [tf.nest.flatten(graph.forward(model, x)) for x in self._inputs]
 
     def _mean_loss(self, answers: list[list[tf.Tensor]]) -> float:
         pairs = zip(answers, self._labels, strict=True)

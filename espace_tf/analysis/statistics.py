@@ -62,7 +62,7 @@ def input_moments(
     def moments(x, places):
         rows = tf.shape(tf.nest.flatten(x)[0])[0]
         with recording.record(model, by_path) as calls:
-            model(shares.part(x), training=False)
+            graph.forward(model, shares.part(x))
         found: dict[str, list[tuple[tf.Tensor, ...]]] = {}
         for call in calls:
             earlier = found.setdefault(call.path, [])
@@ -162,7 +162,7 @@ def output_statistics(
                 return activation(response)
 
             with recording.record(model, by_path, watched):
-                outputs = model(shares.part(x), training=False)
+                outputs = graph.forward(model, shares.part(x))
             loss = scale * target(shares.whole(outputs, rows), labels, step)
         gradients = tape.gradient(loss, [y for _, y in responses], unconnected_gradients="zero")
         found: dict[str, dict[str, tf.Tensor]] = {}

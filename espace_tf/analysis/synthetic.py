@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from espace_tf.network import recording
+from espace_tf.network import graph, recording
 from espace_tf.network.network import Network
 from espace_tf.network.tracing import traced
 
@@ -66,7 +66,7 @@ def _distance(model: Any, norms: dict[str, Any]) -> Any:
     @traced
     def distance(inputs: tf.Tensor) -> tf.Tensor:
         with recording.record(model, norms) as calls:
-            model(inputs, training=False)
+            graph.forward(model, inputs)
         terms = []
         for call in calls:
             layer = norms[call.path]

@@ -120,7 +120,7 @@ class WhatIf:
                 return activation(response)
 
             with recording.record(self._copy, {each.site.path for each in changes}, watched):
-                answers = tf.nest.flatten(self._copy(x, training=False))
+                answers = tf.nest.flatten(graph.forward(self._copy, x))
             # As in mixed precision training: small slopes are not lost in float16.
             signed = _HALF_SCALE * self._distance.signed(answers, seed)
         slopes = tape.gradient(signed, [each[-1] for each in calls], unconnected_gradients="zero")
@@ -158,7 +158,7 @@ class WhatIf:
 
     def _call(self, x: Any) -> list[tf.Tensor]:
         with recording.record(self._copy, self._shift, self._respond):
-            return tf.nest.flatten(self._copy(x, training=False))
+            return tf.nest.flatten(graph.forward(self._copy, x))
 
     def _respond(self, path: str, layer: Any, inputs: tf.Tensor, original: Any) -> tf.Tensor:
         response, activation = linear_response(layer, inputs, original)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from espace_tf.data import labels, targets
 from espace_tf.data.batches import batches, named_inputs
 from espace_tf.data.losses import OutputLoss
+from espace_tf.network import graph
 
 _BATCH = 64
 ACCURACIES = {"classes": "accuracy", "multi-label": "binary_accuracy"}
@@ -56,7 +57,7 @@ class Judge:
         outputs = self._resolved.outputs
         total, samples, right, rows = 0.0, 0, 0, 0
         for x, y in batches(self._data, None, _BATCH, **self._options):
-            scores = model(x)
+            scores = model(graph.taken(model, x))
             targets.check_labels(outputs, scores, y, self._options["name"])
             total += float(self._resolved.target(scores, y, 0))
             samples += len(tf.nest.flatten(x)[0])

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from espace_tf.data import labels, losses
 from espace_tf.data.losses import OutputLoss
+from espace_tf.network import graph
 
 Target = Callable[[Any, Any, int], tf.Tensor]
 
@@ -48,7 +49,7 @@ def resolve(
             labels that do not go with the outputs.
     """
     x, y = example
-    scores = model(x, training=False)
+    scores = graph.forward(model, x)
     outputs = losses.of_outputs(model, scores, y, loss)
     if y is not None:
         _check_loss(outputs, scores, y, name)

@@ -6,6 +6,7 @@ Of Keras 3 and of tf_keras.
 import hashlib
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -225,6 +226,22 @@ def call(model: Any, inputs: Any) -> list[tf.Tensor]:
     """Outputs of a model at inference, in the order of `model.outputs`."""
     structured = tf.nest.pack_sequence_as(structure(model, "input"), list(inputs))
     return tf.nest.flatten(model(structured, training=False))
+
+
+def forward(model: Any, x: Any) -> Any:
+    """What a model computes of a batch of data at inference, as it gives it."""
+    return model(taken(model, x), training=False)
+
+
+def taken(model: Any, x: Any) -> Any:
+    """A batch of one array as a model takes it: alone, in a list or in a dictionary.
+
+    Keras warns at every call of another form.
+    """
+    given = tf.nest.flatten(x)
+    if not getattr(model, "inputs", None) or len(given) != 1 or isinstance(x, Mapping):
+        return x
+    return tf.nest.pack_sequence_as(structure(model, "input"), given)
 
 
 def compiled_loss(model: Any) -> tuple[Any, Any]:

@@ -86,7 +86,7 @@ class BatchNorms:
         return self.team.first(self.team.run(self._run_part, batch))
 
     def _run_part(self, batch):
-        self.model(shares.part(batch), training=False)
+        graph.forward(self.model, shares.part(batch))
         found = [each for thread, *each in self._found if thread == threading.get_ident()]
         return [moments for _, moments in found], tf.constant([path for path, _ in found])
 

@@ -54,7 +54,7 @@ def refit_layers(model: Any, teacher: Any, inputs: Any, fitted: int, seed: int) 
 
     paths = _called_once(model, wanted)
     with recording.record(model, paths, refitted):
-        model(inputs, training=False)
+        graph.forward(model, inputs)
     return len(changed)
 
 
@@ -84,7 +84,7 @@ def _responses(teacher: Any, paths: Sequence[str], inputs: Any, seed: int) -> di
 
     paths = _called_once(teacher, paths)
     with recording.record(teacher, paths, kept):
-        teacher(inputs, training=False)
+        graph.forward(teacher, inputs)
     return found
 
 

@@ -52,7 +52,7 @@ class Descent:
         loss: Any,
     ):
         self._model, self._best, self._judge = model, best, judge
-        self._outputs = losses.of_outputs(model, model(images[0], training=False), None, loss)
+        self._outputs = losses.of_outputs(model, graph.forward(model, images[0]), None, loss)
         options = {"outputs": self._outputs, "temperature": _TEMPERATURE, "features": "auto"}
         self._features = Teacher(teacher, model, images[0], private=True, **options).features
         self._targets = traced(lambda x: self._answers(teacher, x))
@@ -113,7 +113,7 @@ class Descent:
     def _answers(self, model: Any, x: Any) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """The outputs and the last maps of a model at inference."""
         with recording.record(model, self._features) as calls:
-            outputs = tf.nest.flatten(model(x, training=False))
+            outputs = tf.nest.flatten(graph.forward(model, x))
         found = {path: [] for path in self._features}
         for call in calls:
             found[call.path] += tf.nest.flatten(call.outputs)

@@ -135,7 +135,7 @@ class Teacher:
         if not private and graph.is_container(model):
             model = cloning.private_copy(model)
         self.model, self.student, self.temperature = model, student, temperature
-        wanted, given = model(inputs, training=False), student(inputs, training=False)
+        wanted, given = graph.forward(model, inputs), graph.forward(student, inputs)
         check_outputs(wanted, given)
         self.outputs = outputs
         self.features = self._find_features(features, inputs)
@@ -188,7 +188,7 @@ class Teacher:
             rows: samples in the batch.
         """
         theirs, ours = calls
-        wanted = tf.nest.flatten(self.model(inputs, training=False))
+        wanted = tf.nest.flatten(graph.forward(self.model, inputs))
         wanted = [tf.stop_gradient(each) for each in shares.whole(wanted, rows)]
         flat = tf.nest.flatten(outputs)
         each = [
@@ -206,7 +206,7 @@ class Teacher:
 def _call(model, paths: Sequence[str], inputs: Any) -> tuple[Any, list[recording.Call]]:
     """The outputs of a model at inference and the calls of some of its layers."""
     with recording.record(model, paths) as calls:
-        return model(inputs, training=False), calls
+        return graph.forward(model, inputs), calls
 
 
 def _by_path(calls: list[recording.Call], paths: list[str]) -> list[tf.Tensor]:

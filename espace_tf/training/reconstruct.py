@@ -111,7 +111,7 @@ def reconstruct(
     drawn = sample(data, IMAGES, user_data.named_inputs(model), seed)
     x = drawn.inputs(len(drawn)) if isinstance(drawn, Uneven) else split(drawn)[0]
     one = next(user_data.batches(x, 1, 1, inputs=user_data.named_inputs(model)))[0]
-    check_outputs(teacher(one, training=False), model(one, training=False))
+    check_outputs(graph.forward(teacher, one), graph.forward(model, one))
     teacher = cloning.private_copy(teacher) if graph.is_container(teacher) else teacher
     work = Reconstruction(teacher, x, loss, seed)
     before = work.refit(model).before
@@ -193,13 +193,13 @@ class Reconstruction:
 
     def _answers(self, model: Any) -> list[np.ndarray]:
         """Each output on the images set aside."""
-        forward = traced(lambda values: tf.nest.flatten(model(values, training=False)))
+        forward = traced(lambda values: tf.nest.flatten(graph.forward(model, values)))
         found = [forward(x) for x in self._held]
         return [joined(parts) for parts in zip(*found, strict=True)]
 
     def _judge(self, model: Any) -> Any:
         """A function that gives the model's distance from the teacher."""
-        outputs = losses.of_outputs(model, model(self._held[0], training=False), None, self._loss)
+        outputs = losses.of_outputs(model, graph.forward(model, self._held[0]), None, self._loss)
         distance = Distance(outputs, self._wanted)
 
         def judge() -> float:

@@ -114,7 +114,7 @@ class Trainer:
     def _losses(self, calls, x, y, weight, training: bool) -> tuple[Any, dict[str, tf.Tensor]]:
         """The outputs and the losses of a batch; only the model's run is this replica's part."""
         rows = tf.shape(tf.nest.flatten(x)[0])[0]
-        own = shares.part(x)
+        own = graph.taken(self.model, shares.part(x))
         with shares.batch_of(rows):
             outputs = shares.whole(self.model(own, training=training), rows)
         task = self.task.loss(x, y, outputs, weight, rows)

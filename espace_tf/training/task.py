@@ -38,7 +38,7 @@ class Task:
         self.model, self.judge = model, None
         self.team = team or replicas.Replicas()
         x, y, weight = batch
-        outputs = model(x, training=False)
+        outputs = graph.forward(model, x)
         compiled, _ = graph.compiled_loss(model)
         if loss is None and compiled is not None and metrics is not None and y is not None:
             raise ValueError(
