@@ -45,7 +45,7 @@ from benchmarks import combinations, images, training
 from benchmarks.combinations import Combination
 from benchmarks.rounds import speed_ratios
 from benchmarks.steps import Steps, command, markdown, rich_table, settings_of, write_json
-from espace_tf.bin import models
+from espace_tf.bin.inputs import models
 from espace_tf.config import RUNTIMES, EspaceConfig, runtime_title
 from espace_tf.files import atomic_write, output_path
 from espace_tf.network import costs

@@ -52,7 +52,7 @@ def measured(path: str) -> dict[str, Any]:
 
     import espace_tf
     from benchmarks.images import FASHION
-    from espace_tf.bin import data, models
+    from espace_tf.bin.inputs import data, models
 
     model, images = models.load(Path(path)), data.load(_DATA.value or FASHION)
     (count,), (speedup,) = _IMAGES.value, _SPEEDUP.value

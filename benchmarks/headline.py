@@ -52,7 +52,7 @@ import espace_tf
 from benchmarks import headline_tables, images, rounds, training
 from benchmarks.steps import Steps, command, settings_of
 from espace_tf import zoo
-from espace_tf.bin import models
+from espace_tf.bin.inputs import models
 from espace_tf.config import EspaceConfig, EspaceWarning
 from espace_tf.network import costs
 from espace_tf.timing import runtimes

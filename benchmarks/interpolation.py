@@ -30,7 +30,7 @@ import espace_tf
 from benchmarks import images
 from benchmarks.neighbours import Comparison
 from benchmarks.steps import command, markdown, rich_table
-from espace_tf.bin import models
+from espace_tf.bin.inputs import models
 from espace_tf.files import atomic_write, output_path
 
 _MODEL = flags.DEFINE_string("model", None, "A trained classifier, a .keras file.")

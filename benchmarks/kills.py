@@ -31,7 +31,7 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from espace_tf.bin import models
+from espace_tf.bin.inputs import models
 
 _DATASET = flags.DEFINE_string("dataset", "fashion_mnist", "As for the commands.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "As for the commands.")

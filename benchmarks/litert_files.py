@@ -64,7 +64,7 @@ def _model(name: str) -> Any:
     import keras
 
     from espace_tf import zoo
-    from espace_tf.bin import models
+    from espace_tf.bin.inputs import models
     from espace_tf.network import graph
     from espace_tf.network.layer_rules import rule
 

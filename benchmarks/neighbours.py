@@ -10,10 +10,10 @@ import tensorflow as tf
 
 import espace_tf
 from espace_tf.analysis.statistics import linear_response
-from espace_tf.data import losses
 from espace_tf.kernels.index_map import nearest_spread
 from espace_tf.network import recording
 from espace_tf.network.sites import read_sites
+from espace_tf.objectives import losses
 from espace_tf.records.site import Site
 
 _BATCH = 16

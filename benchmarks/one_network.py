@@ -39,7 +39,7 @@ def _network(name: str, trained: bool) -> Any:
     import keras
 
     if trained:
-        from espace_tf.bin import models
+        from espace_tf.bin.inputs import models
 
         return models.load(Path(name))
     keras.utils.set_random_seed(0)
@@ -103,7 +103,7 @@ def _tune(model: Any, images: np.ndarray, folder: Path, **_: Any) -> dict[str, A
 
 
 def _small(folder: Path) -> Any:
-    from espace_tf.bin import models
+    from espace_tf.bin.inputs import models
 
     return models.load(folder / "compressed.keras")
 

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import espace_tf
 from benchmarks import images, predictors, training
 from benchmarks.steps import Steps, command, markdown, rich_table, settings_of, write_json
-from espace_tf.bin import models
+from espace_tf.bin.inputs import models
 from espace_tf.config import EspaceConfig
 from espace_tf.files import atomic_write, output_path
 from espace_tf.network import costs

@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import logging
 
-from espace_tf.bin.quiet import without_chatter
+from espace_tf.bin.frame.quiet import without_chatter
 from espace_tf.files import atomic_write, output_folder
 
 _EVERY = 5.0  # seconds between two notes of the time spent

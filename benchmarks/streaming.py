@@ -26,7 +26,8 @@ import psutil
 from absl import app, flags
 from rich.console import Console
 
-from espace_tf.bin import datasets, networks, pixels, sources, tables
+from espace_tf.bin.frame import tables
+from espace_tf.bin.inputs import datasets, networks, pixels, sources
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the stand-in is.", required=True)
 _MODEL = flags.DEFINE_string("model", "squeezenet", "What is trained.")

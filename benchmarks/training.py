@@ -12,8 +12,8 @@ from rich.console import Console
 
 from benchmarks.images import Images
 from benchmarks.steps import write_json
-from espace_tf.data.losses import sums_to_one
 from espace_tf.files import atomic_write
+from espace_tf.objectives.losses import sums_to_one
 from espace_tf.training.fine_tune import fine_tune
 
 

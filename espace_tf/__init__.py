@@ -49,13 +49,13 @@ if not _is_command and _find_spec("tensorflow") and _find_spec("keras"):
     from espace_tf.deploy.export_tflite import export_tflite
     from espace_tf.pipeline import compress, compress_in_stages
     from espace_tf.planning.sweep import SweepRow, sweep
+    from espace_tf.reconstruction.reconstruct import reconstruct
     from espace_tf.reports.html import report
     from espace_tf.rewriting.apply import apply
     from espace_tf.rewriting.strip import strip
     from espace_tf.timing.benchmark import benchmark
     from espace_tf.training.batch_norms import reestimate_batch_norm
     from espace_tf.training.fine_tune import fine_tune
-    from espace_tf.training.reconstruct import reconstruct
 
     __all__ += [
         "SweepRow",

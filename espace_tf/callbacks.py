@@ -17,7 +17,7 @@ from espace_tf.network import graph
 from espace_tf.schedules import checked_fade
 from espace_tf.training.batch_norms import reestimate_batch_norm
 from espace_tf.training.events import write
-from espace_tf.training.fade import Fade
+from espace_tf.training.steps.fade import Fade
 
 
 class _Callback(keras.callbacks.Callback):

@@ -20,15 +20,15 @@ from espace_tf.planning.request import checked, goal, warn_if_off
 from espace_tf.planning.search import Search, prepared
 from espace_tf.progress import ANALYSIS, shown
 from espace_tf.race import winner
+from espace_tf.reconstruction.reconstruct import Reconstruction
 from espace_tf.records.analysis import Analysis
 from espace_tf.records.plan import Plan
 from espace_tf.reports.tables import summary_table
 from espace_tf.rewriting.apply import densify
 from espace_tf.training.arguments import check_options, checked_optimizer
 from espace_tf.training.fine_tune import fine_tune
-from espace_tf.training.reconstruct import Reconstruction
 from espace_tf.training.run_identity import described, weights_hash
-from espace_tf.training.step import assign
+from espace_tf.training.steps.step import assign
 
 
 def compress(

@@ -19,7 +19,7 @@ from espace_tf.checks import check_count, require
 from espace_tf.data.batches import batches, named_inputs
 from espace_tf.keras_layers import legacy
 from espace_tf.network import graph
-from espace_tf.network.legacy_copy import legacy_copy
+from espace_tf.network.copies.legacy_copy import legacy_copy
 from espace_tf.rewriting.strip import fold
 
 _SWITCH = "TF_USE_LEGACY_KERAS"

@@ -14,8 +14,8 @@ from keras import layers
 
 import espace_tf
 from espace_tf.analysis import analyze as times
-from espace_tf.data import losses
 from espace_tf.network.sites import read_sites
+from espace_tf.objectives import losses
 from espace_tf.records.comparison import Comparison
 from espace_tf.records.layer_plan import LayerPlan
 from espace_tf.records.plan import Plan

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from espace_tf.bin import models
+from espace_tf.bin.inputs import models
 
 _WORKERS = flags.DEFINE_integer("workers", 2, "Processes.", 2)
 _OUTPUT = flags.DEFINE_string("output_dir", "out/machines", "Where the results go.")

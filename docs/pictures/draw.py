@@ -15,12 +15,12 @@ from absl import app, flags
 
 import espace_tf
 from espace_tf.analysis.statistics import input_moments, output_statistics
-from espace_tf.data import targets
 from espace_tf.files import atomic_write
 from espace_tf.keras_layers import FusedGraph
 from espace_tf.network import graph
 from espace_tf.network.sites import read_sites
 from espace_tf.numerics.factors import plain_factors, reconstruct
+from espace_tf.objectives import targets
 from espace_tf.records.analysis import SiteAnalysis
 
 matplotlib.use("Agg")

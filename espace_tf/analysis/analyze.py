@@ -18,16 +18,16 @@ from espace_tf.analysis.trials import WhatIf
 from espace_tf.checks import check_choice
 from espace_tf.config import EspaceConfig, usable
 from espace_tf.data import batches as user_data
-from espace_tf.data import targets
 from espace_tf.data.arrays import count, describe
 from espace_tf.data.forms import understood
 from espace_tf.data.sizes import fitted
+from espace_tf.distribution.replicas import Replicas, find_strategy
 from espace_tf.kernels.loader import operations_now
 from espace_tf.network import costs, graph
-from espace_tf.network.cloning import private_copy
+from espace_tf.network.copies.cloning import private_copy
 from espace_tf.network.layer_rules import rule
 from espace_tf.network.network import Network
-from espace_tf.network.replicas import Replicas, find_strategy
+from espace_tf.objectives import targets
 from espace_tf.progress import ANALYSIS, Progress, shown
 from espace_tf.records.analysis import Analysis, SiteAnalysis
 from espace_tf.records.option import Option

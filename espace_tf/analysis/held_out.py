@@ -5,17 +5,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from espace_tf.data import targets
 from espace_tf.data.arrays import count, split
 from espace_tf.data.batches import batches, fixed_batch, named_inputs
-from espace_tf.data.distance import Distance
-from espace_tf.data.judge import hits
-from espace_tf.data.losses import OutputLoss
 from espace_tf.data.sample import sample
 from espace_tf.data.sizes import largest_map
 from espace_tf.data.uneven import Uneven, joined
 from espace_tf.network import costs, graph
 from espace_tf.network.network import Network
+from espace_tf.objectives import targets
+from espace_tf.objectives.distance import Distance
+from espace_tf.objectives.judge import hits
+from espace_tf.objectives.losses import OutputLoss
 from espace_tf.records.comparison import Comparison
 from espace_tf.records.site import is_known
 

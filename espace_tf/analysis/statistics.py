@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from espace_tf.data.targets import Target
+from espace_tf.distribution import replicas, shares
 from espace_tf.kernels.index_map import conv_table
-from espace_tf.network import graph, recording, replicas, shares
+from espace_tf.network import graph, recording
 from espace_tf.numerics.masks import OFFSETS
+from espace_tf.objectives.targets import Target
 from espace_tf.records.site import Site
 
 Batches = Iterable[tuple[Any, Any]]

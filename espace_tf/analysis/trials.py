@@ -8,12 +8,13 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf.analysis.statistics import linear_response
-from espace_tf.data.distance import Distance
-from espace_tf.data.losses import OutputLoss
 from espace_tf.data.uneven import joined
 from espace_tf.kernels.index_map import nearest_spread
-from espace_tf.network import cloning, graph, recording
+from espace_tf.network import graph, recording
+from espace_tf.network.copies import cloning
 from espace_tf.network.tracing import traced
+from espace_tf.objectives.distance import Distance
+from espace_tf.objectives.losses import OutputLoss
 from espace_tf.records.site import Site
 
 _HALF_SCALE = 1024.0

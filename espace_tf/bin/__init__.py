@@ -1,5 +1,5 @@
-"""Command lines: flags, and the files and folders that they name, are read here and nowhere else.
+"""Command lines, a file each; files and folders that flags name are opened here and nowhere else.
 
-A command is one file and `Command` in `command` its frame; what it computes is in the other
-packages, and only what kills and summaries need is here.
+`shared_flags` has what several take, `opening` makes networks and data of them by `inputs`; `frame`
+is how a command runs and ends, `work` what it does there.
 """

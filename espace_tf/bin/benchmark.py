@@ -13,9 +13,10 @@ from typing import Any
 
 from absl import flags
 
-from espace_tf.bin import shared_flags, tables
-from espace_tf.bin.command import Command, start
-from espace_tf.bin.run import Run
+from espace_tf.bin import shared_flags
+from espace_tf.bin.frame import tables
+from espace_tf.bin.frame.command import Command, start
+from espace_tf.bin.frame.run import Run
 from espace_tf.config import require_runtime, runtime_title
 
 _REPEATS = flags.DEFINE_integer("repeats", 30, "Timed calls of each network.", 1)

@@ -34,9 +34,10 @@ from typing import Any
 
 from absl import flags
 
-from espace_tf.bin import formats, shared_flags, tables
-from espace_tf.bin.command import Command, start
-from espace_tf.bin.run import Run
+from espace_tf.bin import shared_flags
+from espace_tf.bin.frame import formats, tables
+from espace_tf.bin.frame.command import Command, start
+from espace_tf.bin.frame.run import Run
 from espace_tf.checks import check_number, require
 from espace_tf.config import require_runtime
 
@@ -144,7 +145,8 @@ def config(cache_dir: Any = None) -> Any:
 
 
 def _work(run: Run) -> dict[str, Any]:
-    from espace_tf.bin import compression, opening, training
+    from espace_tf.bin import opening
+    from espace_tf.bin.work import compression, training
 
     model = opening.model(shared_flags.MODEL)
     data = None

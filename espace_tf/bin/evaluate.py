@@ -12,9 +12,10 @@ events for TensorBoard. What was judged before a kill is not judged again: the s
 
 from typing import Any
 
-from espace_tf.bin import shared_flags, tables
-from espace_tf.bin.command import Command, start
-from espace_tf.bin.run import Run
+from espace_tf.bin import shared_flags
+from espace_tf.bin.frame import tables
+from espace_tf.bin.frame.command import Command, start
+from espace_tf.bin.frame.run import Run
 
 # Images that are judged between two notes of how far it is.
 _PART = 2048
@@ -31,7 +32,8 @@ def _check() -> None:
 
 
 def _work(run: Run) -> dict[str, Any]:
-    from espace_tf.bin import judging, opening
+    from espace_tf.bin import opening
+    from espace_tf.bin.work import judging
 
     source = opening.source()
     original = opening.model(shared_flags.ORIGINAL)

@@ -17,9 +17,10 @@ Files that were written before a kill are not written again.
 
 from typing import Any
 
-from espace_tf.bin import formats, shared_flags, tables
-from espace_tf.bin.command import Command, start
-from espace_tf.bin.run import Run
+from espace_tf.bin import shared_flags
+from espace_tf.bin.frame import formats, tables
+from espace_tf.bin.frame.command import Command, start
+from espace_tf.bin.frame.run import Run
 
 
 def run() -> None:
@@ -34,7 +35,8 @@ def _check() -> None:
 
 
 def _work(run: Run) -> dict[str, Any]:
-    from espace_tf.bin import opening, writing
+    from espace_tf.bin import opening
+    from espace_tf.bin.work import writing
 
     model, data, about = opening.model(shared_flags.MODEL), None, "none"
     if shared_flags.DATASET.value is not None:

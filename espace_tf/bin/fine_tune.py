@@ -20,9 +20,10 @@ network.
 
 from typing import Any
 
-from espace_tf.bin import shared_flags, tables
-from espace_tf.bin.command import Command, start
-from espace_tf.bin.run import Run
+from espace_tf.bin import shared_flags
+from espace_tf.bin.frame import tables
+from espace_tf.bin.frame.command import Command, start
+from espace_tf.bin.frame.run import Run
 
 
 def run() -> None:
@@ -35,7 +36,8 @@ def _check() -> None:
 
 
 def _work(run: Run) -> dict[str, Any]:
-    from espace_tf.bin import opening, training
+    from espace_tf.bin import opening
+    from espace_tf.bin.work import training
 
     strategy = training.strategy()
     source = opening.source()

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from espace_tf.bin import models, pixels, shared_flags, sources
-from espace_tf.bin.datasets import Examples
-from espace_tf.bin.sources import Source
+from espace_tf.bin import shared_flags
+from espace_tf.bin.inputs import models, pixels, sources
+from espace_tf.bin.inputs.datasets import Examples
+from espace_tf.bin.inputs.sources import Source
 
 
 def source() -> Source:

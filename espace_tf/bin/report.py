@@ -14,9 +14,10 @@ from typing import Any
 
 from absl import flags
 
-from espace_tf.bin import shared_flags, tables
-from espace_tf.bin.command import Command, start
-from espace_tf.bin.run import Run
+from espace_tf.bin import shared_flags
+from espace_tf.bin.frame import tables
+from espace_tf.bin.frame.command import Command, start
+from espace_tf.bin.frame.run import Run
 from espace_tf.checks import require
 
 _BENCHMARK = flags.DEFINE_string("benchmark", None, "benchmark.json of original and model.")

@@ -26,9 +26,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from espace_tf.bin import models, shared_flags, tables
-from espace_tf.bin.command import Command, start
-from espace_tf.bin.run import Run
+from espace_tf.bin import shared_flags
+from espace_tf.bin.frame import tables
+from espace_tf.bin.frame.command import Command, start
+from espace_tf.bin.frame.run import Run
+from espace_tf.bin.inputs import models
 
 _IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", None, "Height and width that a network made by name takes.", 1
@@ -48,7 +50,8 @@ def _check() -> None:
 
 
 def _work(run: Run) -> dict[str, Any]:
-    from espace_tf.bin import opening, training
+    from espace_tf.bin import opening
+    from espace_tf.bin.work import training
 
     strategy = training.strategy()
     source = opening.source()
@@ -81,7 +84,7 @@ def _work(run: Run) -> dict[str, Any]:
 
 def _built(source: Any, name: str) -> Any:
     """An untrained network for the dataset's images and classes."""
-    from espace_tf.bin import networks, pixels
+    from espace_tf.bin.inputs import networks, pixels
 
     if source.classes is None:
         raise ValueError(

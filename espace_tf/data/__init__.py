@@ -1,5 +1,5 @@
-"""What users bring beside a model: batches of anything, labels, losses; answers judged by them.
+"""What users bring beside a model: batches of anything, in any form that Keras takes, and more.
 
-Whatever reads, checks or compares data given as objects is here, once (files that a command names
-are read in `bin`); nothing here runs an optimizer.
+Whatever reads or checks data given as objects is here, once (files that a command names are read in
+`bin.inputs`); what labels mean is in `objectives`.
 """

@@ -8,7 +8,8 @@ import keras
 import tensorflow as tf
 
 from espace_tf import kernels
-from espace_tf.network import cloning, graph, likeness
+from espace_tf.network import graph
+from espace_tf.network.copies import cloning, likeness
 from espace_tf.rewriting.strip import strip
 
 # Other runtimes' convolutions, LiteRT's for one, compute in float32 only.

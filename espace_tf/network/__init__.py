@@ -1,6 +1,6 @@
-"""Keras models read (`graph`, `sites`) and copied (`cloning`, `likeness`), and what layers are.
+"""Keras models read: graph, sites, costs, calls recorded, and what each kind of layer is.
 
-The only place that knows Keras's insides: what a kind of layer is, its multiply-accumulates too, is
-its one entry in `layer_rules`, and its activation in `activations`; the steps that it becomes are
-in `rewriting.pieces`. Nothing here decides how to compress.
+This package and its `copies` alone know Keras's insides: what a kind of layer is, with its
+multiply-accumulates, is its one entry in `layer_rules`, and its activation in `activations`; the
+steps that it becomes are in `rewriting.pieces`. Nothing here decides how to compress.
 """

@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from espace_tf.network import graph
+
 
 def random_layers(model: Any) -> list[Any]:
     """The layers inside a model, of Keras 3 or tf_keras, that draw.
@@ -16,7 +18,7 @@ def random_layers(model: Any) -> list[Any]:
     Args:
         model: a Keras model.
     """
-    return [each for each in model._flatten_layers(include_self=False) if _draws(each)]
+    return [each for each in graph.every_layer(model) if _draws(each)]
 
 
 def _draws(layer: Any) -> bool:

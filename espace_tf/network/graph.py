@@ -73,6 +73,11 @@ def layers(model: Any) -> dict[str, Any]:
     return found
 
 
+def every_layer(model: Any) -> list[Any]:
+    """All layers inside a model, those too that hang on other layers' attributes."""
+    return list(model._flatten_layers(include_self=False))
+
+
 def fingerprint(model: Any) -> str:
     """A hash of the architecture: input shapes, and of every layer with weights its path, class,
     shapes and steps.

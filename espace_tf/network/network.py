@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from espace_tf.network import cloning, graph
-from espace_tf.network.borrowed import compiled_like
+from espace_tf.network import graph
+from espace_tf.network.copies import cloning
+from espace_tf.network.copies.borrowed import compiled_like
 from espace_tf.network.normal import normal
 from espace_tf.network.sites import at_size, read_sites
 from espace_tf.records.site import Site

@@ -12,10 +12,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from espace_tf.network import cloning, graph
-from espace_tf.network.borrowed import compiled_like
+from espace_tf.network import graph
+from espace_tf.network.copies import cloning
+from espace_tf.network.copies.borrowed import compiled_like
+from espace_tf.network.copies.likeness import again
 from espace_tf.network.layer_rules import UNKNOWN, kin, rule
-from espace_tf.network.likeness import again
 
 _LIBRARIES = ("keras", "tf_keras", "espace_tf")
 

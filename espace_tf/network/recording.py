@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from espace_tf.network import cloning
+from espace_tf.network.copies import cloning
 from espace_tf.network.graph import call as call_model
 from espace_tf.network.graph import is_container, layers, nodes, structure
 

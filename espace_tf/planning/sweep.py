@@ -8,7 +8,7 @@ import numpy as np
 
 from espace_tf.checks import check_speedup
 from espace_tf.config import EspaceConfig
-from espace_tf.data.judge import Judge
+from espace_tf.objectives.judge import Judge
 from espace_tf.planning import request
 from espace_tf.planning.search import prepared
 from espace_tf.progress import ANALYSIS, shown

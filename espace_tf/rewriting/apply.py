@@ -9,9 +9,10 @@ import numpy as np
 from espace_tf.checks import warn
 from espace_tf.config import EspaceWarning
 from espace_tf.keras_layers import for_library
-from espace_tf.network import cloning, graph
+from espace_tf.network import graph
+from espace_tf.network.copies import cloning
+from espace_tf.network.copies.likeness import like
 from espace_tf.network.layer_rules import COMPRESSED, rule
-from espace_tf.network.likeness import like
 from espace_tf.network.network import Network
 from espace_tf.network.normal import normal
 from espace_tf.numerics.factors import Factors, plain_factors, reconstruct

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 
 from espace_tf.keras_layers import FusedGraph
-from espace_tf.network import cloning, graph
+from espace_tf.network import graph
+from espace_tf.network.copies import cloning
 from espace_tf.network.layer_rules import rule
 from espace_tf.rewriting.lower import lower
 from espace_tf.rewriting.pieces import is_large, pieces

@@ -8,10 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf.kernels.index_map import Geometry, IndexMap
-from espace_tf.network import cloning, graph
+from espace_tf.network import graph
 from espace_tf.network.activations import activation
+from espace_tf.network.copies import cloning
+from espace_tf.network.copies.likeness import like
 from espace_tf.network.layer_rules import COMPRESSED, rule
-from espace_tf.network.likeness import like
 
 Call = Callable[[Any], Any]
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from espace_tf.network import cloning, graph
+from espace_tf.network import graph
 from espace_tf.network.activations import activation
+from espace_tf.network.copies import cloning
+from espace_tf.network.copies.likeness import like
 from espace_tf.network.layer_rules import COMPRESSED, rule
-from espace_tf.network.likeness import like
 from espace_tf.rewriting import fuse as fusing
 from espace_tf.rewriting.stock import stock_copy
 

@@ -11,7 +11,8 @@ import tensorflow as tf
 from espace_tf.checks import check_count
 from espace_tf.data.batches import named_inputs
 from espace_tf.data.feed import Feed
-from espace_tf.network import graph, recording, replicas, shares
+from espace_tf.distribution import replicas, shares
+from espace_tf.network import graph, recording
 from espace_tf.network.layer_rules import rule
 from espace_tf.network.tracing import traced
 

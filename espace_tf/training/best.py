@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from espace_tf.training.step import assign
+from espace_tf.training.steps.step import assign
 
 
 class Best:

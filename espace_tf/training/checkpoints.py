@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from espace_tf.distribution.replicas import Replicas
 from espace_tf.files import atomic_write, checked_path, output_folder
-from espace_tf.network.replicas import Replicas
 
 VERSION = 2
 # What NumPy and JSON raise of a file that is cut, changed, or another one.

@@ -10,23 +10,23 @@ from espace_tf.data import batches as user_data
 from espace_tf.data.arrays import describe
 from espace_tf.data.feed import Feed
 from espace_tf.data.forms import understood
+from espace_tf.distribution.replicas import Replicas, find_strategy
 from espace_tf.network import graph
-from espace_tf.network.borrowed import compiled_with, trainable
+from espace_tf.network.copies.borrowed import compiled_with, trainable
 from espace_tf.network.draws import numbered_draws
-from espace_tf.network.replicas import Replicas, find_strategy
 from espace_tf.progress import draws
 from espace_tf.rewriting.fuse import check_not_fused
 from espace_tf.schedules import PolynomialDecay
 from espace_tf.training import learning_rate
 from espace_tf.training.arguments import GRADUAL, check_options, checked_optimizer
 from espace_tf.training.checkpoints import Checkpoint
-from espace_tf.training.distillation import Teacher
 from espace_tf.training.loop import Loop
 from espace_tf.training.run_identity import check_alike, described, judgement, weights_hash
-from espace_tf.training.safe_steps import safe_steps
 from espace_tf.training.set_aside import set_aside
-from espace_tf.training.step import Trainer
-from espace_tf.training.task import Task
+from espace_tf.training.steps.distillation import Teacher
+from espace_tf.training.steps.safe_steps import safe_steps
+from espace_tf.training.steps.step import Trainer
+from espace_tf.training.steps.task import Task
 
 
 def fine_tune(

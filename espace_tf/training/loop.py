@@ -14,8 +14,8 @@ from espace_tf.training import learning_rate
 from espace_tf.training.batch_norms import BatchNorms
 from espace_tf.training.best import Best
 from espace_tf.training.checkpoints import Checkpoint
-from espace_tf.training.fade import Fade
-from espace_tf.training.step import Trainer
+from espace_tf.training.steps.fade import Fade
+from espace_tf.training.steps.step import Trainer
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from espace_tf.network.replicas import Replicas
+from espace_tf.distribution.replicas import Replicas
 
 
 def weights_hash(model) -> str:

@@ -14,7 +14,7 @@ from absl.testing import flagsaver
 import espace_tf
 from espace_tf import files
 from espace_tf.bin import shared_flags
-from espace_tf.bin.run import Run
+from espace_tf.bin.frame.run import Run
 from espace_tf.records.analysis import Analysis
 
 SEED = 2

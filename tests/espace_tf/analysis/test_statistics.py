@@ -7,10 +7,10 @@ import tensorflow as tf
 import tf_keras
 
 from espace_tf.analysis import statistics as moments
-from espace_tf.data import targets
 from espace_tf.network import graph
 from espace_tf.network.sites import at_size, read_sites
 from espace_tf.numerics import masks
+from espace_tf.objectives import targets
 
 SEED = 11
 LIBRARIES = pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])

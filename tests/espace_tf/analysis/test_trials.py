@@ -7,10 +7,10 @@ import tf_keras
 
 import espace_tf.keras_layers  # noqa: F401  (registers the layers)
 from espace_tf.analysis.trials import Change, WhatIf
-from espace_tf.data import losses
 from espace_tf.network import graph
 from espace_tf.network.sites import read_sites
 from espace_tf.numerics.factors import Factors, plain_factors, reconstruct
+from espace_tf.objectives import losses
 from espace_tf.records.layer_plan import LayerPlan
 from espace_tf.records.plan import Plan
 from espace_tf.rewriting.apply import apply

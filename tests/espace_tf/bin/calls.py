@@ -5,7 +5,7 @@ import importlib
 from absl import flags
 from absl.testing import flagsaver
 
-from espace_tf.bin import command
+from espace_tf.bin.frame import command
 
 NAMES = ("train", "compress", "fine_tune", "evaluate", "export", "benchmark", "report")
 MODULES = {name: importlib.import_module(f"espace_tf.bin.{name}") for name in NAMES}

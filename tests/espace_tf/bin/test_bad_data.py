@@ -8,7 +8,7 @@ import pytest
 from calls import call
 from PIL import Image
 
-from espace_tf.bin import broken_files
+from espace_tf.bin.inputs import broken_files
 
 SEED = 8
 COMMANDS = {

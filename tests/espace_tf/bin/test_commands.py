@@ -15,7 +15,7 @@ from absl import flags
 from absl.testing import flagsaver
 from calls import MODULES, call
 
-from espace_tf.bin import command, run
+from espace_tf.bin.frame import command, run
 from espace_tf.training import checkpoints
 
 ROOT = Path(__file__).parents[3]

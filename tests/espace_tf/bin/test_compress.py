@@ -16,7 +16,9 @@ from absl import flags
 from absl.testing import flagsaver
 
 from espace_tf import pipeline
-from espace_tf.bin import command, compress, compression
+from espace_tf.bin import compress
+from espace_tf.bin.frame import command
+from espace_tf.bin.work import compression
 from espace_tf.records.layer_plan import LayerPlan
 from espace_tf.records.plan import Plan
 

@@ -7,7 +7,8 @@ import tensorflow as tf
 import tf_keras
 
 from espace_tf.config import EspaceWarning
-from espace_tf.network import cloning, graph, recording
+from espace_tf.network import graph, recording
+from espace_tf.network.copies import cloning
 from espace_tf.network.sites import read_sites
 
 LIBRARIES = pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])

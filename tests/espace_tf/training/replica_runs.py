@@ -20,9 +20,9 @@ import tensorflow as tf
 
 from espace_tf import keras_layers
 from espace_tf.analysis import statistics as moments
-from espace_tf.data import targets
-from espace_tf.network.replicas import Replicas
+from espace_tf.distribution.replicas import Replicas
 from espace_tf.network.sites import read_sites
+from espace_tf.objectives import targets
 from espace_tf.training.fine_tune import fine_tune
 
 SEED = 11

@@ -17,10 +17,10 @@ from finetuning_networks import (
 
 from espace_tf import callbacks
 from espace_tf.config import EspaceWarning
-from espace_tf.network import cloning
+from espace_tf.network.copies import cloning
 from espace_tf.training import learning_rate, loop
 from espace_tf.training.fine_tune import fine_tune
-from espace_tf.training.step import LossScale
+from espace_tf.training.steps.step import LossScale
 
 
 @pytest.mark.parametrize(
