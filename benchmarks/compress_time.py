@@ -52,9 +52,9 @@ def measured(path: str) -> dict[str, Any]:
 
     import espace_tf
     from benchmarks.images import FASHION
-    from espace_tf.bin.inputs import data, models
+    from espace_tf.bin.inputs import array_files, models
 
-    model, images = models.load(Path(path)), data.load(_DATA.value or FASHION)
+    model, images = models.load(Path(path)), array_files.load(_DATA.value or FASHION)
     (count,), (speedup,) = _IMAGES.value, _SPEEDUP.value
     given = images.x[:count], images.y[:count]
     config = espace_tf.EspaceConfig(batch_size=_BATCH.value)

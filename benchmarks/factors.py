@@ -44,7 +44,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.patches import Choice, Layer, collect, layers_of
-from espace_tf.bin.inputs import data as data_files
+from espace_tf.bin.inputs import array_files as data_files
 from espace_tf.files import atomic_write
 from espace_tf.numerics.factors import ORDERS, energy_rank
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from espace_tf.bin.inputs import data as data_files
+from espace_tf.bin.inputs import array_files as data_files
 
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _SUBSET = Path(__file__).parents[1] / "demo" / "fashion_mnist_subset.npz"
@@ -76,7 +76,7 @@ class Images:
 
 
 def fashion(source: str, *, holdout: int, test_images: int, seed: int) -> Images:
-    """Fashion-MNIST, or other labelled arrays that `espace_tf.bin.inputs.data.load` reads.
+    """Fashion-MNIST, or other labelled arrays that `espace_tf.bin.inputs.array_files.load` reads.
 
     Args:
         source: an .npz file or a folder of idx files.

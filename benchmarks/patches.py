@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from espace_tf.bin.inputs.data import Data
+from espace_tf.bin.inputs.array_files import Data
 from espace_tf.kernels.index_map import Geometry, conv_table
 from espace_tf.numerics import low_rank
 from espace_tf.numerics.factors import reconstruct

@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import resource
 
-from espace_tf.bin.inputs.data import read_idx
+from espace_tf.bin.inputs.array_files import read_idx
 
 # SHA-256 of all pixels and labels of the four files, in the order of their names.
 FASHION_MNIST = "633d47d0a84f2b65c343baa9d3e7ae9b586e23017375b7cc93ac2e99f7baad7f"

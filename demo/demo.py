@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 import espace_tf
-from espace_tf.bin.inputs import data as bin_data
+from espace_tf.bin.inputs import array_files as bin_data
 from espace_tf.files import atomic_write
 from espace_tf.timing.benchmark import Row
 

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from absl import app, flags
 
-from espace_tf.bin.inputs import data as bin_data
+from espace_tf.bin.inputs import array_files as bin_data
 
 _EPOCHS = flags.DEFINE_integer("epochs", 6, "Passes over the 60,000 training images.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the initial weights, the order and the flips.")

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import espace_tf
-from espace_tf.bin.inputs import data as data_files
+from espace_tf.bin.inputs import array_files as data_files
 from espace_tf.deploy import tflite
 
 _DEMO = Path(__file__).parents[2] / "demo"

@@ -23,7 +23,7 @@ from rich.console import Console
 import espace_tf
 from espace_tf import zoo
 from espace_tf.bin.frame import tables
-from espace_tf.bin.inputs import data as data_files
+from espace_tf.bin.inputs import array_files as data_files
 
 _DEMO = Path(__file__).parents[2] / "demo"
 _MODEL = flags.DEFINE_string("model", None, "A trained Keras 3 network; none: ResNet-20, untrained")

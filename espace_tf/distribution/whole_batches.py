@@ -9,7 +9,7 @@ import keras
 
 from espace_tf.distribution import shares
 from espace_tf.network import graph
-from espace_tf.network.draws import random_layers
+from espace_tf.network.random_layers import random_layers
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 from espace_tf.network import graph
 from espace_tf.network.copies import cloning
 from espace_tf.network.copies.borrowed import compiled_like
-from espace_tf.network.normal import normal
+from espace_tf.network.normal_form import normal
 from espace_tf.network.sites import at_size, read_sites
 from espace_tf.records.site import Site
 

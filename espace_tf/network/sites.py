@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from espace_tf.network.graph import is_container, layers
 from espace_tf.network.layer_rules import DEPTHWISE, UNKNOWN, Rule, is_altered, kin, rule
-from espace_tf.network.normal import without_graph
+from espace_tf.network.normal_form import without_graph
 from espace_tf.network.recording import Call, run_at, trace
 from espace_tf.records.site import Site, is_known
 

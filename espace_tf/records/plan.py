@@ -178,7 +178,7 @@ class Plan:
             >>> small = apply(model, Plan.uniform(model, rank_ratio=0.25, keep=0.5))
         """
         from espace_tf.network import graph
-        from espace_tf.network.normal import normal
+        from espace_tf.network.normal_form import normal
         from espace_tf.network.sites import read_sites
 
         if rank_ratio is not None:

@@ -14,7 +14,7 @@ from espace_tf.network.copies import cloning
 from espace_tf.network.copies.likeness import like
 from espace_tf.network.layer_rules import COMPRESSED, rule
 from espace_tf.network.network import Network
-from espace_tf.network.normal import normal
+from espace_tf.network.normal_form import normal
 from espace_tf.numerics.factors import Factors, plain_factors, reconstruct
 from espace_tf.records.layer_plan import LayerPlan
 from espace_tf.records.plan import Plan

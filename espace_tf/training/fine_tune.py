@@ -13,7 +13,7 @@ from espace_tf.data.forms import understood
 from espace_tf.distribution.replicas import Replicas, find_strategy
 from espace_tf.network import graph
 from espace_tf.network.copies.borrowed import compiled_with, trainable
-from espace_tf.network.draws import numbered_draws
+from espace_tf.network.random_layers import numbered_draws
 from espace_tf.progress import draws
 from espace_tf.rewriting.fuse import check_not_fused
 from espace_tf.schedules import PolynomialDecay

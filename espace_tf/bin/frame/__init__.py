@@ -1,4 +1,4 @@
-"""How a command runs: flags, signals, exit codes, resumed runs, tables and files at its end.
+"""How a command runs: flags, exit codes, resumed runs, tables and files at its end.
 
 Nothing here knows what any one command does.
 """

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from espace_tf.bin.inputs import broken_files, pixels
-from espace_tf.bin.inputs.data import as_images, in_rank
+from espace_tf.bin.inputs.array_files import as_images, in_rank
 from espace_tf.bin.inputs.pixels import Preprocessing
 from espace_tf.bin.inputs.sources import Source
 

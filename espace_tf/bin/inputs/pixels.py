@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from espace_tf.bin.inputs.data import preprocesses
+from espace_tf.bin.inputs.array_files import preprocesses
 
 # The mean and standard deviation of ImageNet's training images, red, green, blue, in [0, 1].
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from espace_tf.bin.inputs import data as arrays
+from espace_tf.bin.inputs import array_files as arrays
 
 FORMS = (
     "an .npz file, a folder of idx files as MNIST comes in, folder:PATH with images in one folder "

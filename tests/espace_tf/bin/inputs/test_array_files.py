@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from espace_tf.bin.inputs import data, datasets, pixels, sources
+from espace_tf.bin.inputs import array_files, datasets, pixels, sources
 
 
 def write_idx(path, array):
@@ -22,7 +22,7 @@ def test_idx_folder(suffix, tmp_path):
     write_idx(tmp_path / f"train-images-idx3-ubyte{suffix}", images)
     write_idx(tmp_path / f"train-labels-idx1-ubyte{suffix}", labels)
     write_idx(tmp_path / f"t10k-images-idx3-ubyte{suffix}", images[:3])
-    found = data.load(tmp_path)
+    found = array_files.load(tmp_path)
     np.testing.assert_allclose(found.x, images[..., None] / 255, atol=1e-7)
     assert found.x.dtype == np.float32
     np.testing.assert_array_equal(found.y, labels)
@@ -34,11 +34,11 @@ def test_idx_folder(suffix, tmp_path):
 def test_npz(names, tmp_path):
     x, y = np.random.default_rng(0).random((4, 3, 3, 2)), np.arange(4)
     np.savez(tmp_path / "a.npz", **dict(zip(names, (x, y), strict=True)), x_test=x, y_test=y)
-    found = data.load(tmp_path / "a.npz")
+    found = array_files.load(tmp_path / "a.npz")
     np.testing.assert_array_equal(found.x, x.astype(np.float32))
     assert len(found.test) == 2
     np.savez(tmp_path / "b.npz", x=x)
-    assert data.load(tmp_path / "b.npz").x.shape == x.shape
+    assert array_files.load(tmp_path / "b.npz").x.shape == x.shape
 
 
 @pytest.mark.parametrize(
@@ -58,30 +58,30 @@ def test_npz(names, tmp_path):
 def test_arrays_that_do_not_go_together(arrays, words, tmp_path):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(ValueError, match=words):
-        data.load(tmp_path / "a.npz")
+        array_files.load(tmp_path / "a.npz")
 
 
 def test_what_cannot_be_read_is_said(tmp_path):
     with pytest.raises(ValueError, match="none of these"):
-        data.load(tmp_path / "nothing.npz")
+        array_files.load(tmp_path / "nothing.npz")
     with pytest.raises(ValueError, match="no train-images"):
-        data.load(tmp_path)
+        array_files.load(tmp_path)
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"text")
     with pytest.raises(ValueError, match="cannot be read as an idx file"):
-        data.load(tmp_path)
+        array_files.load(tmp_path)
     (tmp_path / "broken.npz").write_bytes(b"PK nothing")
     with pytest.raises(ValueError, match=r"cannot be read as an \.npz"):
-        data.load(tmp_path / "broken.npz")
+        array_files.load(tmp_path / "broken.npz")
     with open(tmp_path / "array.npz", "wb") as file:
         np.save(file, np.zeros(3))
     with pytest.raises(ValueError, match=r"it is an \.npy file"):
-        data.load(tmp_path / "array.npz")
+        array_files.load(tmp_path / "array.npz")
     np.savez(tmp_path / "other.npz", images=np.zeros(3))
     with pytest.raises(ValueError, match="must hold x"):
-        data.load(tmp_path / "other.npz")
+        array_files.load(tmp_path / "other.npz")
     np.savez(tmp_path / "uneven.npz", x=np.zeros((3, 2, 2, 1)), y=np.zeros(2))
     with pytest.raises(ValueError, match="as many labels"):
-        data.load(tmp_path / "uneven.npz")
+        array_files.load(tmp_path / "uneven.npz")
 
 
 @pytest.mark.parametrize("kind", ["npz", "gz"])
@@ -97,7 +97,7 @@ def test_damaged_compression_is_said(kind, tmp_path):
     content[200:260] = bytes(60)
     path.write_bytes(bytes(content))
     with pytest.raises(ValueError, match="cannot be read as an"):
-        data.load(place)
+        array_files.load(place)
 
 
 def flat(*layers, shape=(6, 6, 1), dtype=None):

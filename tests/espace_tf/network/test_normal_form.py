@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from espace_tf.network import graph
-from espace_tf.network.normal import normal, without_graph
+from espace_tf.network.normal_form import normal, without_graph
 from espace_tf.network.sites import read_sites
 from espace_tf.records.plan import Plan
 from espace_tf.rewriting.apply import apply, densify
