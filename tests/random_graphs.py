@@ -313,12 +313,14 @@ class Grower:
         return pool
 
     def again(self, pool):
-        """Another call of a layer or model; a Sequential or PReLU would take any shape here."""
+        """Another call of a layer or model, if it fits: some take any shape, and fail later."""
         layer, given = self.r.choice(self.layers), self.recent(pool)
         called, shape = self.values[layer], self.values[given].shape
         if isinstance(called, keras.Model) and called.input_shape != shape:
             return None
         if isinstance(called, keras.layers.PReLU) and not fits(called.alpha.shape, shape[1:]):
+            return None
+        if isinstance(called, keras.layers.Normalization) and len(called.input_mean) != shape[-1]:
             return None
         return self.add("t", f"{layer}({{}})", [given])
 
