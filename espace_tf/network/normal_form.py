@@ -191,7 +191,11 @@ def _is_divisible(layer: Any) -> bool:
 
 
 def _halves(layer: Any) -> list[Any]:
-    options: Mapping[str, Any] = {"dtype": layer.dtype_policy, "trainable": layer.trainable}
+    options: Mapping[str, Any] = {
+        "dtype": layer.dtype_policy,
+        "trainable": layer.trainable,
+        "data_format": layer.data_format,  # not what Keras is set to meanwhile
+    }
     first = keras.layers.DepthwiseConv2D(
         layer.kernel_size,
         strides=layer.strides,

@@ -125,7 +125,9 @@ class _Chain:
         calls = [] if rows else [self._make(layers.Reshape, (index_map.rows_in, channels))]
         table = index_map.table
         if table.min() < 0:  # row 0 is now zeros, and -1 becomes 0
-            calls.append(self._make(layers.ZeroPadding1D, (1, 0)))
+            # Else Keras 3 pads the axis of the data format that it is set to; tf_keras knows one.
+            known = {"data_format": "channels_last"} if self._library.__name__ == "keras" else {}
+            calls.append(self._make(layers.ZeroPadding1D, (1, 0), **known))
             table = table + 1
         calls.append(self._take(table.ravel()))
         if self._layer.groups == 1:

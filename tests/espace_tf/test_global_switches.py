@@ -28,6 +28,7 @@ def switch(request):
     keras.utils.set_random_seed(SEED)
     layers, x = keras.layers, keras.Input((8, 8, 3))
     y = layers.Conv2D(4, 3, padding="same", activation="relu", name="a")(x)
+    y = layers.SeparableConv2D(5, 3, padding="same", name="separable")(y)
     y = layers.Conv2D(4, 3, use_bias=False, name="b")(layers.MaxPooling2D(name="pool")(y))
     y = layers.BatchNormalization(name="norm")(y)
     model = keras.Model(x, layers.GlobalAveragePooling2D(name="mean")(y))
@@ -49,6 +50,10 @@ def test_copies_keep_each_layers_own_policy_and_compute_the_same(switch):
         np.testing.assert_allclose(np.asarray(form(images)), expected, atol=1e-5)
     rows = benchmark(model, full, batch_size=2, repeats=2)
     assert rows[1].max_difference < 1e-5
+    masked = apply(model, Plan.uniform(model, rank_ratio=0.5, keep=0.5))
+    stock = strip(masked, stock=True)
+    assert "ZeroPadding1D" in {type(layer).__name__ for layer in stock.layers}
+    np.testing.assert_allclose(np.asarray(stock(images)), np.asarray(masked(images)), atol=1e-5)
 
 
 def test_single_layers_are_timed_in_the_layers_own_type(switch):
