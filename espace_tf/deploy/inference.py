@@ -30,6 +30,7 @@ def inference_copy(model: Any) -> Any:
 def check_model(model: Any) -> None:
     """Raises unless `model` is a Keras model with known inputs."""
     graph.library(model)
+    graph.check_eager(model)
     if not getattr(model, "inputs", None):
         raise ValueError(
             "model must be functional or sequential, with known inputs: call a sequential model "

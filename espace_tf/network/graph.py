@@ -34,6 +34,20 @@ def library(model: Any, name: str = "model") -> ModuleType:
     )
 
 
+def check_eager(model: Any) -> None:
+    """Raises unless the numbers of a model, or of one in its place, can be read here.
+
+    Raises:
+        RuntimeError: inside a tf.function or a graph, or eager execution is switched off.
+    """
+    if not tf.executing_eagerly():
+        raise RuntimeError(
+            f"model {getattr(model, 'name', model)!r} can only be worked on in eager execution, "
+            "which is off here: call this outside of tf.function and tf.Graph, and without "
+            "tf.compat.v1.disable_eager_execution()"
+        )
+
+
 def is_container(layer: Any) -> bool:
     """Whether a layer is a Functional or Sequential model, whose inner layers can be replaced.
 

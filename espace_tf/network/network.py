@@ -41,7 +41,9 @@ class Network:
         Raises:
             TypeError: not a Keras model.
             ValueError: the model has not been built.
+            RuntimeError: eager execution is off.
         """
+        graph.check_eager(model)
         model = normal(model)
         layers = graph.layers(model)
         return cls(model, layers, tuple(read_sites(model)), graph.fingerprint(model))

@@ -103,6 +103,7 @@ def reconstruct(
     """
     graph.library(model)
     graph.library(teacher, "teacher")
+    graph.check_eager(model)
     check_not_fused(model)
     check_number(seconds, "seconds", 0.0)
     check_count(seed, "seed", 0, 2**32 - 1)

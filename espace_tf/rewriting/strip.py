@@ -37,7 +37,9 @@ def strip(model: Any, *, fuse: bool | None = None, stock: bool = False) -> Any:
         The new model; the same outputs at inference, to float rounding. `espace_plan` is kept.
 
     Raises:
-        ValueError: fuse=True together with stock=True: a fused graph is no stock layer.
+        ValueError: fuse=True together with stock=True: a fused graph is no stock layer; or the
+            model has no known inputs.
+        RuntimeError: eager execution is off.
 
     Example:
         >>> rows = espace_tf.benchmark(strip(model), strip(small), batch_size=16)
@@ -46,6 +48,11 @@ def strip(model: Any, *, fuse: bool | None = None, stock: bool = False) -> Any:
         raise ValueError(
             "stock=True makes a model of Keras's own layers, of which a fused graph is none. "
             "Received: fuse=True too; leave one of them out"
+        )
+    graph.check_eager(model)
+    if graph.is_container(model) and not getattr(model, "inputs", None):
+        raise ValueError(
+            f"model {model.name!r} has no known inputs: call it on data, or give it an Input"
         )
     stripped = fold(model)
     if stock:

@@ -123,6 +123,7 @@ def _check_models(models: Sequence[Any]) -> None:
     """Raises unless all are models that take the same inputs."""
     for model in models:
         graph.library(model)
+        graph.check_eager(model)
         if not model.built or not model.inputs:
             raise ValueError(
                 f"model {model.name!r} has no known inputs: call it on data, or give it an Input"

@@ -167,6 +167,7 @@ def fine_tune(
         verbose=verbose,
     )
     library = graph.library(model)
+    graph.check_eager(model)
     check_not_fused(model)
     optimizer = checked_optimizer(library, optimizer)
     team = Replicas(find_strategy(model, strategy))

@@ -159,6 +159,10 @@ CASES = {
         lambda: espace_tf.benchmark(keras.Sequential([keras.layers.Dense(2)])),
         "has no known inputs",
     ),
+    "not built, stripped": (
+        lambda: espace_tf.strip(keras.Sequential([keras.layers.Conv2D(2, 3)])),
+        "has no known inputs: call it on data",
+    ),
     "accuracy": (lambda: espace_tf.report(Plan(), "a.html", accuracy=3), "accuracy must be"),
     "accuracy x": (
         lambda: espace_tf.report(Plan(), "a.html", accuracy={"after": "x"}),
@@ -188,6 +192,28 @@ CASES = {
 def test_is_refused_in_words(call, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises((TypeError, ValueError, OSError), match=words):
+        call()
+    assert list(tmp_path.iterdir()) == []
+
+
+GRAPH = {
+    "compress": lambda: espace_tf.compress(network(), X, speedup=2),
+    "apply": lambda: espace_tf.apply(network(), Plan()),
+    "strip": lambda: espace_tf.strip(network()),
+    "fine_tune": lambda: tune((X, Y)),
+    "reconstruct": lambda: espace_tf.reconstruct(network(), X, teacher=other()),
+    "benchmark": lambda: benchmark(),
+    "export_tflite": lambda: espace_tf.export_tflite(network(), "a.tflite"),
+    "export_saved_model": lambda: espace_tf.export_saved_model(network(), "saved"),
+}
+
+
+@pytest.mark.parametrize("call", GRAPH.values(), ids=list(GRAPH))
+def test_graph_mode_is_refused_in_words(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network()
+    # What tf.compat.v1.disable_eager_execution() and tf.function leave one in.
+    with tf.Graph().as_default(), pytest.raises(RuntimeError, match="only .* in eager execution"):
         call()
     assert list(tmp_path.iterdir()) == []
 
