@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,6 +115,13 @@ def trace(model: Any, paths: Iterable[str]) -> list[Call]:
     wanted = {id(layer): path for path, layer in _known(model, paths).items()}
     found = _calls(model, wanted) if wanted else []
     return _traced_calls(cloning.private_copy(model), wanted.values()) if found is None else found
+
+
+def called_once(model: Any, paths: Iterable[str]) -> list[str]:
+    """Those of the paths whose layers have one call in the model's graph."""
+    paths = list(paths)
+    times = Counter(call.path for call in trace(model, paths))
+    return [path for path in paths if times[path] == 1]
 
 
 def run_at(model: Any, paths: Iterable[str], size: tuple[int, int]) -> list[Call]:

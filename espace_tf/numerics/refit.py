@@ -4,8 +4,11 @@ import numpy as np
 
 from espace_tf.numerics.patches import lower_root
 
-# Of the mean variance of what is read: the strengths of the ridge that are tried.
-RIDGES = (1e-6, 1e-4, 1e-2, 1e-1)
+# Variances of relative errors in what is read that are tried; that of a dropout of a half is 1.
+NOISES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+# How much of the largest gain on held-out rows is enough.
+_ENOUGH = 0.9
+_FLOOR = 1e-9  # of the mean variance of what is read: values that depend on each other are solved
 _CHUNK = 4096  # rows that are turned into float64 at a time
 
 
@@ -16,20 +19,23 @@ def refit(
     held_residuals: np.ndarray,
     *,
     shift: bool = True,
-    ridges: tuple[float, ...] = RIDGES,
+    noises: tuple[float, ...] = NOISES,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """The change of a linear layer's weights that explains most of what its outputs lack.
 
-    min |residuals - reads change - shift|^2 + ridge * mean variance * rows * |change|^2, in
-    float64: a ridge regression (Hoerl and Kennard 1970) that draws towards the weights as they are,
-    not towards 0. Of several ridges the one is taken that leaves least on rows that were held out.
+    min |residuals - reads change - shift|^2 + noise * sum_j |reads_j|^2 |change_j|^2, in float64:
+    what is left on average if each value that is read is off by a relative error of this variance
+    (Bishop 1995; for dropout, where it is p / (1 - p), Wager et al. 2013, arXiv:1307.1493). Of
+    several noises the largest is taken that leaves little more than the best on rows that were held
+    out: large weights that cancel each other are worth little there, and a training with batch
+    statistics and dropouts would begin with their errors.
 
     Args:
         reads: [groups, rows, d] what each output reads.
         residuals: [groups, rows, n] what is wanted minus what is there.
         held_reads, held_residuals: the same of other rows, at least one.
         shift: whether the outputs have a bias.
-        ridges: as shares of the mean variance of what is read.
+        noises: in ascending order.
 
     Returns:
         change [groups, d, n] and shift [groups, n] (zeros without one), float32; None if nothing
@@ -43,22 +49,24 @@ def refit(
         True
     """
     with np.errstate(all="ignore"):
-        return _refit(reads, residuals, held_reads, held_residuals, shift, ridges)
+        return _refit(reads, residuals, held_reads, held_residuals, shift, noises)
 
 
-def _refit(reads, residuals, held_reads, held_residuals, shift: bool, ridges: tuple[float, ...]):
+def _refit(reads, residuals, held_reads, held_residuals, shift: bool, noises: tuple[float, ...]):
     found = [_moments(*pair, shift) for pair in zip(reads, residuals, strict=True)]
     if not all(np.isfinite(part).all() for moments in found for part in moments):
         return None
-    best, least = None, float(np.square(held_residuals, dtype=np.float64).sum())
-    for ridge in ridges:
-        solved = [_solved(*moments, ridge, shift) for moments in found]
+    tried, before = [], float(np.square(held_residuals, dtype=np.float64).sum())
+    for noise in noises:
+        solved = [_solved(*moments, noise, shift) for moments in found]
         change, shifts = (np.stack(each).astype(np.float32) for each in zip(*solved, strict=True))
         left = held_residuals - (held_reads @ change + shifts[:, None])
-        lost = float(np.square(left, dtype=np.float64).sum())
-        if lost < least:
-            best, least = (change, shifts), lost
-    return best
+        gain = before - float(np.square(left, dtype=np.float64).sum())
+        tried.append((gain, change, shifts))
+    most = max((gain for gain, *_ in tried if gain > 0), default=None)
+    if most is None:
+        return None
+    return next(rest for gain, *rest in reversed(tried) if gain >= _ENOUGH * most)
 
 
 def _moments(reads: np.ndarray, residuals: np.ndarray, shift: bool) -> tuple[np.ndarray, ...]:
@@ -73,13 +81,14 @@ def _moments(reads: np.ndarray, residuals: np.ndarray, shift: bool) -> tuple[np.
     return mean, lacking, gram / len(reads), cross / len(reads)
 
 
-def _solved(mean, lacking, gram, cross, ridge: float, shift: bool) -> tuple[np.ndarray, np.ndarray]:
+def _solved(mean, lacking, gram, cross, noise: float, shift: bool) -> tuple[np.ndarray, np.ndarray]:
     """The change and the shift of one group."""
     from scipy import linalg
 
     scale = np.trace(gram) / len(gram)
     if scale <= np.finfo(np.float64).tiny:  # nothing is read that differs
         return np.zeros(cross.shape), lacking
-    lower = lower_root(gram / scale + ridge * np.eye(len(gram)))
+    squares = noise * (np.diag(gram) + mean**2) / scale
+    lower = lower_root(gram / scale + np.diag(squares + _FLOOR))
     change = linalg.cho_solve((lower, True), cross / scale, check_finite=False)
     return change, lacking - mean @ change if shift else lacking

@@ -1,7 +1,6 @@
 """Layers refitted, first to last, to what the compressed network really gives them to read."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,7 +51,7 @@ def refit_layers(model: Any, teacher: Any, inputs: Any, fitted: int, seed: int) 
             changed.append(path)
         return original(values)
 
-    paths = _called_once(model, wanted)
+    paths = recording.called_once(model, wanted)
     with recording.record(model, paths, refitted):
         graph.forward(model, inputs)
     return len(changed)
@@ -66,11 +65,6 @@ def _is_linear(layer: Any) -> bool:
     return known and not first and all(getattr(layer, name, None) is None for name in names)
 
 
-def _called_once(model: Any, paths: Sequence[str]) -> list[str]:
-    times = Counter(call.path for call in recording.trace(model, paths)) if paths else {}
-    return [path for path in paths if times[path] == 1]
-
-
 def _responses(teacher: Any, paths: Sequence[str], inputs: Any, seed: int) -> dict[str, Any]:
     """Some positions of each layer called once, and its responses there, [B, q, N]."""
     random, found = np.random.default_rng(seed), {}
@@ -82,7 +76,7 @@ def _responses(teacher: Any, paths: Sequence[str], inputs: Any, seed: int) -> di
         found[path] = positions, tf.gather(rows, positions, axis=1)
         return activation(response)
 
-    paths = _called_once(teacher, paths)
+    paths = recording.called_once(teacher, paths)
     with recording.record(teacher, paths, kept):
         graph.forward(teacher, inputs)
     return found

@@ -22,6 +22,7 @@ from espace_tf.objectives import losses
 from espace_tf.objectives.distance import Distance
 from espace_tf.reconstruction.closed_form import refit_layers
 from espace_tf.reconstruction.descent import Descent
+from espace_tf.reconstruction.norms import settle
 from espace_tf.rewriting.fuse import check_not_fused
 from espace_tf.training.best import Best
 from espace_tf.training.set_aside import share
@@ -67,11 +68,12 @@ def reconstruct(
 
     First every convolution and dense layer, first to last, gets the last kernel and bias that bring
     its responses closest to the teacher's by least squares, given what the compressed network
-    really gives it to read. Then all weights that may be trained are, for 200 steps of
-    Adam at most, to imitate the teacher's outputs and the last map of each resolution, at
-    inference: batch norms keep their statistics. Images are set aside (a tenth, at least 32, never
-    more than a quarter), and whatever does not bring the answers on them closer to the teacher's is
-    undone. `fine_tune`, with more images and labels, goes on from there.
+    really gives it to read. Batch norms get the statistics of what they read then, and gammas and
+    betas that undo it: a training begins with the same network. Then all weights that may be
+    trained are, for 200 steps of Adam at most, to imitate the teacher's outputs and the last map of
+    each resolution, at inference: batch norms keep their statistics. Images are set aside (a tenth,
+    at least 32, never more than a quarter), and whatever does not bring the answers on them closer
+    to the teacher's is undone. `fine_tune`, with more images and labels, goes on from there.
 
     Args:
         model: what `apply` or `compress` returned; frozen layers stay as they are.
@@ -165,6 +167,7 @@ class Reconstruction:
             parts = (images, fitted), (aside, held)
             x = concatenated([_first(each, size) for each, size in parts])
             refit_layers(model, self._teacher, x, fitted, self._seed)
+            settle(model, x)
             best.note(1, judge())
         best.put_back()
         return Reconstructed(best.first_loss, best.loss)

@@ -24,7 +24,7 @@ def test_is_the_least_squares_solution_of_numpy(shift):
         reads[:, held],
         residuals[:, held],
         shift=shift,
-        ridges=(0.0,),
+        noises=(0.0,),
     )
     for group in range(2):
         x = reads[group, :300].astype(np.float64)
@@ -32,6 +32,33 @@ def test_is_the_least_squares_solution_of_numpy(shift):
         wanted = np.linalg.lstsq(x, residuals[group, :300].astype(np.float64), rcond=None)[0]
         np.testing.assert_allclose(change[group], wanted[:5], atol=1e-5)
         np.testing.assert_allclose(bias[group], wanted[5] if shift else 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_noise_is_that_of_dropped_values(shift):
+    """As least squares in float64 on a row more for each value that may be off."""
+    rng, noise = np.random.default_rng(4), 0.25
+    reads, residuals = rows(rng, 1, 200, 0.3)
+    change, bias = refit(reads, residuals, reads, residuals, shift=shift, noises=(noise,))
+    x, y = reads[0].astype(np.float64), residuals[0].astype(np.float64)
+    extra = np.diag(np.sqrt(noise * np.square(x).sum(0)))
+    x = np.hstack([np.vstack([x, extra]), np.r_[np.ones(200), np.zeros(5)][:, None] * shift])
+    wanted = np.linalg.lstsq(x, np.vstack([y, np.zeros((5, 3))]), rcond=None)[0]
+    np.testing.assert_allclose(change[0], wanted[:5], atol=1e-5)
+    np.testing.assert_allclose(bias[0], wanted[5], atol=1e-5)
+
+
+def test_large_weights_that_cancel_are_left_out():
+    """Two values that nearly agree: their difference would explain a little more, at a price."""
+    rng = np.random.default_rng(5)
+    values, apart = rng.normal(size=(2, 1, 400, 1)).astype(np.float32)
+    reads = np.concatenate([values, values + 0.01 * apart], axis=2)
+    residuals = values + 0.2 * apart + 0.05 * rng.normal(size=(1, 400, 1)).astype(np.float32)
+    parts = reads[:, :300], residuals[:, :300], reads[:, 300:], residuals[:, 300:]
+    (exact, _), (change, shift) = refit(*parts, noises=(0.0,)), refit(*parts)
+    assert np.abs(exact).max() > 10 and np.abs(change).max() < 1
+    left = np.square(parts[3] - parts[2] @ change - shift).sum()
+    assert left < 0.12 * np.square(parts[3]).sum()
 
 
 def test_noise_alone_is_not_learned():
@@ -67,5 +94,6 @@ def test_dependent_columns_and_few_rows_are_solved():
     narrow = rng.normal(size=(1, 20, 2)).astype(np.float32)
     reads = np.concatenate([narrow, narrow, 1e-9 * narrow], axis=2)
     wanted = narrow @ rng.normal(size=(1, 2, 4)).astype(np.float32)
-    change, bias = refit(reads[:, :6], wanted[:, :6], reads[:, 6:], wanted[:, 6:])
+    parts = reads[:, :6], wanted[:, :6], reads[:, 6:], wanted[:, 6:]
+    change, bias = refit(*parts, noises=(0.0,))
     np.testing.assert_allclose(reads @ change + bias[:, None], wanted, atol=1e-3)
