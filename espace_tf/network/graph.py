@@ -6,7 +6,6 @@ Of Keras 3 and of tf_keras.
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -258,7 +257,7 @@ def taken(model: Any, x: Any) -> Any:
     Keras warns at every call of another form.
     """
     given = tf.nest.flatten(x)
-    if not getattr(model, "inputs", None) or len(given) != 1 or isinstance(x, Mapping):
+    if len(given) != 1 or len(getattr(model, "inputs", None) or ()) != 1:
         return x
     return tf.nest.pack_sequence_as(structure(model, "input"), given)
 

@@ -193,14 +193,15 @@ def test_a_subclassed_model_and_a_function_of_batches():
     assert type(small).__name__ == "Functional" and small.count_params() < model.count_params()
 
 
-@pytest.mark.parametrize("form", ["list", "dictionary", "alone"])
+@pytest.mark.parametrize("form", ["list", "dictionary", "alone", "alone, named in the data"])
 @pytest.mark.filterwarnings("error:The structure of `inputs`")
 def test_one_input_in_any_form_draws_no_warning(form):
     inputs = keras.Input((16, 16, 3), name="image")
     x = layers.Flatten()(layers.BatchNormalization()(convolved(inputs)))
-    given = {"list": [inputs], "dictionary": {"image": inputs}, "alone": inputs}[form]
-    model = keras.Model(given, layers.Dense(3, activation="softmax")(x))
+    given = {"list": [inputs], "dictionary": {"image": inputs}}
+    model = keras.Model(given.get(form, inputs), layers.Dense(3, activation="softmax")(x))
     model.compile(loss="sparse_categorical_crossentropy")
-    data = ([images()] if form == "alone" else images(), np.arange(16) % 3)
+    forms = {"alone": [images()], "alone, named in the data": {"image": images()}}
+    data = (forms.get(form, images()), np.arange(16) % 3)
     small = compressed(model, data, config={"reconstruct": 1})
     fine_tune(small, data, epochs=1, teacher=model, verbose=0)
