@@ -96,7 +96,13 @@ def check(graph, seed, tflite=False):
         stripped.save(path)
         same("save and load", keras.models.load_model(path)(x), wanted)
         if tflite:
-            export = espace_tf.export_tflite(half, Path(folder) / "model.tflite")
+            try:
+                export = espace_tf.export_tflite(half, Path(folder) / "model.tflite")
+            except ValueError as error:
+                # In words: TensorFlow's converter misses a GELU that a ReLU reads (docs/limits.md).
+                if "no built-in operator for its Erfc" not in str(error):
+                    raise
+                return
             if not export.max_difference < 1e-3 * max(np.abs(np.asarray(v)).max() for v in wanted):
                 raise WrongError(f"TFLite: off by {export.max_difference:.3g}")
 
