@@ -3,8 +3,10 @@
     python -m benchmarks.reconstruct --models=demo/network.keras,resnet20.keras --speedup=2
 
 Every network is compressed twice: with config.reconstruct=0 first, whose result then goes through
-both halves of `reconstruct`, and as `compress` is by default, which plans on what remains. Judged
-on all test images of Fashion-MNIST, see --data. Some minutes for a network of 28 x 28.
+both halves of `reconstruct`, and as `compress` is by default, which plans on what remains. With
+--tune_images the first plan's network is fine-tuned too, without labels, as planned and after both
+halves: what was brought back must not be in the way. Judged on all test images of Fashion-MNIST,
+see --data. Some minutes for a network of 28 x 28.
 """
 
 import tempfile
@@ -25,6 +27,8 @@ _IMAGES = flags.DEFINE_integer("images", 512, "Training images given to compress
 _TEST = flags.DEFINE_integer("test_images", 10_000, "Images to judge on.", 1)
 _SPEEDUP = flags.DEFINE_float("speedup", 2.0, "Asked for.", 1.01)
 _SECONDS = flags.DEFINE_float("seconds", 60.0, "Of the second half, at most.", 0.0)
+_TUNE = flags.DEFINE_integer("tune_images", 0, "To fine-tune on; 0: no fine-tuning.", 0)
+_EPOCHS = flags.DEFINE_integer("tune_epochs", 2, "Of that.", 1)
 _BATCH = flags.DEFINE_integer("batch_size", 16, "Images per call when time is measured.", 1)
 
 
@@ -38,7 +42,8 @@ def main(_) -> None:
     x, y = data.calibration(_IMAGES.value)
     names = ("network", "top-1", "compressed", "least squares", "and Adam", "seconds")
     table = Table(title=f"reconstruct; judged on {_TEST.value} images")
-    for name in (*names, "as compress returns it"):
+    tuned = ("then tuned", "tuned as planned") if _TUNE.value else ()
+    for name in (*names, "as compress returns it", *tuned):
         table.add_column(name)
     for path in map(Path, _MODELS.value):
         model = keras.models.load_model(path, compile=False)
@@ -54,15 +59,25 @@ def main(_) -> None:
                 espace_tf.reconstruct(small, x, teacher=model, seconds=limit, verbose=0)
                 seconds.append(time.perf_counter() - start)
                 found.append(f"{_top1(small, data):.4f}")
+            planned = espace_tf.apply(model, small.espace_plan)
+            rows = [_tuned(each, model, data) for each in (small, planned)] if tuned else []
             config = espace_tf.EspaceConfig(reconstruct=_SECONDS.value, **options)
             small = espace_tf.compress(model, (x, y), config=config, **asked)
         times = " + ".join(f"{each:.0f}" for each in seconds)
-        table.add_row(path.stem, f"{found[0]:.4f}", *found[1:], times, _at(small, data))
-    Console(width=140).print(table)
+        table.add_row(path.stem, f"{found[0]:.4f}", *found[1:], times, _at(small, data), *rows)
+    Console(width=160).print(table)
 
 
 def _at(small, data: images.Images) -> str:
     return f"{_top1(small, data):.4f} at {small.espace_plan.measured_speedup:.2f}"
+
+
+def _tuned(small, model, data: images.Images) -> str:
+    import espace_tf
+
+    x, _ = data.calibration(_TUNE.value)
+    espace_tf.fine_tune(small, x, teacher=model, epochs=_EPOCHS.value, verbose=0)
+    return f"{_top1(small, data):.4f}"
 
 
 def _top1(model, data: images.Images) -> float:

@@ -36,8 +36,8 @@ def export_tflite(
     """Writes a TensorFlow Lite file, runs it and compares the outputs.
 
     Batch normalizations are folded on a copy; the model is not touched. The file takes any batch
-    size (resize its inputs, or call its signature); its inputs and outputs are floats but for
-    "full_int8".
+    size (resize its inputs, or call its signature) unless the model's is fixed; its inputs and
+    outputs are floats but for "full_int8".
 
     Args:
         model: a functional or sequential Keras 3 or tf_keras model, compressed or not.

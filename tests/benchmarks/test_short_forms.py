@@ -33,7 +33,7 @@ SHORT = {
     "budget": (f"--models={_NETWORK}", f"--data={_DATA}", "--images=64"),
     "reconstruct": (
         *(f"--models={_NETWORK}", f"--data={_DATA}", "--images=64", "--test_images=32"),
-        *("--speedup=1.1", "--seconds=1"),
+        *("--speedup=1.1", "--seconds=1", "--tune_images=64", "--tune_epochs=1"),
     ),
     "factors": (
         *(f"--models={_NETWORK}", f"--data_dir={_DATA}", "--calibration_images=32"),
