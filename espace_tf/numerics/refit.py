@@ -44,7 +44,8 @@ def refit(
     Example:
         >>> rng = np.random.default_rng(0)
         >>> x, wanted = rng.normal(size=(1, 90, 3)), rng.normal(size=(1, 3, 2))
-        >>> change, _ = refit(x[:, :60], x[:, :60] @ wanted, x[:, 60:], x[:, 60:] @ wanted)
+        >>> parts = x[:, :60], x[:, :60] @ wanted, x[:, 60:], x[:, 60:] @ wanted
+        >>> change, _ = refit(*parts, noises=(0.0,))
         >>> bool(np.abs(change - wanted).max() < 1e-4)
         True
     """
