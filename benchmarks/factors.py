@@ -44,7 +44,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.patches import Choice, Layer, collect, layers_of
-from espace_tf.bin.inputs import array_files as data_files
+from espace_tf.bin.inputs import array_files
 from espace_tf.files import atomic_write
 from espace_tf.numerics.factors import ORDERS, energy_rank
 
@@ -197,7 +197,7 @@ def accuracy(
     layers: list[Layer],
     kind: str,
     choices: list[Choice | None],
-    data: data_files.Data,
+    data: array_files.Data,
 ) -> float:
     """Top-1 on the test images with these choices; the copy gets its own weights back."""
     before = {}
@@ -215,7 +215,7 @@ def accuracy(
     return float((scores.argmax(axis=-1) == y).mean())
 
 
-def accuracy_rows(model: keras.Model, layers: list[Layer], data: data_files.Data) -> list[dict]:
+def accuracy_rows(model: keras.Model, layers: list[Layer], data: array_files.Data) -> list[dict]:
     """Per way of factorising and choosing ranks: top-1 at every ratio."""
     copy = with_biases(model)
     untouched = accuracy(copy, layers, "plain", [None] * len(layers), data)
@@ -262,7 +262,7 @@ def show(name: str, result: dict) -> None:
 
 def main(_: list[str]) -> None:
     """Runs every model of --models and writes --output after each."""
-    data = data_files.load(FLAGS.data_dir)
+    data = array_files.load(FLAGS.data_dir)
     output, results = Path(FLAGS.output), {}
     output.parent.mkdir(parents=True, exist_ok=True)
     for name in FLAGS.models:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from espace_tf.bin.inputs import array_files as data_files
+from espace_tf.bin.inputs import array_files
 
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _SUBSET = Path(__file__).parents[1] / "demo" / "fashion_mnist_subset.npz"
@@ -87,7 +87,7 @@ def fashion(source: str, *, holdout: int, test_images: int, seed: int) -> Images
     Raises:
         ValueError: not readable, without labels or held-out images, or fewer images than that.
     """
-    data = data_files.load(source)
+    data = array_files.load(source)
     if data.y is None or data.test is None:
         raise ValueError(f"--data must hold labels and held-out images. Received: {source!r}")
     kept = len(data.x) - holdout

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 import espace_tf
-from espace_tf.bin.inputs import array_files as bin_data
+from espace_tf.bin.inputs import array_files
 from espace_tf.files import atomic_write
 from espace_tf.timing.benchmark import Row
 
@@ -40,13 +40,13 @@ _EPOCHS = flags.DEFINE_integer("epochs", 3, "Passes of fine-tuning over them.", 
 _REPEATS = 200  # some seconds: the interruptions of a busy machine come in bursts
 
 
-def top1(model: keras.Model, data: bin_data.Data) -> float:
+def top1(model: keras.Model, data: array_files.Data) -> float:
     """Accuracy on the held-out images."""
     return float(np.mean(model.predict(data.x_test, 500, verbose=0).argmax(-1) == data.y_test))
 
 
 def describe(
-    models: dict[str, keras.Model], data: bin_data.Data, accuracy: dict[str, float], output: Path
+    models: dict[str, keras.Model], data: array_files.Data, accuracy: dict[str, float], output: Path
 ) -> tuple[Table, list[Row]]:
     """The table of the demo, and the rows of the TensorFlow benchmark behind it."""
     batch = _BATCH.value
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> None:
     started, output = time.monotonic(), Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(0)
-    data = bin_data.load(_DATA.value)
+    data = array_files.load(_DATA.value)
     train = (data.x[: _IMAGES.value], data.y[: _IMAGES.value])
     original = keras.models.load_model(_HERE / "network.keras")
 

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from absl import app, flags
 
-from espace_tf.bin.inputs import array_files as bin_data
+from espace_tf.bin.inputs import array_files
 
 _EPOCHS = flags.DEFINE_integer("epochs", 6, "Passes over the 60,000 training images.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the initial weights, the order and the flips.")
@@ -43,7 +43,7 @@ def build_network() -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(10, name="logits")(x), name="demo_network")
 
 
-def write_subset(data: bin_data.Data) -> None:
+def write_subset(data: array_files.Data) -> None:
     """Ships the first images of each split, so that the demo runs with no data set installed."""
     train, test = _SUBSET_SIZES
     images = {"x_train": data.x[:train], "x_test": data.x_test[:test]}
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
     """Trains, evaluates on the test images and saves."""
     del argv
     keras.utils.set_random_seed(_SEED.value)
-    data = bin_data.load(_DATA_DIR.value)
+    data = array_files.load(_DATA_DIR.value)
     write_subset(data)
     model = build_network()
     steps = _EPOCHS.value * (len(data.x) // 128)

@@ -39,7 +39,7 @@ TESTS = (
     *("kernels/test_loader.py", "kernels/test_native.py", "kernels/test_native_gradients.py"),
     *("keras_layers/test_convolution.py", "keras_layers/test_fused.py"),
     *("keras_layers/test_legacy.py", "keras_layers/test_registration.py"),
-    *("espace_tf/network/test_cloning.py", "espace_tf/network/test_graph.py"),
+    *("espace_tf/network/copies/test_cloning.py", "espace_tf/network/test_graph.py"),
     *("espace_tf/rewriting/test_apply.py", "espace_tf/rewriting/test_strip.py"),
     *("espace_tf/rewriting/test_fuse.py", "espace_tf/deploy/test_export_saved_model.py"),
     *("espace_tf/deploy/test_export_tflite.py", "espace_tf/training/test_fine_tune.py"),

@@ -104,6 +104,15 @@ def test_the_table_of_versions_is_as_its_command_writes_it():
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
+def test_what_the_matrix_of_versions_runs_is_there():
+    program = (
+        "import sys; sys.path.insert(0, 'release'); import matrix, pathlib\n"
+        "gone = [each for each in matrix.TESTS if not (pathlib.Path('tests') / each).exists()]\n"
+        "assert not gone, gone"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
 def test_a_notebook_is_a_page():
     pytest.importorskip("mkdocs")
     spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")

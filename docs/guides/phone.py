@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import espace_tf
-from espace_tf.bin.inputs import array_files as data_files
+from espace_tf.bin.inputs import array_files
 from espace_tf.deploy import tflite
 
 _DEMO = Path(__file__).parents[2] / "demo"
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
 
     # 1. A trained network, and some hundred images that it was trained on.
     original = keras.models.load_model(_MODEL.value)
-    data = data_files.load(_DATA.value).first(_IMAGES.value)
+    data = array_files.load(_DATA.value).first(_IMAGES.value)
 
     # 2. Compress it for what a phone runs: times are LiteRT's, of one image.
     config = espace_tf.EspaceConfig(runtime="litert", calibration_images=min(512, _IMAGES.value))

@@ -23,7 +23,7 @@ from rich.console import Console
 import espace_tf
 from espace_tf import zoo
 from espace_tf.bin.frame import tables
-from espace_tf.bin.inputs import array_files as data_files
+from espace_tf.bin.inputs import array_files
 
 _DEMO = Path(__file__).parents[2] / "demo"
 _MODEL = flags.DEFINE_string("model", None, "A trained Keras 3 network; none: ResNet-20, untrained")
@@ -39,7 +39,7 @@ BATCH = 64
 TUNING, ROUNDING = 1e-4, 1e-5
 
 
-def original(data: data_files.Data) -> keras.Model:
+def original(data: array_files.Data) -> keras.Model:
     """The network to start with."""
     if _MODEL.value is not None:
         return keras.models.load_model(_MODEL.value)
@@ -52,7 +52,7 @@ def original(data: data_files.Data) -> keras.Model:
 
 
 def trained(
-    model: tf_keras.Model, data: data_files.Data, *callbacks, rate: float = TUNING
+    model: tf_keras.Model, data: array_files.Data, *callbacks, rate: float = TUNING
 ) -> tf_keras.Model:
     """The model after --steps steps."""
     # Logits, or probabilities, which sum to 1.
@@ -111,7 +111,7 @@ def main(argv: list[str]) -> None:
     output = Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(0)
-    data = data_files.load(_DATA.value).first(_IMAGES.value)
+    data = array_files.load(_DATA.value).first(_IMAGES.value)
 
     def top1(found: np.ndarray) -> float:
         return float(np.mean(found.argmax(-1) == data.y_test))

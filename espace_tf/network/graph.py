@@ -87,7 +87,7 @@ def layers(model: Any) -> dict[str, Any]:
 
 
 def every_layer(model: Any) -> list[Any]:
-    """All layers inside a model, those too that hang on other layers' attributes."""
+    """All layers inside a model or a layer, those too that hang on other layers' attributes."""
     return list(model._flatten_layers(include_self=False))
 
 

@@ -121,7 +121,7 @@ def _is_block(layer: Any) -> bool:
     """Whether a layer is of a class of the user's and has convolutions inside."""
     if type(layer).__module__.split(".")[0] in _LIBRARIES or rule(layer) is not UNKNOWN:
         return False
-    return any(map(_convolves, layer._flatten_layers(include_self=False)))
+    return any(map(_convolves, graph.every_layer(layer)))
 
 
 def _traced(layer: Any, *args: Any, **kwargs: Any) -> Any | None:

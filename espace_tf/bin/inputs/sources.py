@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from espace_tf.bin.inputs import array_files as arrays
+from espace_tf.bin.inputs import array_files
 
 FORMS = (
     "an .npz file, a folder of idx files as MNIST comes in, folder:PATH with images in one folder "
@@ -114,7 +114,7 @@ def _bound(text: str | None, size: int) -> int | None:
 
 def _in_memory(name: str) -> Source:
     """Arrays of an .npz file, or of idx files."""
-    held = arrays.read(name)
+    held = array_files.read(name)
     parts = {"train": ("x", "y"), "test": ("x_test", "y_test")}
     parts = {split: keys for split, keys in parts.items() if held.get(keys[0]) is not None}
     sizes = {split: len(held[x]) for split, (x, _) in parts.items()}
