@@ -193,17 +193,6 @@ class Reader {
     return step.filter < 0 && step.bias < 0 && step.activation == Activation::kNone;
   }
 
-  // Whether two tensors may share a float: slices of one concatenation, which is to say rows of one
-  // stride, share none when their columns differ.
-  static bool Overlap(const Program::Tensor& one, const Program::Tensor& other) {
-    if (one.place != other.place) return false;
-    if (one.place != Program::Place::kScratch && one.index != other.index) return false;
-    const Program::Tensor &a = one.start <= other.start ? one : other, &b = &a == &one ? other : one;
-    if (a.start + (a.rows - 1) * a.stride + a.channels <= b.start) return false;
-    const int64_t column = (b.start - a.start) % a.stride;
-    return a.stride != b.stride || column < a.channels || column + b.channels > a.stride;
-  }
-
   std::string RowSizes(const Program::Step& step, const Program::Tensor& out) const {
     if (step.table >= 0 || step.spread >= 0) return "works row by row with a table";
     const bool repeats = step.kind != Program::Kind::kSoftmax;
@@ -307,6 +296,15 @@ ConvShape Program::Shape(const Step& step) const {
   shape.rows_out = to.rows;
   shape.filters = to.channels;
   return shape;
+}
+
+bool Overlap(const Program::Tensor& one, const Program::Tensor& other) {
+  if (one.place != other.place) return false;
+  if (one.place != Program::Place::kScratch && one.index != other.index) return false;
+  const Program::Tensor &a = one.start <= other.start ? one : other, &b = &a == &one ? other : one;
+  if (a.start + (a.rows - 1) * a.stride + a.channels <= b.start) return false;
+  const int64_t column = (b.start - a.start) % a.stride;
+  return a.stride != b.stride || column < a.channels || column + b.channels > a.stride;
 }
 
 std::string ParseProgram(std::vector<int32_t> words, Program* program) {

@@ -75,9 +75,7 @@ struct Program {
   int64_t Computed(const Step& step) const {
     return step.gathers() ? tables[step.table].rows : tensors[step.out].rows;
   }
-  const int32_t* Values(int64_t table) const {
-    return table < 0 ? nullptr : tables[table].values;
-  }
+  const int32_t* Values(int64_t table) const { return table < 0 ? nullptr : tables[table].values; }
   ConvShape Shape(const Step& step) const;
 
   struct Output {
@@ -85,7 +83,7 @@ struct Program {
   };
 
   std::vector<int32_t> words;
-  std::vector<int64_t> inputs;   // floats per image
+  std::vector<int64_t> inputs;  // floats per image
   std::vector<Output> outputs;
   std::vector<int64_t> weights;  // floats
   std::vector<Tensor> tensors;
@@ -93,6 +91,10 @@ struct Program {
   std::vector<Step> steps;
   int64_t scratch = 0;  // floats per image
 };
+
+// Whether two tensors may share a float: slices of one concatenation, which is to say rows of one
+// stride, share none when their columns differ.
+bool Overlap(const Program::Tensor& one, const Program::Tensor& other);
 
 constexpr int32_t kProgramMagic = 0x45535032;
 

@@ -59,6 +59,8 @@ class Convolution {
   int64_t depth() const { return taps_ * channels_; }
   // The most rows that one Compute should be given.
   int64_t block_rows() const;
+  // Of the tiles of the widest panel: rows are best divided at multiples of it.
+  int64_t tile_rows() const { return variant_.rows(static_cast<int>(panels_.widest())); }
 
   // Whether FindRuns must have seen every computed position before Compute.
   bool has_runs() const { return run_ > 1; }

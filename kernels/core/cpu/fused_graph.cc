@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <thread>
+#include <utility>
 
 #include "core/cpu/step_pieces.h"
 
@@ -14,8 +15,6 @@ namespace {
 // the filters, as long as their maps stay in the second-level cache.
 constexpr int64_t kMostImages = 4;
 constexpr int64_t kCacheFloats = 1 << 18;
-// Pieces of a step for each thread: enough for one that comes late not to hold up the others.
-constexpr int64_t kPiecesPerThread = 4;
 
 // Looks at what another thread has yet to do, some microseconds, before this one makes room for
 // others: on a busy machine they may be what it waits for.
@@ -33,6 +32,11 @@ int64_t Nanoseconds() {
       .count();
 }
 
+// In a cache line of its own: cores that count other things do not wait for each other.
+struct alignas(kLineBytes) Count : std::atomic<int64_t> {
+  Count() : std::atomic<int64_t>(0) {}
+};
+
 // Counts one when it goes, also when an exception takes it.
 class Counted {
  public:
@@ -49,8 +53,8 @@ class Counted {
 
 // One call. First every thread takes images of its own through all steps, a group at a time. Images
 // that are too few for one each, or that are nothing but rows which share all filters, go through
-// the steps together: the pieces of each step are divided among the threads, and none begins the
-// next step before all are done with this one.
+// the steps together: the pieces of each step are divided among the threads, and none begins a
+// step before all are done with those that it needs.
 class FusedGraph::Call {
  public:
   Call(const FusedGraph& graph, int64_t batch, const std::vector<const float*>& inputs,
@@ -66,10 +70,10 @@ class FusedGraph::Call {
         groups_(CeilDiv(alone_, images_)),
         scratch_size_(program_.scratch * (std::min(groups_, threads_) * images_ + batch - alone_)),
         scratch_(graph.TakeScratch(scratch_size_)),
-        next_(alone_ < batch ? program_.steps.size() : 0),
-        done_(next_.size()),
+        done_(alone_ < batch ? program_.steps.size() : 0),
+        next_(done_.size() * threads_),
         nanoseconds_(timed ? program_.steps.size() : 0),
-        ends_(timed ? next_.size() : 0) {}
+        ends_(timed ? done_.size() : 0) {}
 
   ~Call() { graph_.ReturnScratch(scratch_size_, std::move(scratch_)); }
 
@@ -77,15 +81,18 @@ class FusedGraph::Call {
     parallel_for(threads_, [this](int64_t begin, int64_t end) {
       for (int64_t thread = begin; thread < end; ++thread) {
         Alone();
-        Together();
+        Together(thread);
       }
     });
   }
 
   void Times(int64_t* nanoseconds) const {
+    int64_t latest = start_;
     for (size_t s = 0; s < nanoseconds_.size(); ++s) {
       nanoseconds[s] = nanoseconds_[s] / threads_;
-      if (!ends_.empty()) nanoseconds[s] += ends_[s] - (s == 0 ? start_ : ends_[s - 1]).load();
+      if (ends_.empty()) continue;
+      const int64_t end = std::max(ends_[s].load(), latest);
+      nanoseconds[s] += end - std::exchange(latest, end);
     }
   }
 
@@ -110,7 +117,7 @@ class FusedGraph::Call {
       const int64_t first = alone_ * group / groups_, next = alone_ * (group + 1) / groups_;
       for (size_t s = 0; s < program_.steps.size(); ++s) {
         const int64_t start = Now();
-        pieces_.Compute(s, {first, next - first, scratch}, 0, 1);
+        pieces_.Compute(s, {first, next - first, scratch}, Division(1, 1), 0, 0);
         if (timed()) nanoseconds_[s].fetch_add(Now() - start);
       }
     }
@@ -120,35 +127,49 @@ class FusedGraph::Call {
   // nobody has, and waits for those only that another one is working on. So it does not matter how
   // many of the threads there are, nor in which order they come. A piece without memory counts as
   // done, since others may be waiting for it; its exception leaves the rest to them.
-  void Together() {
+  void Together(int64_t thread) {
     const int64_t count = batch_ - alone_;
     const StepPieces::Images images{alone_, count,
                                     scratch_.get() + scratch_size_ - count * program_.scratch};
     int64_t never = 0;
     start_.compare_exchange_strong(never, Now());
-    for (size_t s = 0; s < next_.size(); ++s) {
-      const int64_t pieces = Pieces(s);
-      int64_t piece;
-      while ((piece = next_[s].fetch_add(1)) < pieces) {
-        const Counted done(done_[s]);
-        pieces_.Compute(s, images, piece, pieces);
-        if (timed()) ends_[s] = Now();  // before it is done: the next step ends later
+    int64_t ended = 0;  // steps before it, for all that this thread knows
+    const auto await = [&](int64_t last) {
+      for (; ended <= last; ++ended) {
+        const int64_t pieces = Divided(ended).count();
+        for (int spins = 0; done_[ended].load(std::memory_order_acquire) < pieces; ++spins) {
+          spins < kSpins ? Pause() : std::this_thread::yield();
+        }
       }
-      for (int spins = 0; done_[s].load(std::memory_order_acquire) < pieces; ++spins) {
-        spins < kSpins ? Pause() : std::this_thread::yield();
+    };
+    const int64_t steps = static_cast<int64_t>(done_.size());
+    for (int64_t s = 0; s < steps; ++s) {
+      const Division division = Divided(s);
+      if (done_[s].load() == division.count()) continue;
+      await(graph_.prepared_.steps[s].after);
+      for (int64_t i = 0; i < division.parts(); ++i) {
+        const int64_t part = (thread + i) % division.parts();
+        int64_t piece;
+        while ((piece = next_[s * threads_ + part].fetch_add(1)) < division.pieces()) {
+          const Counted done(done_[s]);
+          pieces_.Compute(s, images, division, part, piece);
+          if (timed()) ends_[s] = Now();
+        }
       }
     }
+    await(steps - 1);
   }
 
   bool timed() const { return !nanoseconds_.empty(); }
   int64_t Now() const { return timed() ? Nanoseconds() : 0; }
 
-  int64_t Pieces(size_t s) const {
+  Division Divided(size_t s) const {
     const PreparedStep& step = graph_.prepared_.steps[s];
     const double worth = static_cast<double>(batch_ - alone_) * step.cost / graph_.piece_cost_;
     // Memory gives long pieces of a dense layer's filter faster than short ones.
-    const int64_t most = (step.dense != nullptr ? 1 : kPiecesPerThread) * threads_;
-    return static_cast<int64_t>(std::clamp(worth, 1.0, static_cast<double>(most)));
+    const int64_t pieces = step.dense != nullptr ? 1 : Division::kMostPieces;
+    const double most = static_cast<double>(threads_ << pieces);
+    return Division(static_cast<int64_t>(std::min(worth, most)), threads_, pieces);
   }
 
   const FusedGraph& graph_;
@@ -162,7 +183,8 @@ class FusedGraph::Call {
   const int64_t scratch_size_;
   AlignedFloats scratch_;
   std::atomic<int64_t> next_group_{0}, next_thread_{0};
-  std::vector<std::atomic<int64_t>> next_, done_;  // pieces of the other images, by step
+  std::vector<Count> done_;                        // pieces of the other images, by step
+  std::vector<Count> next_;                        // by step and part
   std::vector<std::atomic<int64_t>> nanoseconds_;  // of threads alone, by step
   std::vector<std::atomic<int64_t>> ends_;         // of steps together
   std::atomic<int64_t> start_{0};                  // of the first of them

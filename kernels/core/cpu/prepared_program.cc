@@ -26,6 +26,9 @@ Windows::Kind WindowsKind(Kind kind) {
                                   : Windows::Kind::kDepthwise;
 }
 
+// How far back a step is looked for that another one needs; the one before those counts as needed.
+constexpr int64_t kLooksBack = 64;
+
 }  // namespace
 
 PreparedProgram::PreparedProgram(const Variant& variant, Program given, int64_t dense_floats)
@@ -35,6 +38,7 @@ PreparedProgram::PreparedProgram(const Variant& variant, Program given, int64_t 
       is_read(program.weights.size()) {
   for (const Program::Step& step : program.steps) {
     steps.push_back(Prepare(step, dense_floats));
+    steps.back().after = After(static_cast<int64_t>(steps.size()) - 1);
     Mark(step, steps.back().dense != nullptr);
     is_of_rows &= program.Computed(step) == 1;
     cost += steps.back().cost;
@@ -79,6 +83,25 @@ PreparedStep PreparedProgram::Prepare(const Program::Step& step, int64_t dense_f
     prepared.destinations = std::make_unique<Destinations>(shape, spread);
   }
   return prepared;
+}
+
+// The last step before s that writes what s reads, or reads or writes what s writes.
+int64_t PreparedProgram::After(int64_t s) const {
+  const Program::Step& step = program.steps[s];
+  const auto touches = [this](const std::vector<int64_t>& ins, int64_t out) {
+    return std::any_of(ins.begin(), ins.end(), [&](int64_t in) {
+      return Overlap(program.tensors[in], program.tensors[out]);
+    });
+  };
+  int64_t before = s - 1;
+  for (; before >= 0 && before > s - 1 - kLooksBack; --before) {
+    const Program::Step& other = program.steps[before];
+    if (touches(step.ins, other.out) || touches(other.ins, step.out) ||
+        touches({step.out}, other.out)) {
+      break;
+    }
+  }
+  return before;
 }
 
 // The weights of a step as packed, or read, or both.

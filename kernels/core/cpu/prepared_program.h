@@ -31,6 +31,7 @@ struct PreparedStep {
   std::unique_ptr<Windows> windows;
   std::unique_ptr<Destinations> destinations;
   double cost;                 // about the multiply-accumulates per image
+  int64_t after;               // this step and all before it must have ended; -1: none
   std::vector<float> factors;  // of a blend, as large as its table
 };
 
@@ -51,6 +52,7 @@ struct PreparedProgram {
 
  private:
   PreparedStep Prepare(const Program::Step& step, int64_t dense_floats);
+  int64_t After(int64_t s) const;
   void Mark(const Program::Step& step, bool dense);
 };
 

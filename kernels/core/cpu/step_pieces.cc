@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "core/cpu/pointwise.h"
 #include "core/cpu/windows.h"
@@ -17,26 +18,39 @@ constexpr int64_t kCurvedRows = 64;
 
 }  // namespace
 
-void StepPieces::Compute(size_t s, const Images& images, int64_t piece, int64_t pieces) const {
+void StepPieces::Compute(size_t s, const Images& images, const Division& division, int64_t part,
+                         int64_t piece) const {
   const Program::Step& step = program_.steps[s];
   const int64_t rows = images.count * program_.Computed(step);
+  const auto own = [&](int64_t total) {
+    return std::pair(division.Begin(total, part, piece), division.Begin(total, part, piece + 1));
+  };
   if (prepared_.steps[s].dense != nullptr) {
-    const int64_t columns = program_.tensors[step.out].channels, lines = CeilDiv(columns, kLine);
-    return Multiply(s, images, lines * piece / pieces * kLine,
-                    std::min(lines * (piece + 1) / pieces * kLine, columns));
+    const int64_t columns = program_.tensors[step.out].channels;
+    const auto [begin, end] = own(CeilDiv(columns, kLine));
+    return Multiply(s, images, begin * kLine, std::min(end * kLine, columns));
   }
-  switch (step.kind) {
-    case Kind::kConvolve: {
-      // Panels are divided before rows are: a panel is read once per block of rows.
-      const int64_t panels = prepared_.steps[s].convolution->panels().count();
-      const int64_t groups = std::min(panels, pieces), blocks = pieces / groups;
-      if (piece >= groups * blocks) return;
-      const int64_t group = piece % groups, block = piece / groups;
-      return Convolve(s, images, rows * block / blocks, rows * (block + 1) / blocks,
-                      panels * group / groups, panels * (group + 1) / groups);
-    }
-    default:
-      return Combine(s, images, rows * piece / pieces, rows * (piece + 1) / pieces);
+  if (step.kind == Kind::kConvolve) {
+    const Convolution& convolution = *prepared_.steps[s].convolution;
+    const auto [begin, end] =
+        own(convolution.panels().count() * CeilDiv(rows, convolution.tile_rows()));
+    return Tiles(s, images, begin, end);
+  }
+  const auto [begin, end] = own(rows);
+  Combine(s, images, begin, end);
+}
+
+void StepPieces::Tiles(size_t s, const Images& images, int64_t begin, int64_t end) const {
+  const Convolution& convolution = *prepared_.steps[s].convolution;
+  const int64_t rows = images.count * program_.Computed(program_.steps[s]);
+  const int64_t height = convolution.tile_rows(), panels = convolution.panels().count();
+  while (begin < end) {
+    const int64_t row = begin / panels * height, first = begin % panels;
+    const int64_t whole = first == 0 ? (end - begin) / panels : 0;
+    const int64_t last = whole > 0 ? panels : std::min(first + end - begin, panels);
+    const int64_t below = std::min(row + std::max(whole, int64_t{1}) * height, rows);
+    Convolve(s, images, row, below, first, last);
+    begin += whole > 0 ? whole * panels : last - first;
   }
 }
 

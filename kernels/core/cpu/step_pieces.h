@@ -2,6 +2,7 @@
 #ifndef ESPACE_TF_KERNELS_CORE_CPU_STEP_PIECES_H_
 #define ESPACE_TF_KERNELS_CORE_CPU_STEP_PIECES_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -12,6 +13,36 @@
 #include "core/program.h"
 
 namespace espace {
+
+// A step divided among threads: each has a part of its own, in pieces that become smaller towards
+// the end, of which others take what is left. Parts are the same rows in every step, which then
+// mostly reads what its own core wrote.
+class Division {
+ public:
+  // Pieces of a part at most; but for the last two, each has half the size of the former.
+  static constexpr int64_t kMostPieces = 4;
+
+  // worth: how many pieces there may be at most if all had the size of the smallest.
+  Division(int64_t worth, int64_t threads, int64_t most_pieces = kMostPieces)
+      : parts_(std::clamp(worth, int64_t{1}, threads)) {
+    while (pieces_ < most_pieces && worth >= parts_ << pieces_) ++pieces_;
+  }
+
+  int64_t parts() const { return parts_; }
+  int64_t pieces() const { return pieces_; }  // of a part
+  int64_t count() const { return parts_ * pieces_; }
+
+  // Where a piece of `total` things begins, which is where the piece before it ends.
+  int64_t Begin(int64_t total, int64_t part, int64_t piece) const {
+    const int64_t whole = int64_t{1} << (pieces_ - 1);
+    const int64_t before = piece < pieces_ ? whole - (whole >> piece) : whole;
+    return total * (part * whole + before) / (whole * parts_);
+  }
+
+ private:
+  const int64_t parts_;
+  int64_t pieces_ = 1;
+};
 
 class StepPieces {
  public:
@@ -34,12 +65,17 @@ class StepPieces {
 
   // One of the pieces that step s of these images is divided into. No piece reads what another one
   // of the same step writes.
-  void Compute(size_t s, const Images& images, int64_t piece, int64_t pieces) const;
+  void Compute(size_t s, const Images& images, const Division& division, int64_t part,
+               int64_t piece) const;
 
  private:
   // All images, columns [left, right).
   void Multiply(size_t s, const Images& images, int64_t left, int64_t right) const;
 
+  // Tiles [begin, end) of all, a row of them after the other.
+  void Tiles(size_t s, const Images& images, int64_t begin, int64_t end) const;
+
+  // Rows [begin, end) of the flattened [images, computed], panels [first, last).
   void Convolve(size_t s, const Images& images, int64_t begin, int64_t end, int64_t first,
                 int64_t last) const;
 

@@ -86,15 +86,35 @@ class ProgramWriter {
     step.push_back(Count(ins));
     step.insert(step.end(), ins.begin(), ins.end());
     steps_.push_back(step);
-    Out(last, rows, filters);
+    Out(last, rows, filters, ins);
   }
 
-  // A tensor of its own, or a slice of a wider one.
-  void Out(bool last, int rows, int channels) {
+  // A tensor of its own, or a slice of a wider one; in memory of its own, or in that of an earlier
+  // one, whose values are lost then, or beside it in the same rows.
+  void Out(bool last, int rows, int channels, const List& ins) {
     const int before = random_.Integer(0, 1) * random_.Integer(0, 20);
     const int stride = before + channels + random_.Integer(0, 1) * random_.Integer(0, 20);
-    tensors_.push_back({last ? 1 : 2, 0, last ? before : scratch_ + before, rows, channels, stride});
-    if (!last) scratch_ += rows * stride;
+    List out = {last ? 1 : 2, 0, last ? before : scratch_ + before, rows, channels, stride};
+    const List& other = tensors_[random_.Integer(0, Count(tensors_) - 1)];
+    if (!last && other[0] == 2 && random_.Integer(0, 1)) {
+      List shared = out;
+      shared[2] = other[2];
+      if (other[3] == rows && channels <= other[5] - other[4]) {
+        shared[2] += other[4];
+        shared[5] = other[5];
+      }
+      const bool reads = std::any_of(ins.begin(), ins.end(), [&](int32_t in) {
+        return Overlap(Tensor(tensors_[in]), Tensor(shared));
+      });
+      if (!reads) out = shared;
+    }
+    tensors_.push_back(out);
+    if (!last) scratch_ = std::max(scratch_, out[2] + rows * out[5]);
+  }
+
+  static Program::Tensor Tensor(const List& words) {
+    const auto place = static_cast<Program::Place>(words[0]);
+    return {place, words[1], words[2], words[3], words[4], words[5]};
   }
 
   int32_t Weight(int32_t size) {
