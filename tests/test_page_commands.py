@@ -34,6 +34,7 @@ RUN = {
     "benchmarks.factors": _SHORT,
     "benchmarks.headline": "benchmarks/test_headline.py::"
     "test_a_killed_run_goes_on_and_its_table_is_that_of_the_networks",
+    "benchmarks.int8": _SHORT,
     "benchmarks.interpolation": "benchmarks/test_interpolation.py::test_the_table",
     "benchmarks.kills": "benchmarks/test_short_forms.py::test_a_killed_command_goes_on",
     "benchmarks.litert_files": _SHORT,

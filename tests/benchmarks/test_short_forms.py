@@ -25,6 +25,10 @@ SHORT = {
         *("--networks=resnet20", "--batches=1", "--threads=1", "--nolitert"),
         *("--rounds=3", "--seconds=0"),
     ),
+    "int8": (
+        *(f"--models={_NETWORK}", f"--data={_DATA}", "--images=64", "--tune_images=64"),
+        *("--test_images=32", "--speedups=1.1", "--rounds=3", "--output_dir={out}/int8"),
+    ),
     "litert_files": (f"--models={_NETWORK}", "--batches=1", "--rounds=3"),
     "masked_conv2d": ("--networks=alexnet", "--batches=1", "--keeps=.5", "--turns=1", "--larger"),
     "without_data": (
