@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,7 @@ MARKED = {
     "cmake build/android": "Android and iOS were not built",
     "cmake build/ios": "Android and iOS were not built",
     "python -c": "ImageNet",  # its trained weights are fetched
+    "tfds build": "ImageNet",
     "benchmarks.third_party": "are fetched",
     "make test-matrix": "Before a release",
     "make fuzz": "tens of minutes",
@@ -84,7 +87,7 @@ def programs(text: str) -> set[str]:
             found.add(match[1])
         elif match := re.match(r"python(?: -W ignore)? (\S+)\.py", words):
             found.add(match[1].replace("/", "."))
-        elif match := re.match(r"(python -c|make [a-z][\w-]*|pip install)\b", words):
+        elif match := re.match(r"(python -c|make [a-z][\w-]*|pip install|tfds build)\b", words):
             found.add(match[1])
         elif match := re.match(r"bazel (?!/)\S+ \S+", words):
             found.add(match[0])
@@ -157,6 +160,33 @@ def test_scripts_have_the_flags_that_a_page_gives_them(page):
             if name.startswith(("benchmarks.", "docs.")):
                 given = set(re.findall(r" --(\w+)", line))
                 assert given <= defined(name), f"{name} has no --{given - defined(name)}"
+
+
+@pytest.fixture(scope="module")
+def taken() -> dict[str, set[str]]:
+    """The flags of each command of espace_tf.bin; "no" turns one off."""
+    program = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    print(name, *importlib.import_module(name).COMMAND.flags)"
+    )
+    names = [name for name in RUN if name.startswith("espace_tf.bin.")]
+    command = [sys.executable, "-c", program, *names]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in said.splitlines()]
+    return {name: {*given, *(f"no{each}" for each in given)} for name, *given in rows}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_have_the_flags_that_a_page_gives_them(page, taken):
+    text = page.read_text(encoding="utf-8")
+    shared = dict(re.findall(r'^ {4,}([A-Z]+)="(.*)"$', text, re.M))  # DATA="--dataset=..."
+    for line in code(text):
+        for name, value in shared.items():
+            line = line.replace(f"${name}", value)
+        for name in programs(f"    {line}") & set(taken):
+            given = set(re.findall(r" --(\w+)", line))
+            assert given <= taken[name], f"{name} has no --{given - taken[name]}"
 
 
 def test_nothing_is_named_that_no_page_has():
