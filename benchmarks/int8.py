@@ -5,8 +5,7 @@
 Every network is compressed for the runtime "litert-int8", fine-tuned with the given one as teacher,
 and written as a float and as an int8 file, as the given one is. Times are those of the two int8
 files, in turns; top-1 is that of all four on the test images of Fashion-MNIST, see --data. Each
-step is done once: the same command goes on where a killed run stopped. An hour for a network of
-224 x 224 on two cores.
+step is done once: the same command goes on where a killed run stopped.
 """
 
 import functools
@@ -19,7 +18,7 @@ import numpy as np
 from absl import app, flags
 from rich.console import Console
 
-from benchmarks import images
+from benchmarks import images, training
 from benchmarks.steps import Steps, markdown, put_table, rich_table, settings_of
 
 _MODELS = flags.DEFINE_list("models", ["demo/network.keras"], "Trained networks that give logits.")
@@ -35,7 +34,8 @@ _ROUNDS = flags.DEFINE_integer("rounds", 60, "Calls of each file.", 3)
 _OUTPUT = flags.DEFINE_string("output_dir", "out/int8", "Where results are kept.")
 _MARKDOWN = flags.DEFINE_string("markdown", None, "A .md file that the table is written into.")
 
-_FREE = ("models", "speedups", "output_dir", "markdown", "rounds", "threads")  # decide no file
+# Each network has its own of the first two in its settings; the others decide no file.
+_FREE = ("models", "speedups", "output_dir", "markdown", "rounds", "threads")
 _COLUMNS = (
     *("network", "asked", "dense, ms", "times faster (quartiles)", "top-1 dense", "dense int8"),
     *("float", "int8"),
@@ -51,7 +51,8 @@ def main(_: list[str]) -> None:
     rows = []
     for index, path in enumerate(map(Path, _MODELS.value)):
         speedup = speedups[index % len(speedups)]
-        settings = settings_of(flags.FLAGS, sys.argv[0], _FREE) | {"speedup": speedup}
+        settings = settings_of(flags.FLAGS, sys.argv[0], _FREE)
+        settings |= {"models": str(path), "speedups": speedup}
         steps = Steps(Path(_OUTPUT.value) / path.stem, settings)
         rows.append([path.stem, f"{speedup:g}", *_row(path, speedup, data, steps)])
     Console(width=120).print(rich_table("int8 files in LiteRT", _COLUMNS, rows))
@@ -76,7 +77,8 @@ def _row(path: Path, speedup: float, data: images.Images, steps: Steps) -> list[
     def tune(work: Path) -> None:
         small, given = keras.models.load_model(planned), data.calibration(_TUNE.value)
         options = {"teacher": model, "epochs": _EPOCHS.value, "checkpoint_dir": work}
-        espace_tf.fine_tune(small, given, loss=_loss(), **options)
+        loss = training.cross_entropy(model, data)
+        espace_tf.fine_tune(small, given, loss=loss, **options)
         small.save(tuned)
 
     def export(_: Path) -> None:
@@ -100,12 +102,6 @@ def _row(path: Path, speedup: float, data: images.Images, steps: Steps) -> list[
     dense = 1e3 * np.median(times[:, 0])
     faster = f"{middle:.2f} ({low:.2f} to {high:.2f})"
     return [f"{dense:.2f}", faster, *(f"{score:.4f}" for score in scores)]
-
-
-def _loss() -> Any:
-    import keras
-
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def _top1(file: Path, _: Path, model: Any, data: images.Images) -> float:

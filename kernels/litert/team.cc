@@ -14,7 +14,7 @@ namespace {
 // takes longer than that.
 constexpr int kSpins = 4096;
 
-// For so long a helper looks for the next stretch before it sleeps: waking it takes as long.
+// For so long a helper looks for the next stretch before it sleeps: to be woken may take as long.
 constexpr std::chrono::microseconds kAwake(50);
 
 }  // namespace

@@ -40,12 +40,12 @@ class Team {
 
   const int64_t process_;
   std::mutex call_;   // held by the call that is served
-  std::mutex mutex_;  // guards what follows, but for atomics, which change under it only
+  std::mutex mutex_;  // guards what follows; atomics are read without it, too
   std::condition_variable work_, done_;
   const Body* body_ = nullptr;
   int64_t next_ = 0, count_ = 0;
   int64_t asleep_ = 0;               // helpers that wait for work_
-  std::atomic<int64_t> running_{0};  // helpers in body_; falls without mutex_
+  std::atomic<int64_t> running_{0};  // helpers in body_
   std::atomic<bool> has_work_{false};
   bool ends_ = false;
   std::vector<std::thread>* const helpers_;
