@@ -43,7 +43,7 @@ CORE = (
 DELEGATE = ("delegate", "stretch", "team")
 OPERATIONS = ("convolution_ops", "pool_op", "fused_graph_op")
 # One file per instruction set, compiled for it; the rest runs on every processor of the family.
-AVX2, AVX512 = ["-mavx2", "-mfma"], ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mfma"]
+AVX2, AVX512 = ["-mavx2", "-mfma", "-mf16c"], ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mfma"]
 INSTRUCTION_SETS = {
     "cpu/variant_avx2": AVX2,
     "cpu/variant_avx512": AVX512,

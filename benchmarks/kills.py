@@ -48,7 +48,10 @@ _OUTPUT = flags.DEFINE_string("output_dir", "out/kills", "Where the results go."
 
 ROOT = Path(__file__).parents[1]
 # Numbers that a clock decides.
-_CLOCK = ("milliseconds", "ratio", "speedup", "seconds", "times")
+_CLOCK = (
+    *("milliseconds", "ratio", "speedup", "seconds", "times", "error"),
+    *("planned_speedup", "planned_error"),
+)
 
 
 def commands(folder: Path, whole: Path) -> dict[str, list[str]]:

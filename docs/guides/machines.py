@@ -66,14 +66,27 @@ def apart(some: Sequence[Any], others: Sequence[Any]) -> float:
     return max(found)
 
 
+def run_alone(arguments: list[str], log: Path) -> None:
+    """The command in one process, to its end."""
+    if start(arguments, log).wait():
+        raise RuntimeError(f"espace-fine_tune failed: see {log}")
+
+
+def compare(output: Path, name: str, what: str) -> None:
+    """Prints how far the weights of a run are from those of one device."""
+    one, other = (models.load(output / each / "model.keras") for each in ("one", name))
+    weights = apart(one.trainable_weights, other.trainable_weights)
+    moving = apart(one.non_trainable_weights, other.non_trainable_weights)
+    print(f"{what} and one device: weights at most {weights:.1e} apart")
+    print(f"  moving means and variances at most {moving:.1e} of the largest of a layer")
+
+
 def main(argv: list[str]) -> None:
     """Runs all and compares."""
     output = Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
     for name, more in (("one", []), ("thread", ["--threads=1"])):
-        alone = [*argv[1:], *more, f"--output_dir={output / name}"]
-        if start(alone, output / f"{name}.log").wait():
-            raise RuntimeError(f"espace-fine_tune failed: see {output / name}.log")
+        run_alone([*argv[1:], *more, f"--output_dir={output / name}"], output / f"{name}.log")
     together = [*argv[1:], f"--output_dir={output / 'several'}", "--strategy=multi_worker"]
     cluster = {"worker": [f"localhost:{port}" for port in free_ports(_WORKERS.value)]}
     logs = [output / f"worker-{index}.log" for index in range(_WORKERS.value)]
@@ -84,13 +97,8 @@ def main(argv: list[str]) -> None:
     if any([process.wait() for process in processes]):
         raise RuntimeError("espace-fine_tune failed in one of the processes")
     print("Checksums of the weights:", *map(checksum, logs))
-    one = models.load(output / "one" / "model.keras")
-    for name, what in (("several", f"{_WORKERS.value} processes"), ("thread", "One thread")):
-        other = models.load(output / name / "model.keras")
-        weights = apart(one.trainable_weights, other.trainable_weights)
-        moving = apart(one.non_trainable_weights, other.non_trainable_weights)
-        print(f"{what} and one device: weights at most {weights:.1e} apart")
-        print(f"  moving means and variances at most {moving:.1e} of the largest of a layer")
+    compare(output, "several", f"{_WORKERS.value} processes")
+    compare(output, "thread", "One thread")
 
 
 if __name__ == "__main__":

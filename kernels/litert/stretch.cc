@@ -1,36 +1,22 @@
 #include "litert/stretch.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <limits>
 #include <utility>
 
+#include "core/half.h"
 #include "core/throwing.h"
 
 namespace espace {
 namespace litert {
 namespace {
 
-float FromHalf(uint16_t bits) {
-  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-  float value;
-  if (exponent == 31) {
-    value =
-        fraction ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
-  } else {
-    value = exponent ? std::ldexp(static_cast<float>(fraction + 1024), exponent - 25)
-                     : std::ldexp(static_cast<float>(fraction), -24);
-  }
-  return bits >> 15 ? -value : value;
-}
-
 float Value(const Stretch::Constant& constant, int64_t index) {
   const char* data = static_cast<const char*>(constant.data);
   if (constant.half) {
-    uint16_t bits;
-    std::memcpy(&bits, data + index * sizeof(bits), sizeof(bits));
-    return FromHalf(bits);
+    Half half;
+    std::memcpy(&half, data + index * sizeof(half), sizeof(half));
+    return ToFloat(half);
   }
   float value;
   std::memcpy(&value, data + index * sizeof(value), sizeof(value));
@@ -69,7 +55,9 @@ std::string Stretch::Make(const Constant& words, const std::vector<Constant>& we
     return "its program takes " + std::to_string(program.weights.size()) + " weights, it has " +
            std::to_string(own);
   }
-  std::unique_ptr<Stretch> stretch(new Stretch(std::move(program)));
+  std::vector<bool> halves;
+  for (const Constant& each : weights) halves.push_back(each.half);
+  std::unique_ptr<Stretch> stretch(new Stretch(std::move(program), halves));
   const std::string wrong = stretch->Fill(std::vector<int32_t>(all.begin() + 2, first), weights);
   if (wrong.empty()) *made = std::move(stretch);
   return wrong;

@@ -40,7 +40,9 @@ class Stretch {
            const std::vector<float*>& outputs, int threads, Team& team) const;
 
  private:
-  explicit Stretch(Program program) : graph_(BestVariant(), std::move(program)) {}
+  Stretch(Program program, const std::vector<bool>& halves)
+      : graph_(BestVariant(), std::move(program), FusedGraph::kPieceCost, Dense::kLeastFloats,
+               halves) {}
 
   std::string Fill(const std::vector<int32_t>& columns, const std::vector<Constant>& weights);
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/cpu/variants.h"
+#include "core/half.h"
 
 namespace espace {
 
@@ -16,11 +17,12 @@ struct Reads {
 
 // Rows of a filter times a factor each. Each row, and the sums, have room for whole vectors; next:
 // the rows that come after these, which memory is asked for.
+template <typename Float>
 struct RowSum {
-  const float* const* rows;
+  const Float* const* rows;
   const float* const* factors;  // one float each
   int64_t count;
-  const float* const* next;
+  const Float* const* next;
   int64_t next_count;
   int64_t offset;  // added to every pointer of rows and next
   int64_t columns;
@@ -39,7 +41,10 @@ struct ChannelKernels {
   // to[k][i] += grad[i] for the first k with the largest rows[k][i]; the pointers of to may repeat.
   void (*add_to_largest)(const Reads& reads, const float* grad, int64_t columns, float* const* to);
   // sums[i] += sum over k < count of factors[k] * rows[k][offset + i]
-  void (*add_rows)(const RowSum& sum);
+  void (*add_rows)(const RowSum<float>& sum);
+  void (*add_half_rows)(const RowSum<Half>& sum);
+  // to[i] = from[i], of whole vectors
+  void (*widen)(const Half* from, int64_t columns, float* to);
   // to[i] += scale * from[i]
   void (*add)(const float* from, float scale, int64_t columns, float* to);
   // to[i] += a[i] * b[i]

@@ -7,6 +7,7 @@
 
 #include "core/cpu/convolution.h"
 #include "core/cpu/variants.h"
+#include "core/half.h"
 #include "core/params.h"
 
 namespace espace {
@@ -22,10 +23,11 @@ class Dense {
   // Whether a convolution is one: of a filter of so many floats, and no spread.
   static bool Suits(const ConvShape& shape, bool spreads, int64_t least_floats);
 
+  template <typename Float>
   struct Operands {
     View<const float> in;
     View<float> out;
-    const float* filter;  // [taps, C, N]
+    const Float* filter;  // [taps, C, N]; float or Half
     const float* bias;    // [N]
     float low, high;
     bool skip_zeros;  // only where 0 * filter = 0
@@ -35,20 +37,26 @@ class Dense {
   Dense(const Variant& variant, const ConvShape& shape, const int32_t* table);
 
   // Whether every float of a filter is finite, so that zeros may be skipped.
-  bool IsFinite(const float* filter) const;
+  template <typename Float>
+  bool IsFinite(const Float* filter) const;
 
   // Images [begin, end), columns [left, right) of the result; left is the beginning of a vector.
-  void Compute(const Operands& operands, int64_t begin, int64_t end, int64_t left,
+  template <typename Float>
+  void Compute(const Operands<Float>& operands, int64_t begin, int64_t end, int64_t left,
                int64_t right) const;
 
  private:
+  template <typename Float>
   struct Rows;
+  template <typename Float>
   class Walk;
 
-  void Block(const Operands& operands, int64_t begin, int64_t count, int64_t left,
+  template <typename Float>
+  void Block(const Operands<Float>& operands, int64_t begin, int64_t count, int64_t left,
              int64_t right) const;
-  void Add(const Rows& rows, const Rows& next, int64_t count, int64_t left, int64_t columns,
-           float* sums) const;
+  template <typename Float>
+  void Add(const Rows<Float>& rows, const Rows<Float>& next, int64_t count, int64_t left,
+           int64_t columns, float* sums) const;
 
   const Variant& variant_;
   const ConvShape shape_;

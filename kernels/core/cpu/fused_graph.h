@@ -25,9 +25,10 @@ class FusedGraph {
 
   // program: what ParseProgram accepted. piece_cost: of the pieces that a step is divided into when
   // a call has fewer images than threads. dense_floats: of filters that are read as they lie.
+  // halves: by weight, whether such a filter is to be stored in 16 bits; empty: none.
   FusedGraph(const Variant& variant, Program program, double piece_cost = kPieceCost,
-             int64_t dense_floats = Dense::kLeastFloats)
-      : prepared_(variant, std::move(program), dense_floats), piece_cost_(piece_cost) {}
+             int64_t dense_floats = Dense::kLeastFloats, const std::vector<bool>& halves = {})
+      : prepared_(variant, std::move(program), dense_floats, halves), piece_cost_(piece_cost) {}
 
   const Program& program() const { return prepared_.program; }
   // About the multiply-accumulates per image.

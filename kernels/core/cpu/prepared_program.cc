@@ -31,7 +31,8 @@ constexpr int64_t kLooksBack = 64;
 
 }  // namespace
 
-PreparedProgram::PreparedProgram(const Variant& variant, Program given, int64_t dense_floats)
+PreparedProgram::PreparedProgram(const Variant& variant, Program given, int64_t dense_floats,
+                                 const std::vector<bool>& halves)
     : variant(variant),
       program(std::move(given)),
       is_packed(program.weights.size()),
@@ -39,7 +40,8 @@ PreparedProgram::PreparedProgram(const Variant& variant, Program given, int64_t 
   for (const Program::Step& step : program.steps) {
     steps.push_back(Prepare(step, dense_floats));
     steps.back().after = After(static_cast<int64_t>(steps.size()) - 1);
-    Mark(step, steps.back().dense != nullptr);
+    steps.back().half = steps.back().dense != nullptr && !halves.empty() && halves[step.filter];
+    Mark(step, steps.back());
     is_of_rows &= program.Computed(step) == 1;
     cost += steps.back().cost;
   }
@@ -105,14 +107,14 @@ int64_t PreparedProgram::After(int64_t s) const {
 }
 
 // The weights of a step as packed, or read, or both.
-void PreparedProgram::Mark(const Program::Step& step, bool dense) {
+void PreparedProgram::Mark(const Program::Step& step, const PreparedStep& prepared) {
   const bool convolves = step.kind == Kind::kConvolve;
   const auto mark = [](std::vector<bool>& marks, int64_t weight) {
     if (weight >= 0) marks[weight] = true;
   };
   if (convolves) mark(is_packed, step.filter);
   if (convolves) mark(is_packed, step.bias);
-  if (!convolves || dense) mark(is_read, step.filter);
+  if (!convolves || (prepared.dense != nullptr && !prepared.half)) mark(is_read, step.filter);
   if (!convolves) mark(is_read, step.bias);
   mark(is_read, step.slopes);
 }
@@ -123,9 +125,17 @@ PackedWeights PreparedProgram::Pack(const std::vector<const float*>& weights) co
     packed.filters.emplace_back();
     packed.panels.emplace_back();
     packed.biases.emplace_back();
+    packed.halves.emplace_back();
     const Program::Step& step = program.steps[s];
     const Dense* dense = steps[s].dense.get();
-    packed.finite.push_back(dense != nullptr && dense->IsFinite(weights[step.filter]));
+    if (steps[s].half) {
+      packed.halves[s].resize(program.weights[step.filter]);
+      std::transform(weights[step.filter], weights[step.filter] + packed.halves[s].size(),
+                     packed.halves[s].begin(), ToHalf);
+      packed.finite.push_back(dense->IsFinite(packed.halves[s].data()));
+    } else {
+      packed.finite.push_back(dense != nullptr && dense->IsFinite(weights[step.filter]));
+    }
     if (step.kind != Kind::kConvolve) continue;
     const Panels panels(variant, program.tensors[step.out].channels);
     const int64_t columns = panels.begin(panels.count());

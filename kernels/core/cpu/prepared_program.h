@@ -10,6 +10,7 @@
 #include "core/cpu/dense.h"
 #include "core/cpu/variants.h"
 #include "core/cpu/windows.h"
+#include "core/half.h"
 #include "core/program.h"
 
 namespace espace {
@@ -22,12 +23,14 @@ struct PackedWeights {
   std::vector<AlignedFloats> filters;
   std::vector<std::vector<Panel>> panels;
   std::vector<std::vector<float>> biases;  // padded to whole vectors
+  std::vector<std::vector<Half>> halves;   // filters of dense layers that are to be stored so
   std::vector<bool> finite;                // filters of dense layers, which are not packed
 };
 
 struct PreparedStep {
   std::unique_ptr<Convolution> convolution;
   std::unique_ptr<Dense> dense;
+  bool half;  // whether the filter of the dense layer is stored so
   std::unique_ptr<Windows> windows;
   std::unique_ptr<Destinations> destinations;
   double cost;                 // about the multiply-accumulates per image
@@ -36,8 +39,10 @@ struct PreparedStep {
 };
 
 struct PreparedProgram {
-  // program: what ParseProgram accepted. dense_floats: of filters that are read as they lie.
-  PreparedProgram(const Variant& variant, Program program, int64_t dense_floats);
+  // program: what ParseProgram accepted. dense_floats: of filters that are read as they lie. halves:
+  // by weight, whether such a filter is to be stored as Half; empty: none.
+  PreparedProgram(const Variant& variant, Program program, int64_t dense_floats,
+                  const std::vector<bool>& halves);
 
   // weights: as many as the program has, each of its size.
   PackedWeights Pack(const std::vector<const float*>& weights) const;
@@ -53,7 +58,7 @@ struct PreparedProgram {
  private:
   PreparedStep Prepare(const Program::Step& step, int64_t dense_floats);
   int64_t After(int64_t s) const;
-  void Mark(const Program::Step& step, bool dense);
+  void Mark(const Program::Step& step, const PreparedStep& prepared);
 };
 
 }  // namespace espace

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "core/cpu/pointwise.h"
@@ -58,10 +59,14 @@ void StepPieces::Multiply(size_t s, const Images& images, int64_t left, int64_t 
   const Program::Step& step = program_.steps[s];
   const Bounds bounds(step.activation);
   const View<float> out = Write(step.out, images);
-  prepared_.steps[s].dense->Compute(
-      {Read(step.ins[0], images), out, weights_[step.filter], packed_.biases[s].data(), bounds.low,
-       bounds.high, packed_.finite[s]},
-      0, images.count, left, right);
+  const auto compute = [&](const auto* filter) {
+    using Float = std::remove_cv_t<std::remove_pointer_t<decltype(filter)>>;
+    prepared_.steps[s].dense->Compute(
+        Dense::Operands<Float>{Read(step.ins[0], images), out, filter, packed_.biases[s].data(),
+                               bounds.low, bounds.high, packed_.finite[s]},
+        0, images.count, left, right);
+  };
+  prepared_.steps[s].half ? compute(packed_.halves[s].data()) : compute(weights_[step.filter]);
   Activate(s, out, 0, images.count, left, right);
 }
 

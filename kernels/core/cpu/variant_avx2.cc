@@ -23,7 +23,8 @@ const Variant kVariant_avx2 = {
     Find,
     Stream,
     [] {
-      return static_cast<bool>(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"));
+      return static_cast<bool>(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                               __builtin_cpu_supports("f16c"));
     }};
 
 }  // namespace espace

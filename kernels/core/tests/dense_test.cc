@@ -37,20 +37,35 @@ class Case {
     constexpr float kOdd[] = {NAN, INFINITY, -INFINITY};
     const int64_t place = random_.Integer(0, static_cast<int>(filter_.size()) - 1);
     if (!finite_) filter_.data()[place] = kOdd[random_.Integer(0, 2)];
+    for (int64_t i = 0; i < filter_.size(); ++i) {
+      halves_.push_back(ToHalf(filter_.data()[i]));
+      filter_.data()[i] = ToFloat(halves_.back());
+    }
     if (random_.Integer(0, 1) != 0) low_ = 0.0f, high_ = 6.0f;
   }
 
   bool Agrees(const Variant& variant) {
+    // In memory that ends where they end, for the sanitizers.
+    const std::vector<float> floats(filter_.data(), filter_.data() + filter_.size());
+    const std::vector<Half> halves(halves_);
+    return Agrees(variant, floats.data()) && Agrees(variant, halves.data());
+  }
+
+ private:
+  static constexpr int64_t kPiece = 96;
+
+  template <typename Float>
+  bool Agrees(const Variant& variant, const Float* filter) {
     const Dense dense(variant, shape_, table_.data());
-    const bool finite = dense.IsFinite(filter_.data());
+    const bool finite = dense.IsFinite(filter);
     Guarded out(images_ * out_row_, kSentinel);
-    const Dense::Operands operands{{in_.data(), shape_.rows_in * in_row_, in_row_},
-                                   {out.data(), out_row_, out_row_},
-                                   filter_.data(),
-                                   bias_.data(),
-                                   low_,
-                                   high_,
-                                   finite};
+    const Dense::Operands<Float> operands{{in_.data(), shape_.rows_in * in_row_, in_row_},
+                                          {out.data(), out_row_, out_row_},
+                                          filter,
+                                          bias_.data(),
+                                          low_,
+                                          high_,
+                                          finite};
     const int64_t begin = images_ / 3;
     for (int64_t left = 0; left < shape_.filters; left += kPiece) {
       const int64_t right = std::min(left + kPiece, shape_.filters);
@@ -59,9 +74,6 @@ class Case {
     }
     return finite == finite_ && out.intact() && IsRight(out);
   }
-
- private:
-  static constexpr int64_t kPiece = 96;
 
   ConvShape Shape() {
     ConvShape shape;
@@ -108,9 +120,31 @@ class Case {
   const std::vector<int32_t> table_;
   const int64_t in_row_, out_row_;
   Guarded in_, filter_, bias_;
+  std::vector<Half> halves_;  // the filter
   const bool finite_;
   float low_ = -INFINITY, high_ = INFINITY;
 };
+
+// Every half is its float, which is rounded back to it; what is between two of them to the nearer
+// one, in the middle to the even one; what is beyond them to infinity.
+bool HalvesAreRight() {
+  bool right = true;
+  for (unsigned bits = 0; bits < 0x7c00; ++bits) {
+    const Half half{static_cast<uint16_t>(bits)}, next{static_cast<uint16_t>(bits + 1)};
+    const int exponent = static_cast<int>(bits >> 10), fraction = static_cast<int>(bits & 1023);
+    const double value = exponent == 0 ? std::ldexp(fraction, -24)
+                                       : std::ldexp(1024 + fraction, exponent - 25);
+    right &= ToFloat(half) == value && ToHalf(ToFloat(half)).bits == bits;
+    right &= ToFloat(Half{static_cast<uint16_t>(bits | 0x8000)}) == -value;
+    const double step = std::ldexp(1, std::max(exponent, 1) - 25);
+    const auto middle = static_cast<float>(value + step / 2);
+    right &= ToHalf(middle).bits == (bits % 2 == 0 ? half : next).bits;
+    right &= ToHalf(std::nextafter(middle, 0.0f)).bits == half.bits;
+    right &= ToHalf(-std::nextafter(middle, 1e9f)).bits == (next.bits | 0x8000);
+  }
+  right &= std::isinf(ToFloat(ToHalf(1e9f))) && std::isinf(ToFloat(ToHalf(-INFINITY)));
+  return right && std::isnan(ToFloat(ToHalf(NAN))) && std::signbit(ToFloat(ToHalf(-0.0f)));
+}
 
 // Which convolutions are dense layers.
 bool Suits() {
@@ -127,7 +161,7 @@ bool Suits() {
 int main(int count, char** arguments) {
   using namespace espace;
   const bool few = count > 1 && std::string(arguments[1]) != "all";
-  int cases = 1, failures = Suits() ? 0 : 1;
+  int cases = 2, failures = (Suits() ? 0 : 1) + (HalvesAreRight() ? 0 : 1);
   for (unsigned seed = 0; seed < (few ? 300u : 3000u); ++seed) {
     Case one(seed);
     for (const Variant* variant : Variants()) {

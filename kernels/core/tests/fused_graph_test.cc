@@ -99,9 +99,11 @@ int Right(const std::vector<int32_t>& words, unsigned seed, int* cases) {
       std::printf("seed %u: %s\n", seed, error.c_str());
       return 1;
     }
-    // Pieces of all sizes; every convolution of one row a dense layer, or none of them.
+    // Pieces of all sizes; every convolution of one row a dense layer, or none of them; their
+    // filters in 16 bits or not.
+    const std::vector<bool> halves(program.weights.size(), seed % 4 == 0);
     const FusedGraph graph(*variant, std::move(program), seed % 3 == 0 ? 1e5 : 1.0,
-                           seed % 2 == 0 ? 1 : Dense::kLeastFloats);
+                           seed % 2 == 0 ? 1 : Dense::kLeastFloats, halves);
     for (const Way& way : Ways()) {
       ProgramContents contents(graph.program(), way.batch, seed);
       ++*cases;

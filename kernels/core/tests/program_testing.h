@@ -154,7 +154,11 @@ class ProgramContents {
       : program_(program), batch_(batch) {
     Random random(seed);
     for (int64_t size : program.inputs) inputs_.push_back(Filled(random, batch * size));
-    for (int64_t size : program.weights) weights_.push_back(Filled(random, size));
+    for (int64_t size : program.weights) {
+      weights_.push_back(Filled(random, size));
+      float* values = weights_.back().data();  // that 16 bits hold
+      std::transform(values, values + size, values, [](float x) { return ToFloat(ToHalf(x)); });
+    }
     for (const auto& size : program.outputs) outputs_.emplace_back(batch * size.rows * size.channels);
   }
 
