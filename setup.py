@@ -35,7 +35,7 @@ REMEDY = (
 CORE = (
     *("program", "validate", "cpu/convolution", "cpu/masked_conv2d", "cpu/gradients"),
     *("cpu/depthwise", "cpu/pooling", "cpu/fused_graph", "cpu/channels", "cpu/variants"),
-    *("cpu/windows", "cpu/variant_portable", "cpu/channels_portable"),
+    *("cpu/narrow", "cpu/windows", "cpu/variant_portable", "cpu/channels_portable"),
     *("cpu/pointwise", "cpu/pointwise_portable", "cpu/prepared_program", "cpu/step_pieces"),
     "cpu/dense",
 )

@@ -104,7 +104,7 @@ def _files(name: str, plan: str | None) -> tuple[list[tuple[bytes, bool]], Any, 
         fused = fuse(plain, large=False)
         files.append((fused_file.convert(fused, named=plain), True))
         copies.append(plain)
-    files.append((fused_file.convert(fused, "float16", named=plain), True))
+    files.append((fused_file.convert(fused, named=plain, quantize="float16"), True))
     return files, *copies
 
 

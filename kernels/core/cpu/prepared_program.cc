@@ -62,10 +62,12 @@ PreparedStep PreparedProgram::Prepare(const Program::Step& step, int64_t dense_f
   const bool convolves = step.kind == Kind::kConvolve;
   if (convolves) {
     prepared.cost *= static_cast<double>(shape.channels);
+    const bool joined = program.tensors[step.ins[0]].stride == shape.channels;
     if (Dense::Suits(shape, step.spreads(), dense_floats)) {
       prepared.dense = std::make_unique<Dense>(variant, shape, table);
+    } else if (Narrow::Suits(variant, shape, joined)) {
+      prepared.narrow = std::make_unique<Narrow>(variant, shape, table, spread);
     } else {
-      const bool joined = program.tensors[step.ins[0]].stride == shape.channels;
       prepared.convolution = std::make_unique<Convolution>(variant, shape, table, spread, joined);
       if (prepared.convolution->has_runs()) prepared.convolution->FindRuns(0, shape.computed);
     }
@@ -114,7 +116,8 @@ void PreparedProgram::Mark(const Program::Step& step, const PreparedStep& prepar
   };
   if (convolves) mark(is_packed, step.filter);
   if (convolves) mark(is_packed, step.bias);
-  if (!convolves || (prepared.dense != nullptr && !prepared.half)) mark(is_read, step.filter);
+  const bool as_it_lies = prepared.narrow != nullptr || (prepared.dense != nullptr && !prepared.half);
+  if (!convolves || as_it_lies) mark(is_read, step.filter);
   if (!convolves) mark(is_read, step.bias);
   mark(is_read, step.slopes);
 }
@@ -143,7 +146,7 @@ PackedWeights PreparedProgram::Pack(const std::vector<const float*>& weights) co
     if (step.bias >= 0) {
       std::copy_n(weights[step.bias], program.weights[step.bias], packed.biases[s].begin());
     }
-    if (dense != nullptr) continue;
+    if (steps[s].convolution == nullptr) continue;
     const Convolution& convolution = *steps[s].convolution;
     const int64_t depth = convolution.depth();
     packed.filters[s] = AlignedFloats(depth * columns);

@@ -8,6 +8,7 @@
 
 #include "core/cpu/convolution.h"
 #include "core/cpu/dense.h"
+#include "core/cpu/narrow.h"
 #include "core/cpu/variants.h"
 #include "core/cpu/windows.h"
 #include "core/half.h"
@@ -29,6 +30,7 @@ struct PackedWeights {
 
 struct PreparedStep {
   std::unique_ptr<Convolution> convolution;
+  std::unique_ptr<Narrow> narrow;
   std::unique_ptr<Dense> dense;
   bool half;  // whether the filter of the dense layer is stored so
   std::unique_ptr<Windows> windows;

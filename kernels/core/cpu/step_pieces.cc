@@ -31,6 +31,10 @@ void StepPieces::Compute(size_t s, const Images& images, const Division& divisio
     const auto [begin, end] = own(CeilDiv(columns, kLine));
     return Multiply(s, images, begin * kLine, std::min(end * kLine, columns));
   }
+  if (prepared_.steps[s].narrow != nullptr) {
+    const auto [begin, end] = own(CeilDiv(rows, kLine));
+    return ConvolveNarrow(s, images, begin * kLine, std::min(end * kLine, rows));
+  }
   if (step.kind == Kind::kConvolve) {
     const Convolution& convolution = *prepared_.steps[s].convolution;
     const auto [begin, end] =
@@ -68,6 +72,16 @@ void StepPieces::Multiply(size_t s, const Images& images, int64_t left, int64_t 
   };
   prepared_.steps[s].half ? compute(packed_.halves[s].data()) : compute(weights_[step.filter]);
   Activate(s, out, 0, images.count, left, right);
+}
+
+void StepPieces::ConvolveNarrow(size_t s, const Images& images, int64_t begin, int64_t end) const {
+  const Program::Step& step = program_.steps[s];
+  const Bounds bounds(step.activation);
+  const View<float> out = Write(step.out, images);
+  prepared_.steps[s].narrow->Compute({Read(step.ins[0], images), out, weights_[step.filter],
+                                      packed_.biases[s].data(), bounds.low, bounds.high},
+                                     begin, end);
+  Activate(s, out, begin, end, 0, program_.tensors[step.out].channels);
 }
 
 void StepPieces::Convolve(size_t s, const Images& images, int64_t begin, int64_t end, int64_t first,

@@ -72,6 +72,9 @@ class StepPieces {
   // All images, columns [left, right).
   void Multiply(size_t s, const Images& images, int64_t left, int64_t right) const;
 
+  // Rows [begin, end) of the flattened [images, computed].
+  void ConvolveNarrow(size_t s, const Images& images, int64_t begin, int64_t end) const;
+
   // Tiles [begin, end) of all, a row of them after the other.
   void Tiles(size_t s, const Images& images, int64_t begin, int64_t end) const;
 

@@ -101,6 +101,30 @@ class Random {
   std::mt19937 engine_;
 };
 
+// A kernel's windows over a map of at most size x size, some of them left out.
+inline std::vector<int32_t> WindowTable(Random& random, int size, int64_t* rows_in,
+                                        int64_t* taps) {
+  const int height = random.Integer(1, size), width = random.Integer(1, size);
+  const int kernel = random.Integer(1, 5), stride = random.Integer(1, 3);
+  const int before = random.Integer(0, kernel), kept = random.Integer(0, 2);
+  std::vector<int32_t> table;
+  for (int y = -before; y < height; y += stride) {
+    for (int x = -before; x < width; x += stride) {
+      if (kept == 0 && random.Integer(0, 2) == 0) continue;
+      for (int dy = 0; dy < kernel; ++dy) {
+        for (int dx = 0; dx < kernel; ++dx) {
+          const bool inside = y + dy >= 0 && y + dy < height && x + dx >= 0 && x + dx < width;
+          table.push_back(inside ? (y + dy) * width + x + dx : -1);
+        }
+      }
+    }
+  }
+  *rows_in = height * width;
+  *taps = kernel * kernel;
+  if (table.empty()) table.assign(*taps, 0);
+  return table;
+}
+
 }  // namespace espace
 
 #endif  // ESPACE_TF_KERNELS_CORE_TESTS_TESTING_H_

@@ -15,36 +15,13 @@ namespace {
 constexpr double kTolerance = 1e-5;  // of the largest value
 constexpr const char* kNames[] = {"max", "average", "depthwise"};
 
-// A kernel's windows over a map, some of them left out.
-std::vector<int32_t> Table(Random& random, int64_t* rows_in, int64_t* taps) {
-  const int height = random.Integer(1, 9), width = random.Integer(1, 9);
-  const int kernel = random.Integer(1, 5), stride = random.Integer(1, 3);
-  const int before = random.Integer(0, kernel), kept = random.Integer(0, 2);
-  std::vector<int32_t> table;
-  for (int y = -before; y < height; y += stride) {
-    for (int x = -before; x < width; x += stride) {
-      if (kept == 0 && random.Integer(0, 2) == 0) continue;
-      for (int dy = 0; dy < kernel; ++dy) {
-        for (int dx = 0; dx < kernel; ++dx) {
-          const bool inside = y + dy >= 0 && y + dy < height && x + dx >= 0 && x + dx < width;
-          table.push_back(inside ? (y + dy) * width + x + dx : -1);
-        }
-      }
-    }
-  }
-  *rows_in = height * width;
-  *taps = kernel * kernel;
-  if (table.empty()) table.assign(*taps, 0);
-  return table;
-}
-
 // One call with random contents.
 class Case {
  public:
   Case(Windows::Kind kind, unsigned seed) : kind_(kind), random_(seed) {
     shape_.batch = random_.Integer(1, 3);
     shape_.channels = shape_.filters = random_.Integer(1, 140);
-    table_ = Table(random_, &shape_.rows_in, &shape_.taps);
+    table_ = WindowTable(random_, 9, &shape_.rows_in, &shape_.taps);
     shape_.computed = shape_.rows_out = static_cast<int64_t>(table_.size()) / shape_.taps;
     if (random_.Integer(0, 1) != 0) {
       shape_.rows_out = random_.Integer(1, 60);

@@ -60,6 +60,26 @@ def test_weights_lie_in_the_file_once(tmp_path):
         assert all(offset % 16 == 0 for offset in offsets), "constants are to be aligned"
 
 
+def test_large_dense_layers_of_float16(tmp_path):
+    """Whose filters stay in 16 bits; weights that 16 bits hold lose nothing."""
+    model = keras.Sequential(
+        [
+            keras.Input((16, 17, 3)),
+            keras.layers.Conv2D(4, 1, activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(251),
+        ]
+    )
+    model.set_weights([w.astype(np.float16).astype(np.float32) for w in model.get_weights()])
+    path = tmp_path / "large.tflite"
+    export_tflite(model, path, quantize="float16", kernel="fused")
+    random = np.random.default_rng(SEED)
+    for batch in (1, 3, 40):
+        batch = random.normal(size=(batch, 16, 17, 3)).astype(np.float32)
+        expected = model(batch, training=False).numpy()
+        assert relative(with_delegate(path, batch), expected) < 1e-5, f"seed {SEED}"
+
+
 def test_several_stretches_inputs_outputs_and_calls(tmp_path):
     """What a layer of the user's divides; a model called twice in one stretch; a pass-through."""
     part = keras.Sequential([keras.Input((6, 6, 4)), keras.layers.Conv2D(4, 3, padding="same")])

@@ -1,0 +1,130 @@
+#include "core/cpu/narrow.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace espace {
+
+extern const NarrowKernels kNarrow_portable;
+#if defined(__x86_64__)
+extern const NarrowKernels kNarrow_avx2;
+extern const NarrowKernels kNarrow_avx512;
+#endif
+
+const NarrowKernels& NarrowOf(const Variant& variant) {
+#if defined(__x86_64__)
+  if (std::strcmp(variant.name, "avx512") == 0) return kNarrow_avx512;
+  if (std::strcmp(variant.name, "avx2") == 0) return kNarrow_avx2;
+#endif
+  static_cast<void>(variant);
+  return kNarrow_portable;
+}
+
+namespace {
+
+constexpr int64_t kBlockGroups = 8;
+
+}  // namespace
+
+bool Narrow::Suits(const Variant& variant, const ConvShape& shape, bool joined) {
+  return joined && shape.channels <= kMostNarrowChannels &&
+         shape.filters <= NarrowOf(variant).most_filters;
+}
+
+Narrow::Narrow(const Variant& variant, const ConvShape& shape, const int32_t* table,
+               const int32_t* spread)
+    : lanes_(variant.lanes),
+      shape_(shape),
+      table_(table),
+      kernel_(NarrowOf(variant).kernel(shape.channels, shape.filters)),
+      spreads_(spread != nullptr),
+      destinations_(shape, spread),
+      zeros_(lanes_ * shape.channels, 0.0f),
+      run_(shape.computed, 1) {
+  for (int64_t q = shape.computed - 2; q >= 0; --q) {
+    const int32_t* own = table + q * shape.taps;
+    const bool goes_on =
+        std::equal(own, own + shape.taps, own + shape.taps,
+                   [](int32_t a, int32_t b) { return a < 0 ? b < 0 : b == a + 1; });
+    if (goes_on) run_[q] += run_[q + 1];
+  }
+}
+
+void Narrow::Compute(const Operands& operands, int64_t begin, int64_t end) const {
+  for (int64_t flat = begin; flat < end;) {
+    const Position first(shape_, flat);
+    const int64_t count =
+        std::min({kBlockGroups * lanes_, end - flat, shape_.computed - first.computed});
+    Block(operands, first, count);
+    flat += count;
+  }
+}
+
+// Positions of one image, the last group of which may be less than a vector.
+void Narrow::Block(const Operands& operands, const Position& first, int64_t count) const {
+  thread_local std::vector<const float*> rows;
+  thread_local std::vector<float> copied, results;
+  const int64_t groups = CeilDiv(count, lanes_), row = lanes_ * shape_.channels;
+  rows.resize(groups * shape_.taps);
+  float* copies = Scratch(copied, groups * shape_.taps * row);
+  FindRows(operands.in.at(first.image, 0), first.computed, count, rows.data(), copies);
+  float* out = Scratch(results, groups * lanes_ * shape_.filters);
+  kernel_({rows.data(), groups, shape_.taps, operands.filter, operands.bias, operands.low,
+           operands.high, out});
+  Write(operands, first, count, out);
+}
+
+// What each tap of each group reads: where it is, if it is one piece for all taps, or copies. The
+// table, which has long left the caches, is looked at once for groups that go on from each other.
+void Narrow::FindRows(const float* image, int64_t first, int64_t count, const float** rows,
+                      float* copies) const {
+  const int64_t taps = shape_.taps, row = lanes_ * shape_.channels;
+  for (int64_t i = 0; i < count;) {
+    const int32_t* reads = table_ + (first + i) * taps;
+    const int64_t whole = std::min<int64_t>(run_[first + i], count - i) / lanes_;
+    for (int64_t g = 0; g < whole; ++g, rows += taps, copies += taps * row) {
+      for (int64_t t = 0; t < taps; ++t) {
+        rows[t] = reads[t] < 0 ? zeros_.data() : image + reads[t] * shape_.channels + g * row;
+      }
+    }
+    if (whole == 0) {
+      Copy(image, reads, std::min(lanes_, count - i), copies);
+      for (int64_t t = 0; t < taps; ++t) rows[t] = copies + t * row;
+      rows += taps;
+      copies += taps * row;
+    }
+    i += std::max<int64_t>(whole, 1) * lanes_;
+  }
+}
+
+// Writes [taps, lanes, channels]: what `count` positions read, and zeros for the others.
+void Narrow::Copy(const float* image, const int32_t* reads, int64_t count, float* to) const {
+  for (int64_t t = 0; t < shape_.taps; ++t) {
+    for (int64_t i = 0; i < lanes_; ++i, to += shape_.channels) {
+      const int32_t read = i < count ? reads[i * shape_.taps + t] : -1;
+      std::copy_n(read < 0 ? zeros_.data() : image + read * shape_.channels, shape_.channels, to);
+    }
+  }
+}
+
+// Copies the results to all rows that show them.
+void Narrow::Write(const Operands& operands, const Position& first, int64_t count,
+                   const float* results) const {
+  const int64_t filters = shape_.filters;
+  if (!spreads_ && operands.out.row == filters) {
+    std::copy_n(results, count * filters, operands.out.at(first.image, first.computed));
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i, results += filters) {
+    const int64_t computed = first.computed + i;
+    if (!spreads_) {
+      std::copy_n(results, filters, operands.out.at(first.image, computed));
+      continue;
+    }
+    for (int32_t d = destinations_.start[computed]; d < destinations_.start[computed + 1]; ++d) {
+      std::copy_n(results, filters, operands.out.at(first.image, destinations_.row[d]));
+    }
+  }
+}
+
+}  // namespace espace
