@@ -9,8 +9,8 @@ whose time is that of any others, and without a softmax, which would hide differ
 medians over rounds of the time of the dense file of built-in operators divided by the row's, all
 files in turns, each some calls in a row: threads of the one before look for work for some more
 milliseconds. "float16" is the fused file with weights of 16 bits, of which those of large dense
-layers stay so in memory. "differs" is by how much the compressed network's fused file differs from Keras,
-without the delegate and with it, over the largest output.
+layers stay so in memory. "differs" is by how much the compressed network's fused file differs from
+Keras, without the delegate and with it, over the largest output.
 """
 
 from pathlib import Path

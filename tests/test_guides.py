@@ -75,5 +75,5 @@ def test_on_several_machines(files, tmp_path):
     )
     found = re.search(r"2 processes and one device: weights at most (\S+) apart", printed)
     assert float(found[1]) < 1e-5
-    found = re.search(r"in the last place away, and one device: weights at most (\S+) apart", printed)
+    found = re.search(r"last place away, and one device: weights at most (\S+) apart", printed)
     assert 0 < float(found[1]) < 1e-5
