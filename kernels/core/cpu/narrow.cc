@@ -24,6 +24,24 @@ namespace {
 
 constexpr int64_t kBlockGroups = 8;
 
+// Writes [taps, lanes, CHANNELS]: what each tap reads of `count` positions, and zeros for the
+// others.
+template <int CHANNELS>
+void Copy(const ConvShape& shape, const float* image, const int32_t* reads, int64_t count,
+          int64_t lanes, float* to) {
+  static constexpr float kZeros[CHANNELS] = {};
+  for (int64_t t = 0; t < shape.taps; ++t) {
+    for (int64_t i = 0; i < lanes; ++i, to += CHANNELS) {
+      const int32_t read = i < count ? reads[i * shape.taps + t] : -1;
+      std::memcpy(to, read < 0 ? kZeros : image + read * CHANNELS, sizeof(kZeros));
+    }
+  }
+}
+
+using CopyFunction = void (*)(const ConvShape&, const float*, const int32_t*, int64_t, int64_t,
+                              float*);
+constexpr CopyFunction kCopies[kMostNarrowChannels] = {Copy<1>, Copy<2>, Copy<3>, Copy<4>};
+
 }  // namespace
 
 bool Narrow::Suits(const Variant& variant, const ConvShape& shape, bool joined) {
@@ -88,22 +106,13 @@ void Narrow::FindRows(const float* image, int64_t first, int64_t count, const fl
       }
     }
     if (whole == 0) {
-      Copy(image, reads, std::min(lanes_, count - i), copies);
+      kCopies[shape_.channels - 1](shape_, image, reads, std::min(lanes_, count - i), lanes_,
+                                   copies);
       for (int64_t t = 0; t < taps; ++t) rows[t] = copies + t * row;
       rows += taps;
       copies += taps * row;
     }
     i += std::max<int64_t>(whole, 1) * lanes_;
-  }
-}
-
-// Writes [taps, lanes, channels]: what `count` positions read, and zeros for the others.
-void Narrow::Copy(const float* image, const int32_t* reads, int64_t count, float* to) const {
-  for (int64_t t = 0; t < shape_.taps; ++t) {
-    for (int64_t i = 0; i < lanes_; ++i, to += shape_.channels) {
-      const int32_t read = i < count ? reads[i * shape_.taps + t] : -1;
-      std::copy_n(read < 0 ? zeros_.data() : image + read * shape_.channels, shape_.channels, to);
-    }
   }
 }
 

@@ -64,7 +64,6 @@ class Narrow {
   void Block(const Operands& operands, const Position& first, int64_t count) const;
   void FindRows(const float* image, int64_t first, int64_t count, const float** rows,
                 float* copies) const;
-  void Copy(const float* image, const int32_t* reads, int64_t count, float* to) const;
   void Write(const Operands& operands, const Position& first, int64_t count,
              const float* results) const;
 
