@@ -102,7 +102,7 @@ def rows(split: str, sizes: Mapping[str, int]) -> list[tuple[str, np.ndarray]]:
         bounds = (_bound(match[each], size) for each in ("start", "stop"))
         found.append((match["split"], np.arange(size)[slice(*bounds)]))
     if not sum(len(each) for _, each in found):
-        raise ValueError(f"a split must hold examples. Received: {split!r}, which holds none")
+        raise _empty(split)
     return found
 
 
@@ -150,6 +150,10 @@ def _in_memory(name: str) -> Source:
         count=lambda split: sum(len(each) for _, each in rows(split, sizes)),
         arrays=pick,
     )
+
+
+def _empty(split: str) -> ValueError:
+    return ValueError(f"a split must hold examples. Received: {split!r}, which holds none")
 
 
 def _folder(name: str, path: Path) -> Source:
@@ -250,12 +254,14 @@ def _tfds(name: str, data_dir: str | None, download: bool) -> Source:
 
     def _known(split: str) -> str:
         try:
-            info.splits[split]
+            found = info.splits[split]
         except Exception as error:
             raise ValueError(
                 f"a split of {name} must be one of {', '.join(info.splits)}, or a part of it as in "
                 f"train[:90%]. Received: {split!r}"
             ) from error
+        if not found.num_examples:
+            raise _empty(split)
         return split
 
     total = sum(each.num_examples for each in info.splits.values())

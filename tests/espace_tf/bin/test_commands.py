@@ -212,6 +212,7 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(data, trained, tmp_p
         ("train", ["--model=resnet21", "--dataset=DATA"], "--model must be a file, or one of"),
         ("train", ["--model=gone.keras", "--dataset=DATA"], "--model must be an existing"),
         ("train", ["--model=resnet20", "--dataset=DATA", "--train_split=dev"], "a split must be"),
+        ("train", ["--model=resnet20", "--dataset=DATA", "--train_split=train[:0]"], "holds none"),
         ("train", ["--model=resnet20", "--dataset=DATA", "--preprocessing=x"], "--preprocessing"),
         ("train", ["--model=alexnet", "--dataset=DATA"], "does not take images of (16, 16, 1)"),
         ("train", ["--model=resnet20", "--dataset=DATA", "--optimizer=sgd"], "needs --learning_r"),

@@ -61,6 +61,13 @@ def test_imagenet_is_streamed_as_bytes_until_the_network_has_them(data_dir):
     np.testing.assert_allclose(np.ravel(values), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("split", ["train[:0]", "train[5:5]+train[:0]", "nowhere", "train[a:]"])
+def test_a_part_that_is_not_there_or_empty_is_refused(data_dir, split):
+    source = sources.find("imagenet2012", data_dir=str(data_dir))
+    with pytest.raises(ValueError, match="a split (must hold|of imagenet2012 must)"):
+        source.count(split)
+
+
 def test_an_epoch_is_the_same_whenever_it_is_read_and_another_one_is_not(data_dir):
     found = examples(sources.find("imagenet2012:5.*.*", data_dir=str(data_dir)), seed=SEED)
     stream = found.training("train")
