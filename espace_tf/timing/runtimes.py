@@ -50,7 +50,8 @@ class Runtime:
         >>> small = espace_tf.compress(model, data, speedup=2, config=config)
     """
 
-    fuses = False  # whether what `form` makes holds fused graphs
+    fuses = False  # whether compressed networks run in fused graphs
+    fuses_all = False  # and so does every other network
 
     def prepare(self, model: Any, inputs: Sequence[np.ndarray], threads: int | None) -> Any:
         """A model, or a single layer of one, made ready to run on one batch.
@@ -163,7 +164,12 @@ class _LiteRT(Runtime):
 
 
 class _LiteRTFused(_LiteRT):
-    """A file with fused stretches, in LiteRT's interpreter with our delegate."""
+    """A file with fused stretches, in LiteRT's interpreter with our delegate.
+
+    The delegate's kernels are those of TensorFlow's operation, whose steps tell their times.
+    """
+
+    fuses = fuses_all = True
 
     def prepare(self, model: Any, inputs: Sequence[np.ndarray], threads: int | None) -> Any:
         content = fused_file.convert(fuse(model, large=False), named=model)
@@ -285,13 +291,18 @@ def nothing(runtime: Any, threads: int | None) -> Call:
     return find(runtime).nothing(threads)
 
 
+def computes_with(threads: int | None) -> bool:
+    """Whether TensorFlow computes with this many threads as it is."""
+    return threads in (None, tf.config.threading.get_intra_op_parallelism_threads())
+
+
 def set_threads(threads: int | None) -> None:
     """Makes TensorFlow compute with this many threads, while it still can.
 
     Raises:
         ValueError: TensorFlow has computed something already, with another number.
     """
-    if threads is None or tf.config.threading.get_intra_op_parallelism_threads() == threads:
+    if computes_with(threads):
         return
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)

@@ -74,7 +74,10 @@ def network_times(
         for path, layer in graph.layers(fused).items()
         if isinstance(layer, FusedGraph)
     ]
-    calls = [plain, runtimes.runner(fused, arrays, "tf", config.threads)[0]]
+    whole = plain
+    if not runtimes.find(config.runtime).fuses_all:
+        whole = runtimes.runner(fused, arrays, config.runtime, config.threads)[0]
+    calls = [plain, whole]
     calls.append(lambda: inside.append(sum(profile() for profile in profiles)))
     plain_ms, fused_ms, _ = measure.alternate(calls, repeats=_ROUNDS, seconds=_SECONDS)
     return plain_ms, fused_ms, max(fused_ms - float(np.median(inside[2:])), 0.0)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from espace_tf import kernels
 from espace_tf.analysis import analyze as analyzing
@@ -54,6 +55,27 @@ def test_convolutions_in_fused_graphs_are_timed_as_steps(monkeypatch):
     found, asked = timed(monkeypatch, network())
     assert asked == [("a", True), ("b", True), ("c", True), (["a", "b", "c"], EspaceConfig())]
     assert (found.model_ms, found.fused_ms, found.other_ms) == (5.0, 4.0, 3.0)
+
+
+@NATIVE
+def test_the_delegates_kernels_are_timed_as_steps_where_tensorflow_has_its_threads(monkeypatch):
+    config = EspaceConfig(runtime="litert-fused")
+    _, asked = timed(monkeypatch, network(), config=config)
+    assert asked == [("a", True), ("b", True), ("c", True), (["a", "b", "c"], config)]
+    # TensorFlow keeps the threads it has, whatever another runtime is to use.
+    before = tf.config.threading.get_intra_op_parallelism_threads()
+    config = EspaceConfig(runtime="litert-fused", threads=before + 3)
+    _, asked = timed(monkeypatch, network(), config=config)
+    assert asked == [("a", False), ("b", False), ("c", False)]
+    assert tf.config.threading.get_intra_op_parallelism_threads() == before
+
+
+@NATIVE
+def test_the_delegates_network_is_timed_as_the_delegate_runs_it():
+    config = EspaceConfig(runtime="litert-fused", keeps=(0.5,), mask_families=("rows",))
+    found = analyze(network(), None, config=config, verbose=0)
+    assert found.model_ms > 0 and found.fused_ms > 0 and found.other_ms >= 0
+    assert all(option.ms > 0 for site in found.sites.values() for option in site.options)
 
 
 @NATIVE
