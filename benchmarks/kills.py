@@ -12,7 +12,7 @@ what was kept then, and how far weights and numbers are apart.
 What a clock decides is another number in every run, killed or not. Times are left out therefore;
 and `compress`, whose plan follows from times of layers and of networks, finds in both runs those
 that the first one kept (ESPACE_TF_CACHE is a folder in --output_dir).
-About 40 minutes on 2 cores with all of Fashion-MNIST; --train_split=train[:6000] is quicker.
+About 40 minutes on 2 busy cores with the splits of docs/binaries.md, hours with all images.
 """
 
 import contextlib

@@ -56,6 +56,18 @@ inline bool IsClose(const Guarded& expected, const Guarded& found, double tolera
   return found.intact() && error <= tolerance * largest;
 }
 
+// The same where expected values may be infinite, or no number: found must be so too.
+inline bool IsCloseOrOdd(Guarded expected, Guarded found, double tolerance) {
+  bool odd = true;
+  for (int64_t i = 0; i < expected.size(); ++i) {
+    float &wanted = expected.data()[i], &given = found.data()[i];
+    if (std::isfinite(wanted)) continue;
+    odd &= std::isnan(wanted) ? std::isnan(given) : wanted == given;
+    wanted = given = 0.0f;
+  }
+  return odd && IsClose(expected, found, tolerance);
+}
+
 // Pieces in turn on several threads.
 inline ParallelFor Threads(int threads) {
   return [threads](int64_t count, const std::function<void(int64_t, int64_t)>& body) {
