@@ -379,10 +379,9 @@ def _time(
 
 def _fused(plain: Any, config: EspaceConfig) -> Any | None:
     """The stripped model with fused graphs, as its compressed form will run; None: it will not."""
-    runtime = runtimes.find(config.runtime)
-    # Steps are timed in TensorFlow, whose threads are not to be changed for another runtime.
-    fuses = runtime.fuses and (not runtime.fuses_all or runtimes.computes_with(config.threads))
-    if not fuses or graph.library(plain).__name__ != "keras" or operations_now() is None:
+    threads = runtimes.find(config.runtime).step_threads(config.threads)
+    library = graph.library(plain).__name__
+    if threads is None or library != "keras" or operations_now() is None:
         return None
     fused = fuse(plain)
     kinds = [rule(layer).kind for layer in graph.layers(fused).values()]

@@ -186,7 +186,7 @@ def _fused_times(
     return step_times(
         [_layer(analysis, option, MaskedConv2D) for option in options],
         (config.batch_size, *size, analysis.site.in_channels),
-        threads=config.threads,
+        threads=runtimes.find(config.runtime).step_threads(config.threads),
         seconds=min(seconds, _SECONDS * len(options)),
     )
 

@@ -4,6 +4,7 @@ A new runtime is a class here and an entry under one name in RUNTIMES, here and 
 """
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -50,8 +51,7 @@ class Runtime:
         >>> small = espace_tf.compress(model, data, speedup=2, config=config)
     """
 
-    fuses = False  # whether compressed networks run in fused graphs
-    fuses_all = False  # and so does every other network
+    fuses_all = False  # whether every network runs in fused graphs, not only compressed ones
 
     def prepare(self, model: Any, inputs: Sequence[np.ndarray], threads: int | None) -> Any:
         """A model, or a single layer of one, made ready to run on one batch.
@@ -100,6 +100,17 @@ class Runtime:
         model = keras.Sequential([keras.Input(shape[1:], dtype="float32"), layer])
         return model, np.random.default_rng(0).random(shape, np.float32)
 
+    def step_threads(self, threads: int | None) -> int | None:
+        """On how many of TensorFlow's threads its fused graphs are timed step by step.
+
+        Args:
+            threads: as in `EspaceConfig`.
+
+        Returns:
+            0: on all of them; None: this runtime has no fused graphs, or not on so many threads.
+        """
+        return None
+
     def nothing(self, threads: int | None) -> Call:
         """A call of a network that does next to nothing: what calling costs."""
         return self.layer(keras.layers.Conv2D(1, 1), (1, 1, 1, 1), threads)
@@ -107,8 +118,6 @@ class Runtime:
 
 class _TensorFlow(Runtime):
     """A traced function."""
-
-    fuses = True
 
     def prepare(self, model: Any, inputs: Sequence[np.ndarray], threads: int | None) -> Any:
         return self._traced(lambda *given: graph.call(model, given), inputs, threads)
@@ -142,6 +151,10 @@ class _TensorFlow(Runtime):
         prepared = self._traced(lambda x: layer(x, training=False), [x], threads)
         return functools.partial(self.run, prepared)
 
+    def step_threads(self, threads: int | None) -> int:
+        set_threads(threads)
+        return 0
+
     def nothing(self, threads: int | None) -> Call:
         prepared = self._traced(lambda x: [x[:1]], [np.zeros(1, np.float32)], threads)
         return functools.partial(self.run, prepared)
@@ -169,7 +182,13 @@ class _LiteRTFused(_LiteRT):
     The delegate's kernels are those of TensorFlow's operation, whose steps tell their times.
     """
 
-    fuses = fuses_all = True
+    fuses_all = True
+
+    def step_threads(self, threads: int | None) -> int | None:
+        """The interpreter takes one thread by itself; TensorFlow may have fewer than asked for."""
+        threads = 1 if threads is None else threads
+        available = tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count() or 1
+        return threads if threads <= available else None
 
     def prepare(self, model: Any, inputs: Sequence[np.ndarray], threads: int | None) -> Any:
         content = fused_file.convert(fuse(model, large=False), named=model)
@@ -291,18 +310,13 @@ def nothing(runtime: Any, threads: int | None) -> Call:
     return find(runtime).nothing(threads)
 
 
-def computes_with(threads: int | None) -> bool:
-    """Whether TensorFlow computes with this many threads as it is."""
-    return threads in (None, tf.config.threading.get_intra_op_parallelism_threads())
-
-
 def set_threads(threads: int | None) -> None:
     """Makes TensorFlow compute with this many threads, while it still can.
 
     Raises:
         ValueError: TensorFlow has computed something already, with another number.
     """
-    if computes_with(threads):
+    if threads in (None, tf.config.threading.get_intra_op_parallelism_threads()):
         return
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)

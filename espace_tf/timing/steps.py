@@ -29,7 +29,7 @@ def step_times(
     layers: Sequence[keras.layers.Layer],
     shape: tuple[int, int, int, int],
     *,
-    threads: int | None = None,
+    threads: int = 0,
     seconds: float | None = None,
 ) -> list[float]:
     """Median milliseconds of convolutions that read one input, as steps of one program.
@@ -40,14 +40,10 @@ def step_times(
         layers: MaskedConv2D or DecomposedConv2D of one group, not built; without positions and rank
             a MaskedConv2D is the plain convolution.
         shape: of the input, [B, H, W, C].
-        threads: CPU threads; None: what TensorFlow takes by itself.
+        threads: at most so many; 0: all that TensorFlow has.
         seconds: no further call is begun after this time, but three are always made.
-
-    Raises:
-        ValueError: TensorFlow already runs with another number of threads.
     """
-    runtimes.set_threads(threads)
-    run, owners = _program(layers, shape)
+    run, owners = _program(layers, shape, threads)
     found = []
     measure.alternate([lambda: found.append(run())], repeats=_REPEATS, seconds=seconds)
     steps = np.median(found[2:], axis=0) / 1e6
@@ -69,13 +65,15 @@ def network_times(
     """
     arrays = comparison.noise(fused, config.batch_size, config.input_size)
     inside: list[float] = []
+    runtime = runtimes.find(config.runtime)
+    threads = runtime.step_threads(config.threads)
     profiles = [
-        _profile(layer, path.removesuffix(layer.name), paths, config.batch_size)
+        _profile(layer, path.removesuffix(layer.name), paths, config.batch_size, threads)
         for path, layer in graph.layers(fused).items()
         if isinstance(layer, FusedGraph)
     ]
     whole = plain
-    if not runtimes.find(config.runtime).fuses_all:
+    if not runtime.fuses_all:
         whole = runtimes.runner(fused, arrays, config.runtime, config.threads)[0]
     calls = [plain, whole]
     calls.append(lambda: inside.append(sum(profile() for profile in profiles)))
@@ -84,7 +82,7 @@ def network_times(
 
 
 def _profile(
-    layer: FusedGraph, prefix: str, paths: Collection[str], batch_size: int
+    layer: FusedGraph, prefix: str, paths: Collection[str], batch_size: int, threads: int
 ) -> Callable[[], float]:
     """A call of a fused graph on noise that returns the milliseconds of some of its layers.
 
@@ -102,7 +100,12 @@ def _profile(
 
     def call(*inputs: tf.Tensor) -> tf.Tensor:
         _, nanoseconds = operations_now().espace_fused_graph(
-            inputs=list(inputs), weights=weights, program=program, outputs=outputs, profile=True
+            inputs=list(inputs),
+            weights=weights,
+            program=program,
+            outputs=outputs,
+            profile=True,
+            threads=threads,
         )
         return nanoseconds
 
@@ -111,7 +114,7 @@ def _profile(
 
 
 def _program(
-    layers: Sequence[keras.layers.Layer], shape: tuple[int, int, int, int]
+    layers: Sequence[keras.layers.Layer], shape: tuple[int, int, int, int], threads: int
 ) -> tuple[Callable[[], np.ndarray], list[int]]:
     """A call that returns the nanoseconds of each step, and the layer that each belongs to, from 1.
 
@@ -153,7 +156,12 @@ def _program(
 
     def call(x: tf.Tensor) -> tf.Tensor:
         _, nanoseconds = operations_now().espace_fused_graph(
-            inputs=[x], weights=weights, program=program, outputs=1, profile=True
+            inputs=[x],
+            weights=weights,
+            program=program,
+            outputs=1,
+            profile=True,
+            threads=threads,
         )
         return nanoseconds
 

@@ -1,6 +1,7 @@
 // EspaceFusedGraph: a stretch of a network as one TensorFlow operation on the CPU; the arithmetic is
 // kernels/core.
 
+#include <algorithm>
 #include <limits>
 #include <memory>
 #include <mutex>
@@ -74,8 +75,10 @@ REGISTER_OP("EspaceFusedGraph")
     .Attr("outputs: int >= 1")
     .Attr("program: tensor")
     .Attr("profile: bool = false")
+    .Attr("threads: int >= 0 = 0")
     .SetShapeFn(FusedGraphShape)
-    .Doc("A program of convolutions, poolings and sums over index tables.");
+    .Doc("A program of convolutions, poolings and sums over index tables, on at most so many threads "
+         "(0: as many as TensorFlow computes with).");
 
 class FusedGraphOp : public OpKernel {
  public:
@@ -83,6 +86,7 @@ class FusedGraphOp : public OpKernel {
     Tensor words;
     OP_REQUIRES_OK(context, context->GetAttr("program", &words));
     OP_REQUIRES_OK(context, context->GetAttr("profile", &profile_));
+    OP_REQUIRES_OK(context, context->GetAttr("threads", &threads_));
     Program program;
     OP_REQUIRES_OK(context, Parse(words, &program));
     // Also where no shape function has run, as in functions that a file brings.
@@ -120,6 +124,7 @@ class FusedGraphOp : public OpKernel {
                      int threads;
                      const ParallelFor workers = Team(
                          context, static_cast<double>(batch) * graph_->cost() / 16, &threads);
+                     if (threads_ > 0) threads = std::min(threads, threads_);
                      graph_->Run(batch, Pointers(inputs), Pointers(weights), held->packed, results,
                                  threads, workers, profile_ ? times->flat<int64_t>().data() : nullptr);
                    }));
@@ -188,6 +193,7 @@ class FusedGraphOp : public OpKernel {
   }
 
   bool profile_ = false;
+  int threads_ = 0;
   std::unique_ptr<FusedGraph> graph_;
   std::mutex mutex_;
   std::shared_ptr<const Held> held_;

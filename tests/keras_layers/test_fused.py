@@ -68,6 +68,28 @@ def test_the_operation_runs_at_inference_only():
     assert "EspaceFusedGraph" not in operations_in(tf.function(half), spec)
 
 
+@pytest.mark.skipif(operations_now() is None, reason="no native operations")
+def test_the_operation_computes_the_same_on_any_number_of_threads():
+    model, words = parts()
+    weights = [*model.get_layer("conv").get_weights(), *np.ones((2, 3), np.float32)]
+
+    def call(x, threads):
+        return operations_now().espace_fused_graph(
+            inputs=[x],
+            weights=weights,
+            program=tf.make_tensor_proto(words),
+            outputs=1,
+            threads=threads,
+        )[0][0]
+
+    run = tf.function(call, autograph=False)
+    found = [run(tf.constant(images(64)), threads) for threads in (0, 1, 2, 1000)]
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0], other)
+    with pytest.raises(ValueError, match="threads.*passed -1 less than minimum 0"):
+        run(tf.constant(images(64)), -1)
+
+
 def test_gradients_at_inference_are_those_of_the_model():
     model, words = parts()
     layer, x = FusedGraph(model, words, WEIGHTS), tf.constant(images())

@@ -155,3 +155,11 @@ def test_the_documented_runtime_works():
         exec(compile(example.source, "example", "single"), names)
     first, second = names["rows"]
     assert first.speedup == 1 and 0 < second.max_difference < 1
+
+
+def test_steps_are_timed_on_the_threads_that_the_runtime_takes():
+    known = {name: runtimes.find(name).step_threads(None) for name in RUNTIMES}
+    assert known == {**dict.fromkeys(RUNTIMES), "tf": 0, "litert-fused": 1}
+    assert runtimes.find("litert-fused").step_threads(100_000) is None
+    with pytest.raises(ValueError, match="threads=77 must be set before"):
+        runtimes.find("tf").step_threads(77)

@@ -38,8 +38,8 @@ class Recorded:
 def test_the_steps_of_a_layer_add_up_to_its_time(monkeypatch):
     counted = []
 
-    def program(given, shape):
-        call, owners = made(given, shape)
+    def program(given, shape, threads):
+        call, owners = made(given, shape, threads)
         assert call().shape == (len(owners),)
         counted.extend(owners)
         # Step i takes i + 1 ms, in all calls but the first two, which are for warming up.
@@ -86,15 +86,15 @@ def test_a_profile_adds_the_steps_of_the_layers_named(paths, first, second, monk
         """Step i of every program takes i + 1 ms."""
 
         @staticmethod
-        def espace_fused_graph(*, inputs, weights, program, outputs, profile):
-            assert profile and outputs == 1 and len(inputs) == 1
+        def espace_fused_graph(*, inputs, weights, program, outputs, profile, threads):
+            assert profile and threads == 1 and outputs == 1 and len(inputs) == 1
             return [inputs[0]], 1e6 * np.arange(1.0, 1 + len(weights) * 3 // 4)
 
     monkeypatch.setattr(step_times, "operations_now", Operations)
     for (path, layer), ms in zip(parts.items(), (first, second), strict=True):
         prefix = path.removesuffix(layer.name)
         assert prefix == ("in/" if layer is parts["in/fused_a"] else "")
-        assert step_times._profile(layer, prefix, paths, 2)() == ms
+        assert step_times._profile(layer, prefix, paths, 2, 1)() == ms
 
 
 @NATIVE
