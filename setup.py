@@ -34,10 +34,9 @@ REMEDY = (
 )
 CORE = (
     *("program", "validate", "cpu/convolution", "cpu/masked_conv2d", "cpu/gradients"),
-    *("cpu/depthwise", "cpu/pooling", "cpu/fused_graph", "cpu/channels", "cpu/variants"),
-    *("cpu/narrow", "cpu/windows", "cpu/variant_portable", "cpu/channels_portable"),
-    *("cpu/pointwise", "cpu/pointwise_portable", "cpu/prepared_program", "cpu/step_pieces"),
-    "cpu/dense",
+    *("cpu/depthwise", "cpu/dense", "cpu/pooling", "cpu/narrow", "cpu/windows"),
+    *("cpu/fused_graph", "cpu/prepared_program", "cpu/step_pieces", "cpu/variants"),
+    *("cpu/variant_portable", "cpu/channels_portable", "cpu/pointwise_portable"),
 )
 # The delegate for LiteRT needs the core and no TensorFlow.
 DELEGATE = ("delegate", "stretch", "team")

@@ -51,9 +51,6 @@ struct ChannelKernels {
   void (*add_product)(const float* a, const float* b, int64_t columns, float* to);
 };
 
-// The kernels of a variant's instruction set.
-const ChannelKernels& ChannelsOf(const Variant& variant);
-
 }  // namespace espace
 
 #endif  // ESPACE_TF_KERNELS_CORE_CPU_CHANNELS_H_

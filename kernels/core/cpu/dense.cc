@@ -185,7 +185,7 @@ void Dense::Block(const Operands<Float>& operands, int64_t begin, int64_t count,
   }
   for (int64_t i = 0; i < count; ++i) {
     const float* sum = sums + i * columns;
-    PointwiseOf(variant_).multiply({&sum, 1}, operands.low, operands.high, right - left,
+    variant_.pointwise.multiply({&sum, 1}, operands.low, operands.high, right - left,
                                    operands.out.at(begin + i, 0) + left);
   }
 }
@@ -194,7 +194,7 @@ void Dense::Block(const Operands<Float>& operands, int64_t begin, int64_t count,
 template <typename Float>
 void Dense::Add(const Rows<Float>& rows, const Rows<Float>& next, int64_t count, int64_t left,
                 int64_t columns, float* sums) const {
-  const ChannelKernels& kernels = ChannelsOf(variant_);
+  const ChannelKernels& kernels = variant_.channels;
   if (count == 1) {
     return AddRows(kernels, RowSum<Float>{rows.filter, rows.factors, rows.count, next.filter,
                                           next.count, left, columns, sums});

@@ -42,7 +42,7 @@ class Gradients {
  public:
   Gradients(const Variant& variant, const BackwardArgs& args, int threads,
             const ParallelFor& parallel_for)
-      : kernels_(ChannelsOf(variant)),
+      : kernels_(variant.channels),
         args_(args),
         shape_(args.shape),
         threads_(threads),
@@ -143,7 +143,7 @@ class Gradients {
 
 void MaskedDepthwise(const Variant& variant, const ForwardArgs& args,
                      const ParallelFor& parallel_for) {
-  const ChannelKernels& kernels = ChannelsOf(variant);
+  const ChannelKernels& kernels = variant.channels;
   const ConvShape& shape = args.shape;
   const float low = args.activation == Activation::kNone ? -INFINITY : 0.0f;
   const float high = args.activation == Activation::kRelu6 ? 6.0f : INFINITY;

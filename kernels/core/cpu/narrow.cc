@@ -5,21 +5,6 @@
 
 namespace espace {
 
-extern const NarrowKernels kNarrow_portable;
-#if defined(__x86_64__)
-extern const NarrowKernels kNarrow_avx2;
-extern const NarrowKernels kNarrow_avx512;
-#endif
-
-const NarrowKernels& NarrowOf(const Variant& variant) {
-#if defined(__x86_64__)
-  if (std::strcmp(variant.name, "avx512") == 0) return kNarrow_avx512;
-  if (std::strcmp(variant.name, "avx2") == 0) return kNarrow_avx2;
-#endif
-  static_cast<void>(variant);
-  return kNarrow_portable;
-}
-
 namespace {
 
 constexpr int64_t kBlockGroups = 8;
@@ -46,7 +31,7 @@ constexpr CopyFunction kCopies[kMostNarrowChannels] = {Copy<1>, Copy<2>, Copy<3>
 
 bool Narrow::Suits(const Variant& variant, const ConvShape& shape, bool joined) {
   return joined && shape.channels <= kMostNarrowChannels &&
-         shape.filters <= NarrowOf(variant).most_filters;
+         shape.filters <= variant.narrow.most_filters;
 }
 
 Narrow::Narrow(const Variant& variant, const ConvShape& shape, const int32_t* table,
@@ -54,7 +39,7 @@ Narrow::Narrow(const Variant& variant, const ConvShape& shape, const int32_t* ta
     : lanes_(variant.lanes),
       shape_(shape),
       table_(table),
-      kernel_(NarrowOf(variant).kernel(shape.channels, shape.filters)),
+      kernel_(variant.narrow.kernel(shape.channels, shape.filters)),
       spreads_(spread != nullptr),
       destinations_(shape, spread),
       zeros_(lanes_ * shape.channels, 0.0f),

@@ -37,9 +37,6 @@ struct NarrowKernels {
   }
 };
 
-// The kernels of a variant's instruction set.
-const NarrowKernels& NarrowOf(const Variant& variant);
-
 class Narrow {
  public:
   // joined: whether the input rows of an image follow each other without a gap.

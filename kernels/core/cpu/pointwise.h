@@ -25,9 +25,6 @@ struct PointwiseKernels {
                 int64_t columns, float* out);
 };
 
-// The kernels of a variant's instruction set.
-const PointwiseKernels& PointwiseOf(const Variant& variant);
-
 }  // namespace espace
 
 #endif  // ESPACE_TF_KERNELS_CORE_CPU_POINTWISE_H_

@@ -10,7 +10,7 @@ namespace espace {
 
 void Pool(const Variant& variant, Pooling pooling, const ForwardArgs& args,
           const ParallelFor& parallel_for) {
-  const ChannelKernels& kernels = ChannelsOf(variant);
+  const ChannelKernels& kernels = variant.channels;
   const ConvShape& shape = args.shape;
   const auto kernel = pooling == Pooling::kMax ? kernels.largest : kernels.mean;
   ForEachShown(shape, args.spread, args.out, parallel_for, [&](const Position& at, float* out) {
@@ -105,7 +105,7 @@ void PoolGradient(const Variant& variant, Pooling pooling, const BackwardArgs& a
   const Folded folded(args, shape.channels, parallel_for);
   ForEachPiece(shape.batch, shape.channels, threads, parallel_for,
                [&](int64_t image, int64_t column, int64_t columns) {
-                 PoolPiece piece(ChannelsOf(variant), args, folded, image, column, columns);
+                 PoolPiece piece(variant.channels, args, folded, image, column, columns);
                  pooling == Pooling::kMax ? piece.Largest() : piece.Average();
                });
 }

@@ -112,7 +112,7 @@ void StepPieces::Activate(size_t s, const View<float>& out, int64_t begin, int64
   const Program::Step& step = program_.steps[s];
   if (IsBound(step.activation)) return;
   const ConvShape shape = program_.Shape(step);
-  const auto activate = PointwiseOf(prepared_.variant).activate;
+  const auto activate = prepared_.variant.pointwise.activate;
   const float* slopes = step.slopes < 0 ? nullptr : weights_[step.slopes] + left;
   const int64_t columns = right - left;
   // Rows without a gap are one.
@@ -244,13 +244,13 @@ void StepPieces::CombineLong(const Program::Step& step, const LongRows& from, in
   for (size_t i = 0; i < from.ins.size(); ++i) rows.push_back(from.ins[i] + from.steps[i] * at);
   const Reads reads{rows.data(), static_cast<int64_t>(rows.size())};
   const Bounds bounds(step.activation);
-  const PointwiseKernels& pointwise = PointwiseOf(prepared_.variant);
+  const PointwiseKernels& pointwise = prepared_.variant.pointwise;
   if (step.kind == Kind::kProduct) {
     pointwise.multiply(reads, bounds.low, bounds.high, count, out);
   } else {
     factors.assign(rows.size(), from.factor);
-    ChannelsOf(prepared_.variant)
-        .weigh(reads, factors.data(), from.bias, bounds.low, bounds.high, count, out);
+    prepared_.variant.channels.weigh(reads, factors.data(), from.bias, bounds.low, bounds.high,
+                                     count, out);
   }
   if (!IsBound(step.activation)) pointwise.activate(step.activation, nullptr, count, out);
 }
@@ -270,7 +270,7 @@ void StepPieces::Show(const Program::Step& step, const ConvShape& shape,
   ComputeRow(step, shape.filters, rows, factors, to);
   if (!IsBound(step.activation)) {
     const float* slopes = step.slopes < 0 ? nullptr : weights_[step.slopes];
-    PointwiseOf(prepared_.variant).activate(step.activation, slopes, shape.filters, to);
+    prepared_.variant.pointwise.activate(step.activation, slopes, shape.filters, to);
   }
   for (++first; first < last; ++first) {
     std::memcpy(out.at(at.image, *first), to, shape.filters * sizeof(float));
@@ -280,8 +280,8 @@ void StepPieces::Show(const Program::Step& step, const ConvShape& shape,
 void StepPieces::ComputeRow(const Program::Step& step, int64_t channels,
                             const std::vector<const float*>& rows,
                             const std::vector<const float*>& factors, float* out) const {
-  const ChannelKernels& kernels = ChannelsOf(prepared_.variant);
-  const PointwiseKernels& pointwise = PointwiseOf(prepared_.variant);
+  const ChannelKernels& kernels = prepared_.variant.channels;
+  const PointwiseKernels& pointwise = prepared_.variant.pointwise;
   const Reads reads{rows.data(), static_cast<int64_t>(rows.size())};
   const Bounds bounds(step.activation);
   switch (step.kind) {

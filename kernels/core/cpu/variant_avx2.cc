@@ -11,6 +11,11 @@
 
 namespace espace {
 
+extern const ChannelKernels kChannels_avx2;
+extern const NarrowKernels kNarrow_avx2;
+extern const PointwiseKernels kPointwise_avx2;
+extern const WindowKernels kWindows_avx2;
+
 extern const Variant kVariant_avx2;
 const Variant kVariant_avx2 = {
     "avx2",
@@ -22,6 +27,10 @@ const Variant kVariant_avx2 = {
     MakeTable<TILE_ROWS * TILE_VECTORS>::kOuters,
     Find,
     Stream,
+    kChannels_avx2,
+    kNarrow_avx2,
+    kPointwise_avx2,
+    kWindows_avx2,
     [] {
       return static_cast<bool>(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                                __builtin_cpu_supports("f16c"));

@@ -11,6 +11,11 @@
 
 namespace espace {
 
+extern const ChannelKernels kChannels_avx512;
+extern const NarrowKernels kNarrow_avx512;
+extern const PointwiseKernels kPointwise_avx512;
+extern const WindowKernels kWindows_avx512;
+
 extern const Variant kVariant_avx512;
 const Variant kVariant_avx512 = {
     "avx512",
@@ -22,6 +27,10 @@ const Variant kVariant_avx512 = {
     MakeTable<TILE_ROWS * TILE_VECTORS>::kOuters,
     Find,
     Stream,
+    kChannels_avx512,
+    kNarrow_avx512,
+    kPointwise_avx512,
+    kWindows_avx512,
     [] { return static_cast<bool>(__builtin_cpu_supports("avx512f")); }};
 
 }  // namespace espace

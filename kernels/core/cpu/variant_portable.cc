@@ -8,6 +8,11 @@
 
 namespace espace {
 
+extern const ChannelKernels kChannels_portable;
+extern const NarrowKernels kNarrow_portable;
+extern const PointwiseKernels kPointwise_portable;
+extern const WindowKernels kWindows_portable;
+
 extern const Variant kVariant_portable;
 const Variant kVariant_portable = {"portable",
                                    TILE_ROWS,
@@ -18,6 +23,10 @@ const Variant kVariant_portable = {"portable",
                                    MakeTable<TILE_ROWS * TILE_VECTORS>::kOuters,
                                    Find,
                                    nullptr,
+                                   kChannels_portable,
+                                   kNarrow_portable,
+                                   kPointwise_portable,
+                                   kWindows_portable,
                                    [] { return static_cast<bool>(true); }};
 
 }  // namespace espace

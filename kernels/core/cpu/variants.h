@@ -69,6 +69,11 @@ struct FindArgs {
 
 using FindFunction = void (*)(const FindArgs&);
 
+struct ChannelKernels;    // channels.h
+struct NarrowKernels;     // narrow.h
+struct PointwiseKernels;  // pointwise.h
+struct WindowKernels;     // windows.h
+
 struct Variant {
   const char* name;
   int tile_rows;     // largest number of rows of a tile
@@ -80,6 +85,10 @@ struct Variant {
   const OuterFunction* outers;  // likewise
   FindFunction find;
   StreamFunction stream;  // null: no such instruction
+  const ChannelKernels& channels;
+  const NarrowKernels& narrow;
+  const PointwiseKernels& pointwise;
+  const WindowKernels& windows;
   bool (*supported)();
 
   int rows(int vectors) const { return std::min(tile_rows, accumulators / vectors); }

@@ -6,21 +6,6 @@
 
 namespace espace {
 
-extern const WindowKernels kWindows_portable;
-#if defined(__x86_64__)
-extern const WindowKernels kWindows_avx2;
-extern const WindowKernels kWindows_avx512;
-#endif
-
-const WindowKernels& WindowsOf(const Variant& variant) {
-#if defined(__x86_64__)
-  if (std::strcmp(variant.name, "avx512") == 0) return kWindows_avx512;
-  if (std::strcmp(variant.name, "avx2") == 0) return kWindows_avx2;
-#endif
-  static_cast<void>(variant);
-  return kWindows_portable;
-}
-
 namespace {
 
 // Windows of a block: what they read stays in the first-level cache from one vector of columns to
@@ -44,7 +29,7 @@ uint8_t SharedColumns(const int32_t* before, const int32_t* own) {
 Windows::Windows(const Variant& variant, Kind kind, const ConvShape& shape, const int32_t* table,
                  const int32_t* spread)
     : variant_(variant),
-      kernels_(WindowsOf(variant)),
+      kernels_(variant.windows),
       kind_(kind),
       shape_(shape),
       table_(table),

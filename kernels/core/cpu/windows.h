@@ -34,9 +34,6 @@ struct WindowKernels {
                 float high);
 };
 
-// The kernels of a variant's instruction set.
-const WindowKernels& WindowsOf(const Variant& variant);
-
 class Windows {
  public:
   enum class Kind { kMax, kAverage, kDepthwise };

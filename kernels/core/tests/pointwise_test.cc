@@ -51,7 +51,7 @@ int Activations(const Variant& variant, uint32_t stride) {
     const Activation activation = static_cast<Activation>(number);
     const std::vector<float> slopes(values.size(), 0.3f);
     std::vector<float> found = values;
-    PointwiseOf(variant).activate(activation, HasSlopes(activation) ? slopes.data() : nullptr,
+    variant.pointwise.activate(activation, HasSlopes(activation) ? slopes.data() : nullptr,
                                   count, found.data());
     for (int64_t i = 0; i < count; ++i) {
       const double exact = Activate(activation, values[i], slopes[i]);
@@ -96,7 +96,7 @@ int Rows(const Variant& variant, const char* name, const Function& function,
 
 int Functions(const Variant& variant) {
   using Pointers = std::vector<const float*>;
-  const PointwiseKernels& kernels = PointwiseOf(variant);
+  const PointwiseKernels& kernels = variant.pointwise;
   const auto bounded = [](double x) { return std::min(std::max(x, -1.0), 1.0); };
   int failures = Rows(
       variant, "a product",
@@ -145,7 +145,7 @@ int Functions(const Variant& variant) {
 int Softmax(const Variant& variant) {
   int failures = 0;
   const auto softmax = [&](std::vector<float> values) {
-    PointwiseOf(variant).softmax(values.data(), static_cast<int64_t>(values.size()), values.data());
+    variant.pointwise.softmax(values.data(), static_cast<int64_t>(values.size()), values.data());
     return values;
   };
   for (const float size : {0.0f, 1.0f, 30.0f, 1e30f}) {
