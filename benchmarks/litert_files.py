@@ -13,6 +13,7 @@ layers stay so in memory. "differs" is by how much the compressed network's fuse
 Keras, without the delegate and with it, over the largest output.
 """
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,14 @@ _PLANS = flags.DEFINE_list("plans", [], "A saved plan for each model; none: a un
 _RANK_RATIO = flags.DEFINE_float("rank_ratio", 0.25, "Of the uniform plan.", 0.01, 1.0)
 _KEEP = flags.DEFINE_float("keep", 0.5, "Of the uniform plan.", 0.01, 1.0)
 _BATCHES = flags.DEFINE_list("batches", ["1", "16"], "Images per call.")
-_THREADS = flags.DEFINE_integer("threads", 2, "Of the interpreter.", 1)
+_THREADS = flags.DEFINE_list("threads", ["1", "2"], "Of the interpreter.")
 _ROUNDS = flags.DEFINE_integer("rounds", 20, "Turns of each file.", 3)
 _MARKDOWN = flags.DEFINE_string("markdown", None, "A .md file that the table is written into.")
 
-_COLUMNS = ("network", "batch", "dense, ms", "dense fused", "builtin", "fused", "float16")
+_COLUMNS = (
+    *("network", "threads", "batch", "dense, ms", "dense fused", "builtin", "fused", "float16"),
+    *("fused of builtin", "differs"),
+)
 _CHECKED = 2  # images that outputs are compared on
 _IN_A_ROW = 8  # calls of a file
 
@@ -41,25 +45,23 @@ def main(_: list[str]) -> None:
     rows = []
     for index, name in enumerate(_MODELS.value):
         rows += _rows(name, _PLANS.value[index] if _PLANS.value else None)
-    columns = (*_COLUMNS, "fused of builtin", "differs")
-    title = f"times faster than the dense file, {_THREADS.value} threads"
-    Console(width=120).print(rich_table(title, columns, rows))
+    Console(width=120).print(rich_table("times faster than the dense file", _COLUMNS, rows))
     if _MARKDOWN.value:
-        put_table(Path(_MARKDOWN.value), "litert_files", markdown(columns, rows))
+        put_table(Path(_MARKDOWN.value), "litert_files", markdown(_COLUMNS, rows))
 
 
 def _rows(name: str, plan: str | None) -> list[list[str]]:
-    """Of one network, one for each batch size."""
+    """Of one network, one for each number of threads and batch size."""
     files, model, small = _files(name, plan)
     differs = _differences(small, files[3][0])
     rows = []
-    for batch in map(int, _BATCHES.value):
-        times = _times(model, files, batch)
+    for threads, batch in itertools.product(map(int, _THREADS.value), map(int, _BATCHES.value)):
+        times = _times(model, files, batch, threads)
         ratios = np.median(times[:, :1] / times, axis=0)
         own = np.median(times[:, 2] / times[:, 3])
         dense = 1e3 * np.median(times[:, 0]) / _IN_A_ROW
         cells = [f"{dense:.2f}", *(f"{ratio:.2f}" for ratio in ratios[1:]), f"{own:.2f}"]
-        rows.append([Path(name).stem, str(batch), *cells, differs])
+        rows.append([Path(name).stem, str(threads), str(batch), *cells, differs])
     return rows
 
 
@@ -108,13 +110,14 @@ def _files(name: str, plan: str | None) -> tuple[list[tuple[bytes, bool]], Any, 
     return files, *copies
 
 
-def _runner(model: Any, content: bytes, arrays: list[np.ndarray], fused: bool) -> tuple[Any, list]:
+def _runner(
+    model: Any, content: bytes, arrays: list[np.ndarray], fused: bool, threads: int
+) -> tuple[Any, list]:
     from espace_tf import litert
     from espace_tf.deploy import tflite
 
     delegates = [litert.delegate(strict=True)] if fused else []
-    options = {"threads": _THREADS.value, "delegates": delegates}
-    return tflite.prepare(model, content, arrays, **options)
+    return tflite.prepare(model, content, arrays, threads=threads, delegates=delegates)
 
 
 def _differences(small: Any, content: bytes) -> str:
@@ -125,14 +128,14 @@ def _differences(small: Any, content: bytes) -> str:
     arrays, found = comparison.noise(small, _CHECKED), []
     wanted = [np.asarray(each) for each in graph.call(small, arrays)]
     for fused in (False, True):
-        interpreter, outputs = _runner(small, content, arrays, fused)
+        interpreter, outputs = _runner(small, content, arrays, fused, int(_THREADS.value[-1]))
         interpreter.invoke()
         pairs = zip(map(interpreter.get_tensor, outputs), wanted, strict=True)
         found.append(max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs))
     return ", ".join(f"{each:.0e}" for each in found)
 
 
-def _times(model: Any, files: list[tuple[bytes, bool]], batch: int) -> np.ndarray:
+def _times(model: Any, files: list[tuple[bytes, bool]], batch: int, threads: int) -> np.ndarray:
     """Seconds of the calls in a row [round, file]."""
     from espace_tf.deploy import comparison
     from espace_tf.timing import measure
@@ -141,7 +144,7 @@ def _times(model: Any, files: list[tuple[bytes, bool]], batch: int) -> np.ndarra
         return lambda: [call() for _ in range(_IN_A_ROW)]
 
     arrays = comparison.noise(model, batch)
-    runners = [_runner(model, content, arrays, fused)[0] for content, fused in files]
+    runners = [_runner(model, content, arrays, fused, threads)[0] for content, fused in files]
     return measure.rounds([several(each.invoke) for each in runners], _ROUNDS.value)
 
 
