@@ -177,6 +177,6 @@ def _open(path: Path, gpu: Path | None) -> tuple[ModuleType | None, str]:
             selftest.check_small(module)
             if gpu is not None:
                 selftest.check_all(module)
-    except (tf.errors.OpError, OSError, AttributeError, ValueError) as error:
+    except (tf.errors.OpError, OSError, AttributeError, TypeError, ValueError) as error:
         return None, f"the native binary {(gpu or path).name} does not work ({str(error)[:200]})"
     return module, path.name if gpu is None else f"{path.name}, {gpu.name}"

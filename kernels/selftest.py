@@ -28,7 +28,7 @@ def check_small(operations: ModuleType) -> None:
         operations: what `tf.load_op_library` returned.
 
     Raises:
-        AttributeError: the binary is older than this package.
+        AttributeError, TypeError: the binary is older than this package: something is not there.
         ValueError: wrong numbers.
     """
     for name in OPERATIONS:
@@ -57,9 +57,8 @@ def _check_program(operations: ModuleType) -> None:
 
     def run() -> tf.Tensor:  # eager operations know no attribute that is a tensor
         rows = tf.constant([[[-1.0, 0.0, 1.0], [2.0, 3.0, 4.0]]])
-        return operations.espace_fused_graph(
-            inputs=[rows], weights=[], program=program, outputs=1
-        ).out[0]
+        attributes = {"program": program, "outputs": 1, "profile": True, "threads": 1}
+        return operations.espace_fused_graph(inputs=[rows], weights=[], **attributes).out[0]
 
     shown = tf.function(run, autograph=False).get_concrete_function()().numpy()
     if not np.array_equal(shown.ravel(), [0.0, 0.0, 2.0, 4.0, 6.0, 8.0]):

@@ -90,6 +90,29 @@ def test_a_library_without_the_operation_is_refused_in_words(package):
     assert "backend: reference" in said and "does not work" in said
 
 
+@pytest.mark.parametrize("missing", ["espace_pool", "threads"])
+def test_a_binary_older_than_the_package_is_refused_in_words(monkeypatch, missing):
+    made = loader.backend().operations or pytest.skip("no native binary")
+
+    class Older:
+        """Operations of which something was added later."""
+
+        def __getattr__(self, name):
+            if name == missing:
+                raise AttributeError(name)
+            return getattr(made, name)
+
+        @staticmethod
+        def espace_fused_graph(**attributes):
+            if missing in attributes:
+                raise TypeError(f"got an unexpected keyword argument '{missing}'")
+            return made.espace_fused_graph(**attributes)
+
+    monkeypatch.setattr(loader.tf, "load_op_library", lambda _: Older())
+    with pytest.warns(RuntimeWarning, match=f"does not work .*{missing}.*`make native`"):
+        assert loader.load()[0] is None
+
+
 def test_the_environment_variable_forces_the_reference_silently(package):
     said = run(package, **{loader.VARIABLE: "reference"})
     assert f"backend: reference ({loader.VARIABLE}=reference)" in said and "warnings: 0" in said
