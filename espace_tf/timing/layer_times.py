@@ -119,7 +119,7 @@ def environment() -> dict[str, Any]:
     """What decides times beside the layer and the configuration: machine and software."""
     return {
         "cpu": _cpu(),
-        "cores": _cores(),
+        "cores": cores(),
         "gpus": [
             tf.config.experimental.get_device_details(device).get("device_name", device.name)
             for device in tf.config.list_physical_devices("GPU")
@@ -144,7 +144,7 @@ def _cpu() -> str:
     return names[0] if names else f"{platform.machine()} {platform.processor()}".strip()
 
 
-def _cores() -> int:
+def cores() -> int:
     """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -4,7 +4,6 @@ A new runtime is a class here and an entry under one name in RUNTIMES, here and 
 """
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from espace_tf.deploy.inference import inference_copy
 from espace_tf.network import graph
 from espace_tf.rewriting.fuse import fuse
 from espace_tf.rewriting.strip import strip
+from espace_tf.timing.layer_times import cores
 
 Call = Callable[[], Any]
 
@@ -152,6 +152,7 @@ class _TensorFlow(Runtime):
         return functools.partial(self.run, prepared)
 
     def step_threads(self, threads: int | None) -> int:
+        """All, after TensorFlow was made to have so many."""
         set_threads(threads)
         return 0
 
@@ -187,7 +188,7 @@ class _LiteRTFused(_LiteRT):
     def step_threads(self, threads: int | None) -> int | None:
         """The interpreter takes one thread by itself; TensorFlow may have fewer than asked for."""
         threads = 1 if threads is None else threads
-        available = tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count() or 1
+        available = tf.config.threading.get_intra_op_parallelism_threads() or cores()
         return threads if threads <= available else None
 
     def prepare(self, model: Any, inputs: Sequence[np.ndarray], threads: int | None) -> Any:

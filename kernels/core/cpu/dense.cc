@@ -186,7 +186,7 @@ void Dense::Block(const Operands<Float>& operands, int64_t begin, int64_t count,
   for (int64_t i = 0; i < count; ++i) {
     const float* sum = sums + i * columns;
     variant_.pointwise.multiply({&sum, 1}, operands.low, operands.high, right - left,
-                                   operands.out.at(begin + i, 0) + left);
+                                operands.out.at(begin + i, 0) + left);
   }
 }
 

@@ -51,8 +51,8 @@ int Activations(const Variant& variant, uint32_t stride) {
     const Activation activation = static_cast<Activation>(number);
     const std::vector<float> slopes(values.size(), 0.3f);
     std::vector<float> found = values;
-    variant.pointwise.activate(activation, HasSlopes(activation) ? slopes.data() : nullptr,
-                                  count, found.data());
+    variant.pointwise.activate(activation, HasSlopes(activation) ? slopes.data() : nullptr, count,
+                               found.data());
     for (int64_t i = 0; i < count; ++i) {
       const double exact = Activate(activation, values[i], slopes[i]);
       if (IsRight(activation, values[i], exact, found[i])) continue;

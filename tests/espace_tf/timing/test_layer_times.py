@@ -168,7 +168,7 @@ def test_an_analysis_needs_no_place_to_keep_times(value, tmp_path, monkeypatch):
     assert kept == ({"file", "elsewhere"} if value == "elsewhere" else {"file"})
 
 
-@pytest.mark.parametrize("name", ["_cpu", "_cores", "code_digest"])
+@pytest.mark.parametrize("name", ["_cpu", "cores", "code_digest"])
 def test_other_machines_and_binaries_have_files_of_their_own(name, folder, monkeypatch):
     LayerTimes.of_this_machine().add("layer", 2.0, {})
     monkeypatch.setattr(layer_times, name, lambda *_: "another")
