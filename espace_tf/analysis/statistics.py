@@ -12,6 +12,7 @@ import tensorflow as tf
 from espace_tf.distribution import replicas, shares
 from espace_tf.kernels.index_map import conv_table
 from espace_tf.network import graph, recording
+from espace_tf.network.tracing import open_rows
 from espace_tf.numerics.masks import OFFSETS
 from espace_tf.objectives.targets import Target
 from espace_tf.records.site import Site
@@ -71,7 +72,8 @@ def input_moments(
             earlier.append(_patch_moments(call.inputs, drawn, site, rows))
         return found
 
-    batch_moments = (devices or replicas.Replicas()).shared(moments)
+    devices = devices or replicas.Replicas()
+    batch_moments = devices.shared(moments, batches=int(open_rows(model)))
     for x, _ in batches:
         places = {
             site.path: [
@@ -176,14 +178,15 @@ def output_statistics(
             found[path] = {k: v + before[k] for k, v in partial.items()} if before else partial
         return tf.nest.map_structure(shares.total, found)
 
-    batch_sums = (devices or replicas.Replicas()).shared(sums)
+    devices = devices or replicas.Replicas()
+    batch_sums = devices.shared(sums, batches=2 * open_rows(model))  # images and labels
     for step, (x, labels) in enumerate(batches):
         size, with_tables = len(tf.nest.flatten(x)[0]), samples < table_images
         samples += size
         in_tables += size if with_tables else 0
         labels = None if labels is None else _tensors(labels)
         try:
-            found = batch_sums(_tensors(x), labels, np.int32(step), with_tables)
+            found = batch_sums(_tensors(x), labels, np.int32(step), np.bool_(with_tables))
         except tf.errors.InvalidArgumentError as error:
             reason = re.search(r"Received a label value of .*?\)", error.message)
             raise ValueError(
@@ -271,14 +274,13 @@ def _output_sums(g: tf.Tensor) -> dict[str, tf.Tensor]:
     return {"gradient": tf.matmul(flat, flat, transpose_a=True), "positions": positions}
 
 
-def _map_sums(y: tf.Tensor, g: tf.Tensor, with_tables: bool) -> dict[str, tf.Tensor]:
-    """Sums of |y g|, and the damage table, of [B, OH, OW, C] responses and their gradients."""
+def _map_sums(y: tf.Tensor, g: tf.Tensor, with_tables: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Sums of |y g|, and the damage table or zeros, of [B, OH, OW, C] responses and gradients."""
     # Positions first: every sum over samples and channels then runs along contiguous memory.
     y, g = (tf.reshape(tf.transpose(a, [1, 2, 0, 3]), [*a.shape[1:3], -1]) for a in (y, tf.abs(g)))
-    found = {"impact": tf.reduce_sum(tf.abs(y) * g, axis=-1)}
-    if with_tables:
-        found["damage_table"] = _damage_table(y, g)
-    return found
+    nothing = tf.zeros([len(OFFSETS), *y.shape[:2]])
+    table = tf.cond(with_tables, lambda: _damage_table(y, g), lambda: nothing)
+    return {"impact": tf.reduce_sum(tf.abs(y) * g, axis=-1), "damage_table": table}
 
 
 def _damage_table(y: tf.Tensor, g: tf.Tensor) -> tf.Tensor:

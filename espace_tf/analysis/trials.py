@@ -12,7 +12,7 @@ from espace_tf.data.uneven import joined
 from espace_tf.kernels.index_map import nearest_spread
 from espace_tf.network import graph, recording
 from espace_tf.network.copies import cloning
-from espace_tf.network.tracing import traced
+from espace_tf.network.tracing import open_rows, traced
 from espace_tf.objectives.distance import Distance
 from espace_tf.objectives.losses import OutputLoss
 from espace_tf.records.site import Site
@@ -62,7 +62,8 @@ class WhatIf:
             for site in sites
             if site.mask_skip is None
         }
-        self._forward = tf.function(self._call, autograph=False)
+        self._batches = int(open_rows(self._copy))
+        self._forward = traced(self._call, self._batches)
         self._reference = self._answers()
         self._distance = Distance(outputs, self._reference)
 
@@ -91,7 +92,8 @@ class WhatIf:
         """
         given = [self._moved_by(change) for change in changes]
         squares, samples = np.zeros(len(changes)), 0
-        slopes = traced(lambda x, given, seed: self._slopes(changes, x, given, seed))
+        options = {"batches": self._batches}
+        slopes = traced(lambda x, given, seed: self._slopes(changes, x, given, seed), **options)
         for step, batch in enumerate(self._images):
             squares += slopes(batch, given, np.array([0, step], np.int32)).numpy()
             samples += len(tf.nest.flatten(batch)[0])

@@ -108,18 +108,19 @@ class Replicas:
         local = self.strategy.experimental_local_results
         return tf.nest.map_structure(lambda value: local(value)[0], values)
 
-    def shared(self, function: Callable) -> Callable:
+    def shared(self, function: Callable, batches: int = 0) -> Callable:
         """A function of batches, traced, whose work the replicas share.
 
         Args:
             function: of nests of tensors, the first one a batch of all replicas' rows; returns what
                 is the same in every replica.
+            batches: as for `traced`.
 
         Returns:
             The same function; of fewer rows than there are replicas one device does all of it.
         """
-        alone = traced(function)
-        together = traced(lambda *arguments: self.first(self.run(function, *arguments)))
+        alone = traced(function, batches)
+        together = traced(lambda *given: self.first(self.run(function, *given)), batches)
 
         def call(batch: Any, *arguments: Any) -> Any:
             several = 1 < self.count <= len(tf.nest.flatten(batch)[0])

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 
-def traced(function: Callable) -> Callable:
+def traced(function: Callable, batches: int = 0) -> Callable:
     """A function as a graph, traced again only when shapes change.
 
     For functions made inside another one, that close over what it was given. TensorFlow counts the
@@ -21,6 +21,8 @@ def traced(function: Callable) -> Callable:
     Args:
         function: takes nests of tensors, arrays, Python constants and None; a constant is part of
             the graph.
+        batches: how many of the first arguments are batches. The graph is one for any number of
+            rows of theirs, for which nothing may ask when it is traced.
 
     Example:
         >>> double = traced(lambda values: 2 * values)
@@ -31,9 +33,21 @@ def traced(function: Callable) -> Callable:
 
     def call(*arguments: Any) -> Any:
         arguments = tf.nest.map_structure(_tensor, arguments)
-        return graphs.get_concrete_function(*arguments)(*arguments)
+        known = (*tf.nest.map_structure(_any_rows, arguments[:batches]), *arguments[batches:])
+        return graphs.get_concrete_function(*known)(*arguments)
 
     return call
+
+
+def open_rows(model: Any) -> bool:
+    """Whether a model takes batches of any number of rows."""
+    return all(tensor.shape[0] is None for tensor in getattr(model, "inputs", None) or ())
+
+
+def _any_rows(value: Any) -> Any:
+    if not tf.is_tensor(value) or not value.shape.rank:
+        return value
+    return tf.TensorSpec([None, *value.shape[1:]], value.dtype)
 
 
 def _tensor(value: Any) -> Any:

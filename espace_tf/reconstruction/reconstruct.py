@@ -154,8 +154,9 @@ class Reconstruction:
         self.held = self.held if total - self.held >= size else 0
         self._images = self._batches(x, 0, total - self.held)
         self._held = self._batches(x, total - self.held, total) if self.held else self._images
-        self.held = self.held or total
-        self._wanted = self._answers(teacher)
+        self.held = sum(map(length, self._held))
+        self._wanted = self._answers(teacher)()
+        self._judged: tuple[Any, Callable[[], float]] | None = None
 
     def refit(self, model: Any) -> Reconstructed:
         """The first half, least squares; only what makes the held-out answers better is kept."""
@@ -193,24 +194,35 @@ class Reconstruction:
         return Reconstructed(best.first_loss, best.loss)
 
     def _batches(self, x: Any, start: int, end: int) -> list[Any]:
-        found = user_data.batches(x, end, self._batch, start=start, inputs=self._inputs)
+        """Batches of one size, for which a graph is traced once; what fills none is left out."""
+        number = -(-(end - start) // self._batch)
+        size = self._fixed or (end - start) // number
+        end = end if self._fixed else start + number * size
+        found = user_data.batches(x, end, size, start=start, inputs=self._inputs)
         return [images for images, _ in found]
 
-    def _answers(self, model: Any) -> list[np.ndarray]:
-        """Each output on the images set aside."""
+    def _answers(self, model: Any) -> Callable[[], list[np.ndarray]]:
+        """A function that gives each output on the images set aside."""
         forward = traced(lambda values: tf.nest.flatten(graph.forward(model, values)))
-        found = [forward(x) for x in self._held]
-        return [joined(parts) for parts in zip(*found, strict=True)]
 
-    def _judge(self, model: Any) -> Any:
+        def answers() -> list[np.ndarray]:
+            found = [forward(x) for x in self._held]
+            return [joined(parts) for parts in zip(*found, strict=True)]
+
+        return answers
+
+    def _judge(self, model: Any) -> Callable[[], float]:
         """A function that gives the model's distance from the teacher."""
+        if self._judged is not None and self._judged[0] is model:
+            return self._judged[1]
         outputs = losses.of_outputs(model, graph.forward(model, self._held[0]), None, self._loss)
-        distance = Distance(outputs, self._wanted)
+        distance, answers = Distance(outputs, self._wanted), self._answers(model)
 
         def judge() -> float:
             with np.errstate(all="ignore"):
-                return distance(self._wanted, self._answers(model))
+                return distance(self._wanted, answers())
 
+        self._judged = model, judge
         return judge
 
     def _refitted_on(self, images: int, aside: int) -> tuple[int, int]:

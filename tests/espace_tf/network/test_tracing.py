@@ -33,6 +33,21 @@ def test_traced_again_only_for_new_shapes():
     assert float(total({"a": values}, None, 2)["sum"]) == pytest.approx(2 * values.sum(), rel=1e-5)
 
 
+def test_one_trace_for_batches_of_any_size():
+    traces = []
+
+    def total(x, scale):
+        traces.append(x["a"].shape)
+        return scale[0] * tf.reduce_sum(x["a"])
+
+    function, rng = traced(total, batches=1), np.random.default_rng(SEED)
+    for size in (4, 3, 5):
+        values = rng.random((size, 2), np.float32)
+        found = float(function({"a": values}, np.float32([2, 3])))
+        assert found == pytest.approx(2 * values.sum(), rel=1e-5), f"seed {SEED}"
+    assert [tuple(shape) for shape in traces] == [(None, 2)]
+
+
 def test_many_computations_are_not_taken_for_many_tracings(caplog):
     keras.utils.set_random_seed(SEED)
     model = keras.Sequential(
