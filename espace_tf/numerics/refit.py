@@ -55,12 +55,12 @@ def refit(
 
 def _refit(reads, residuals, held_reads, held_residuals, shift: bool, noises: tuple[float, ...]):
     found = [_moments(*pair, shift) for pair in zip(reads, residuals, strict=True)]
-    if not all(np.isfinite(part).all() for moments in found for part in moments):
+    moments = [np.stack(each) for each in zip(*found, strict=True)]
+    if not all(np.isfinite(each).all() for each in moments):
         return None
     tried, before = [], float(np.square(held_residuals, dtype=np.float64).sum())
     for noise in noises:
-        solved = [_solved(*moments, noise, shift) for moments in found]
-        change, shifts = (np.stack(each).astype(np.float32) for each in zip(*solved, strict=True))
+        change, shifts = (each.astype(np.float32) for each in _solved(*moments, noise, shift))
         left = held_residuals - (held_reads @ change + shifts[:, None])
         gain = before - float(np.square(left, dtype=np.float64).sum())
         tried.append((gain, change, shifts))
@@ -83,13 +83,24 @@ def _moments(reads: np.ndarray, residuals: np.ndarray, shift: bool) -> tuple[np.
 
 
 def _solved(mean, lacking, gram, cross, noise: float, shift: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The change and the shift of one group."""
+    """The changes and the shifts of all groups."""
+    variances = np.einsum("gii->gi", gram)
+    scale = variances.mean(1)[:, None]
+    reads = scale > np.finfo(np.float64).tiny  # where anything is read that differs
+    scale = np.where(reads, scale, 1.0)
+    squares = noise * (variances + mean**2) / scale + _FLOOR
+    metric = gram / scale[:, None] + squares[:, None] * np.eye(mean.shape[1])
+    change = _quotient(metric, cross / scale[:, None]) * reads[:, None]
+    return change, lacking - np.einsum("gd,gdn->gn", mean, change) if shift else lacking
+
+
+def _quotient(metric: np.ndarray, cross: np.ndarray) -> np.ndarray:
+    """What every definite matrix of `metric` turns into `cross`: one by Cholesky, many in one call.
+
+    A depthwise layer has a small one for each channel.
+    """
     from scipy import linalg
 
-    scale = np.trace(gram) / len(gram)
-    if scale <= np.finfo(np.float64).tiny:  # nothing is read that differs
-        return np.zeros(cross.shape), lacking
-    squares = noise * (np.diag(gram) + mean**2) / scale
-    lower = lower_root(gram / scale + np.diag(squares + _FLOOR))
-    change = linalg.cho_solve((lower, True), cross / scale, check_finite=False)
-    return change, lacking - mean @ change if shift else lacking
+    if len(metric) > 1:
+        return np.linalg.solve(metric, cross)
+    return linalg.cho_solve((lower_root(metric[0]), True), cross[0], check_finite=False)[None]

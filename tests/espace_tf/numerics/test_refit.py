@@ -61,6 +61,19 @@ def test_large_weights_that_cancel_are_left_out():
     assert left < 0.12 * np.square(parts[3]).sum()
 
 
+def test_groups_are_solved_as_each_by_itself():
+    rng = np.random.default_rng(6)
+    reads, residuals = rows(rng, 40, 60, 0.3)
+    reads[7] = 0.0  # reads nothing
+    reads[8] = 3.0  # nothing that differs
+    parts = reads[:, :50], residuals[:, :50], reads[:, 50:], residuals[:, 50:]
+    change, bias = refit(*parts, noises=(0.01,))
+    for group in range(40):
+        alone = refit(*(each[group : group + 1] for each in parts), noises=(0.01,))
+        np.testing.assert_allclose(change[group], alone[0][0], atol=1e-5)
+        np.testing.assert_allclose(bias[group], alone[1][0], atol=1e-5)
+
+
 def test_noise_alone_is_not_learned():
     rng = np.random.default_rng(1)
     reads = rng.normal(size=(1, 12, 10)).astype(np.float32)
@@ -73,9 +86,10 @@ def test_noise_alone_is_not_learned():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38, 1e-38, 0.0])
 @pytest.mark.parametrize("where", ["reads", "residuals", "both"])
-def test_hostile_values_raise_nothing_and_make_nothing_worse(value, where):
+@pytest.mark.parametrize("groups", [1, 3])
+def test_hostile_values_raise_nothing_and_make_nothing_worse(value, where, groups):
     rng = np.random.default_rng(2)
-    reads, residuals = rows(rng, 1, 40, 0.1)
+    reads, residuals = rows(rng, groups, 40, 0.1)
     if where != "residuals":
         reads[0, :20, 2] = value
     if where != "reads":
