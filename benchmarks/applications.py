@@ -29,14 +29,9 @@ from typing import Any
 from absl import app, flags, logging
 from rich.console import Console
 
-from benchmarks.one_network import PARTS, do
+from benchmarks.one_network import FAMILIES, PARTS, do
 from benchmarks.steps import Steps, markdown, put_table, rich_table
 
-FAMILIES = (
-    *("MobileNetV3Small", "MobileNet", "MobileNetV2", "MobileNetV3Large", "NASNetMobile"),
-    *("EfficientNetB0", "EfficientNetV2B0", "DenseNet121", "ResNet50", "ResNet50V2"),
-    *("InceptionV3", "Xception", "ConvNeXtTiny", "InceptionResNetV2", "VGG16", "VGG19"),
-)
 # Of warnings: what a prediction was, and what the columns of agreement say.
 _ASIDE = re.compile(r"; the plan predicted.*|; on \d+ held-out.*| \(on \d+ held-out[^)]*\)")
 _NEAR, _ERROR = 0.07, 200  # of a speed; letters of an error

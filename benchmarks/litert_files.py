@@ -10,7 +10,10 @@ medians over rounds of the time of the dense file of built-in operators divided 
 files in turns, each some calls in a row: threads of the one before look for work for some more
 milliseconds. "float16" is the fused file with weights of 16 bits, of which those of large dense
 layers stay so in memory. "differs" is by how much the compressed network's fused file differs from
-Keras, without the delegate and with it, over the largest output.
+Keras, without the delegate and with it, over the largest output; --rounds=0 finds that alone, of
+all families of keras.applications in half an hour:
+
+    python -m benchmarks.litert_files --models=families --rank_ratio=.5 --rounds=0
 """
 
 import itertools
@@ -18,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from rich.console import Console
 
+from benchmarks.one_network import FAMILIES
 from benchmarks.steps import markdown, put_table, rich_table
 
 _MODELS = flags.DEFINE_list("models", ["alexnet", "googlenet"], "Of the zoo, or files of Keras.")
@@ -29,32 +33,42 @@ _RANK_RATIO = flags.DEFINE_float("rank_ratio", 0.25, "Of the uniform plan.", 0.0
 _KEEP = flags.DEFINE_float("keep", 0.5, "Of the uniform plan.", 0.01, 1.0)
 _BATCHES = flags.DEFINE_list("batches", ["1", "16"], "Images per call.")
 _THREADS = flags.DEFINE_list("threads", ["1", "2"], "Of the interpreter.")
-_ROUNDS = flags.DEFINE_integer("rounds", 20, "Turns of each file.", 3)
+_ROUNDS = flags.DEFINE_integer("rounds", 20, "Turns of each file. 0: no times.", 0)
 _MARKDOWN = flags.DEFINE_string("markdown", None, "A .md file that the table is written into.")
 
+_CHECKS = ("network", "without the delegate", "with it")
 _COLUMNS = (
     *("network", "threads", "batch", "dense, ms", "dense fused", "builtin", "fused", "float16"),
     *("fused of builtin", "differs"),
 )
+_FAMILIES = "families"  # all of FAMILIES
 _CHECKED = 2  # images that outputs are compared on
 _IN_A_ROW = 8  # calls of a file
 
 
 def main(_: list[str]) -> None:
     """Prints the table."""
+    title, columns, table = "times faster than the dense file", _COLUMNS, "litert_files"
+    if not _ROUNDS.value:
+        title, columns, table = "fused files beside Keras", _CHECKS, "litert_checks"
+    names = list(FAMILIES) if _MODELS.value == [_FAMILIES] else _MODELS.value
     rows = []
-    for index, name in enumerate(_MODELS.value):
-        rows += _rows(name, _PLANS.value[index] if _PLANS.value else None)
-    Console(width=120).print(rich_table("times faster than the dense file", _COLUMNS, rows))
+    for index, name in enumerate(names):
+        found = _rows(name, _PLANS.value[index] if _PLANS.value else None)
+        logging.info("%s", found)
+        rows += found
+    Console(width=120).print(rich_table(title, columns, rows))
     if _MARKDOWN.value:
-        put_table(Path(_MARKDOWN.value), "litert_files", markdown(_COLUMNS, rows))
+        put_table(Path(_MARKDOWN.value), table, markdown(columns, rows))
 
 
 def _rows(name: str, plan: str | None) -> list[list[str]]:
     """Of one network, one for each number of threads and batch size."""
-    files, model, small = _files(name, plan)
-    differs = _differences(small, files[3][0])
-    rows = []
+    model, small = _networks(name, plan)
+    if not _ROUNDS.value:
+        return [[Path(name).stem, *_differences(small, _fused_file(small))]]
+    files = _files(model, small)
+    differs, rows = ", ".join(_differences(small, files[3][0])), []
     for threads, batch in itertools.product(map(int, _THREADS.value), map(int, _BATCHES.value)):
         times = _times(model, files, batch, threads)
         ratios = np.median(times[:, :1] / times, axis=0)
@@ -89,25 +103,32 @@ def _model(name: str) -> Any:
     return model
 
 
-def _files(name: str, plan: str | None) -> tuple[list[tuple[bytes, bool]], Any, Any]:
-    """The five files, whether the delegate is to run each, and both networks without training."""
+def _networks(name: str, plan: str | None) -> tuple[Any, Any]:
+    """A network and its compressed form, both without what training needs."""
     import espace_tf
-    from espace_tf.deploy import fused_file, tflite
     from espace_tf.deploy.inference import inference_copy
-    from espace_tf.rewriting.fuse import fuse
 
     model = _model(name)
     options = {"rank_ratio": _RANK_RATIO.value, "keep": _KEEP.value}
     plan = espace_tf.Plan.load(plan) if plan else espace_tf.Plan.uniform(model, **options)
-    files, copies = [], []
-    for each in (model, espace_tf.apply(model, plan)):
-        plain = inference_copy(each)
-        files.append((tflite.convert(plain), False))
-        fused = fuse(plain, large=False)
-        files.append((fused_file.convert(fused, named=plain), True))
-        copies.append(plain)
-    files.append((fused_file.convert(fused, named=plain, quantize="float16"), True))
-    return files, *copies
+    return inference_copy(model), inference_copy(espace_tf.apply(model, plan))
+
+
+def _files(model: Any, small: Any) -> list[tuple[bytes, bool]]:
+    """The five files, and whether the delegate is to run each."""
+    from espace_tf.deploy import tflite
+
+    files = []
+    for each in (model, small):
+        files += [(tflite.convert(each), False), (_fused_file(each), True)]
+    return [*files, (_fused_file(small, quantize="float16"), True)]
+
+
+def _fused_file(model: Any, **options: str) -> bytes:
+    from espace_tf.deploy import fused_file
+    from espace_tf.rewriting.fuse import fuse
+
+    return fused_file.convert(fuse(model, large=False), named=model, **options)
 
 
 def _runner(
@@ -120,7 +141,7 @@ def _runner(
     return tflite.prepare(model, content, arrays, threads=threads, delegates=delegates)
 
 
-def _differences(small: Any, content: bytes) -> str:
+def _differences(small: Any, content: bytes) -> list[str]:
     """Of a fused file, without the delegate and with it."""
     from espace_tf.deploy import comparison
     from espace_tf.network import graph
@@ -132,7 +153,7 @@ def _differences(small: Any, content: bytes) -> str:
         interpreter.invoke()
         pairs = zip(map(interpreter.get_tensor, outputs), wanted, strict=True)
         found.append(max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs))
-    return ", ".join(f"{each:.0e}" for each in found)
+    return [f"{each:.0e}" for each in found]
 
 
 def _times(model: Any, files: list[tuple[bytes, bool]], batch: int, threads: int) -> np.ndarray:

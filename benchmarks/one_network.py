@@ -10,6 +10,12 @@ import numpy as np
 
 from benchmarks.steps import write_json
 
+# One network of each of keras.applications.
+FAMILIES = (
+    *("MobileNetV3Small", "MobileNet", "MobileNetV2", "MobileNetV3Large", "NASNetMobile"),
+    *("EfficientNetB0", "EfficientNetV2B0", "DenseNet121", "ResNet50", "ResNet50V2"),
+    *("InceptionV3", "Xception", "ConvNeXtTiny", "InceptionResNetV2", "VGG16", "VGG19"),
+)
 PARTS = ("compress", "measure", "tune")
 _IMAGES, _REPEATS = 64, 100
 _CALIBRATION = 512  # of images that are given; the others judge
