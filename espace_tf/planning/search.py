@@ -114,7 +114,8 @@ class Search:
         """
         tried = self._worthwhile(speedup)
         small = self._finished(tried)
-        if self._remembered and _is_refuted(tried, small.espace_plan):
+        tolerance = self.analysis.config.tolerance
+        if self._remembered and _is_refuted(tried, small.espace_plan, tolerance):
             self._times, self._remembered = LayerTimes(), False
             small = self._finished(self._worthwhile(speedup))
         return small
@@ -325,10 +326,16 @@ def prepared(
     return Search(network, analysis, reference, held_out, previous, refit, times)
 
 
-def _is_refuted(tried: _Tried, made: Plan) -> bool:
-    """Whether the long measurement of today finds another speed than the short one."""
+def _is_refuted(tried: _Tried, made: Plan, tolerance: float) -> bool:
+    """Whether the long measurement of today finds another speed than the short one.
+
+    Or one that misses the wish where the short one did not.
+    """
+    if not tried.plan.layers:
+        return False
     off = abs(made.measured_speedup / tried.speed - 1)
-    return bool(tried.plan.layers) and off > _REFUTED
+    misses = made.speedup is not None and abs(made.measured_speedup / made.speedup - 1) > tolerance
+    return off > _REFUTED or (misses and tried.miss <= tolerance)
 
 
 def _unchanged(network: Network, rejected: Plan, reason: str) -> Any:
