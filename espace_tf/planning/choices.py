@@ -1,5 +1,6 @@
 """What a planner works with: times that add up, choices per layer, masks inside earlier masks."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -80,6 +81,17 @@ class Clock:
         return sum(
             choices[path].ms if path in choices else dense for path, dense in self.dense_ms.items()
         )
+
+
+def slower(analysis: Analysis, ms: float) -> Analysis:
+    """An analysis of a network that takes so much more outside of the touchable convolutions.
+
+    Where ms is below 0, less, down to nothing.
+    """
+    clock = Clock.of(analysis, {})
+    ms = max(ms, -clock.other_ms)
+    whole = clock.model_ms if analysis.fused_ms is None else analysis.fused_ms
+    return dataclasses.replace(analysis, other_ms=clock.other_ms + ms, fused_ms=whole + ms)
 
 
 def predicted(

@@ -17,6 +17,7 @@ from espace_tf.checks import warn
 from espace_tf.config import EspaceConfig, EspaceWarning
 from espace_tf.network.network import Network
 from espace_tf.planning.budget import Budget
+from espace_tf.planning.choices import slower
 from espace_tf.planning.correction import Correction
 from espace_tf.planning.planner import LEAST_LOSS, UnreachableSpeedWarning, plan
 from espace_tf.planning.worth import is_better, is_short, is_too_dear
@@ -203,8 +204,8 @@ class Search:
         """The nearest of the first plan and up to config.rounds corrected ones; the first near one.
 
         A network that takes less time than what the plan leaves as it is was predicted to take
-        alone refutes that prediction, which no scale of the changed layers could correct: it is
-        replaced.
+        alone refutes that prediction, which no scale of the changed layers could correct: that of
+        the rest is. Likewise one that takes so much more that no such scale could be believed.
         """
         analysis, config = self.analysis, self.analysis.config
         correction, seen, scale, best = Correction(speedup or 1.0), {}, 1.0, None
@@ -221,10 +222,10 @@ class Search:
             seen[choices(made)] = tried.speed
             for _ in range(_REPLANS):
                 speed = seen[choices(made)]
-                if made.dense_ms / speed < _unchanged_ms(made):
+                found, changed, unchanged = made.dense_ms / speed, *_parts_ms(made)
+                if not unchanged <= found <= unchanged + _SCALES[1] * changed:
                     # A machine that was busy for a moment, or masks that poolings gain from, too.
-                    rest = max(made.dense_ms / speed - _changed_ms(made), 0.0)
-                    analysis = dataclasses.replace(analysis, other_ms=rest)
+                    analysis = slower(analysis, found - made.predicted_ms)
                     scale, correction = 1.0, Correction(speedup)
                 else:
                     correction.add(scale, speed)
@@ -374,17 +375,13 @@ def _measured_speedup(
 
 def _explained(made: Plan, measured: float) -> float:
     """What the predicted times of the changed layers must be multiplied by to explain the time."""
-    changed = _changed_ms(made)
+    changed, unchanged = _parts_ms(made)
     if changed <= 0:
         return 1.0
-    return float(np.clip((made.dense_ms / measured - _unchanged_ms(made)) / changed, *_SCALES))
+    return float(np.clip((made.dense_ms / measured - unchanged) / changed, *_SCALES))
 
 
-def _changed_ms(made: Plan) -> float:
-    """Predicted milliseconds of the layers that a plan changes."""
-    return sum(made.times[path][1] for path in made.layers)
-
-
-def _unchanged_ms(made: Plan) -> float:
-    """Predicted milliseconds of everything else."""
-    return made.predicted_ms - _changed_ms(made)
+def _parts_ms(made: Plan) -> tuple[float, float]:
+    """Predicted milliseconds of the layers that a plan changes, and of everything else."""
+    changed = sum(made.times[path][1] for path in made.layers)
+    return changed, made.predicted_ms - changed
