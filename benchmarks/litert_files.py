@@ -11,7 +11,7 @@ files in turns, each some calls in a row: threads of the one before look for wor
 milliseconds. "float16" is the fused file with weights of 16 bits, of which those of large dense
 layers stay so in memory. "differs" is by how much the compressed network's fused file differs from
 Keras, without the delegate and with it, over the largest output; --rounds=0 finds that alone, of
-all families of keras.applications in half an hour:
+one network of each family of keras.applications:
 
     python -m benchmarks.litert_files --models=families --rank_ratio=.5 --rounds=0
 """
