@@ -21,8 +21,7 @@ Batches = Iterable[tuple[Any, Any]]
 # Patches per dimension of a patch: ten at least keep the covariance sound.
 _PATCHES = 10
 # Damage tables come from as many images as together have this many values in the maps that may be
-# masked, but from _TABLE_IMAGES at least: they take longer than the gradients themselves, about a
-# fifth of a microsecond a value.
+# masked, but from _TABLE_IMAGES at least: of large maps they take longer than the gradients.
 _TABLE_VALUES = 5e8
 _TABLE_IMAGES = 64
 _HALF_SCALE = 1024.0
