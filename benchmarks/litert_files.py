@@ -10,10 +10,10 @@ medians over rounds of the time of the dense file of built-in operators divided 
 files in turns, each some calls in a row: threads of the one before look for work for some more
 milliseconds. "float16" is the fused file with weights of 16 bits, of which those of large dense
 layers stay so in memory. "differs" is by how much the compressed network's fused file differs from
-Keras, without the delegate and with it, over the largest output; --rounds=0 finds that alone, of
+Keras, without the delegate and with it, over the largest output; --notimes finds that alone, of
 one network of each family of keras.applications:
 
-    python -m benchmarks.litert_files --models=families --rank_ratio=.5 --rounds=0
+    python -m benchmarks.litert_files --models=families --rank_ratio=.5 --notimes
 """
 
 import itertools
@@ -33,7 +33,8 @@ _RANK_RATIO = flags.DEFINE_float("rank_ratio", 0.25, "Of the uniform plan.", 0.0
 _KEEP = flags.DEFINE_float("keep", 0.5, "Of the uniform plan.", 0.01, 1.0)
 _BATCHES = flags.DEFINE_list("batches", ["1", "16"], "Images per call.")
 _THREADS = flags.DEFINE_list("threads", ["1", "2"], "Of the interpreter.")
-_ROUNDS = flags.DEFINE_integer("rounds", 20, "Turns of each file. 0: no times.", 0)
+_TIMES = flags.DEFINE_bool("times", True, "Measure times, too; one fused file each if not.")
+_ROUNDS = flags.DEFINE_integer("rounds", 20, "Turns of each file.", 3)
 _MARKDOWN = flags.DEFINE_string("markdown", None, "A .md file that the table is written into.")
 
 _CHECKS = ("network", "without the delegate", "with it")
@@ -41,7 +42,7 @@ _COLUMNS = (
     *("network", "threads", "batch", "dense, ms", "dense fused", "builtin", "fused", "float16"),
     *("fused of builtin", "differs"),
 )
-_FAMILIES = "families"  # all of FAMILIES
+_ALL = "families"  # in the place of names: all of FAMILIES
 _CHECKED = 2  # images that outputs are compared on
 _IN_A_ROW = 8  # calls of a file
 
@@ -49,9 +50,9 @@ _IN_A_ROW = 8  # calls of a file
 def main(_: list[str]) -> None:
     """Prints the table."""
     title, columns, table = "times faster than the dense file", _COLUMNS, "litert_files"
-    if not _ROUNDS.value:
+    if not _TIMES.value:
         title, columns, table = "fused files beside Keras", _CHECKS, "litert_checks"
-    names = list(FAMILIES) if _MODELS.value == [_FAMILIES] else _MODELS.value
+    names = list(FAMILIES) if _MODELS.value == [_ALL] else _MODELS.value
     rows = []
     for index, name in enumerate(names):
         found = _rows(name, _PLANS.value[index] if _PLANS.value else None)
@@ -65,7 +66,7 @@ def main(_: list[str]) -> None:
 def _rows(name: str, plan: str | None) -> list[list[str]]:
     """Of one network, one for each number of threads and batch size."""
     model, small = _networks(name, plan)
-    if not _ROUNDS.value:
+    if not _TIMES.value:
         return [[Path(name).stem, *_differences(small, _fused_file(small))]]
     files = _files(model, small)
     differs, rows = ", ".join(_differences(small, files[3][0])), []

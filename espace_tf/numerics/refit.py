@@ -86,11 +86,11 @@ def _solved(mean, lacking, gram, cross, noise: float, shift: bool) -> tuple[np.n
     """The changes and the shifts of all groups."""
     variances = np.einsum("gii->gi", gram)
     scale = variances.mean(1)[:, None]
-    reads = scale > np.finfo(np.float64).tiny  # where anything is read that differs
-    scale = np.where(reads, scale, 1.0)
+    varies = scale > np.finfo(np.float64).tiny  # where anything is read that differs
+    scale = np.where(varies, scale, 1.0)
     squares = noise * (variances + mean**2) / scale + _FLOOR
     metric = gram / scale[:, None] + squares[:, None] * np.eye(mean.shape[1])
-    change = _quotient(metric, cross / scale[:, None]) * reads[:, None]
+    change = _quotient(metric, cross / scale[:, None]) * varies[:, None]
     return change, lacking - np.einsum("gd,gdn->gn", mean, change) if shift else lacking
 
 

@@ -150,10 +150,10 @@ class Reconstruction:
         self._most = costs.images_within(teacher, _MEMORY, total, size)
         self._batch = self._fixed or max(min(self._most, _BATCH), _LEAST_BATCH)
         size = self._fixed or 1
-        self.held = -(-share(total) // size) * size
-        self.held = self.held if total - self.held >= size else 0
-        self._images = self._batches(x, 0, total - self.held)
-        self._held = self._batches(x, total - self.held, total) if self.held else self._images
+        held = -(-share(total) // size) * size
+        held = held if total - held >= size else 0
+        self._images = self._batches(x, 0, total - held)
+        self._held = self._batches(x, total - held, total) if held else self._images
         self.held = sum(map(length, self._held))
         self._wanted = self._answers(teacher)()
         self._judged: tuple[Any, Callable[[], float]] | None = None
