@@ -138,12 +138,12 @@ class ConvolutionMixin(ArgumentsMixin):
         return [step.geometry is None for step in self._maps.maps]
 
     def index_maps(self, size: tuple[int, int]) -> list[tuple[str, int, IndexMap]]:
-        """(name of its weight, output channels, index map) of each convolution of the layer.
+        """(name of its weight, output channels, index map) of each convolution, built or not.
 
         Args:
             size: (H, W) of the input.
         """
-        maps = self._maps or chain_maps(self._chain(), size, None)
+        maps = self._maps or chain_maps(self._chain(), size, self.positions)
         steps = zip(self._chain(), maps.maps, strict=True)
         return [(link.weight, link.filters, index_map) for link, index_map in steps]
 

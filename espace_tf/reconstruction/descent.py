@@ -9,8 +9,7 @@ import tensorflow as tf
 
 from espace_tf.network import graph, recording
 from espace_tf.network.tracing import traced
-from espace_tf.objectives import losses
-from espace_tf.objectives.losses import TINY
+from espace_tf.objectives.losses import TINY, OutputLoss
 from espace_tf.training import learning_rate
 from espace_tf.training.best import Best
 from espace_tf.training.steps.distillation import Teacher, output_distillation, relative_error
@@ -34,9 +33,10 @@ class Descent:
         model: trained in place.
         teacher: a private copy of the model it imitates.
         images: batches to train on.
+        few: one small batch, to find the last maps with.
+        outputs: what is known of each output.
         best: where weights are noted.
         judge: gives the loss on held-out images.
-        loss: as in `compile`, or None.
 
     Attributes:
         advance: told of every step that is taken.
@@ -47,14 +47,14 @@ class Descent:
         model: Any,
         teacher: Any,
         images: list[Any],
+        few: Any,
+        outputs: list[OutputLoss],
         best: Best,
         judge: Callable[[], float],
-        loss: Any,
     ):
-        self._model, self._best, self._judge = model, best, judge
-        self._outputs = losses.of_outputs(model, graph.forward(model, images[0]), None, loss)
-        options = {"outputs": self._outputs, "temperature": _TEMPERATURE, "features": "auto"}
-        self._features = Teacher(teacher, model, images[0], private=True, **options).features
+        self._model, self._best, self._judge, self._outputs = model, best, judge, outputs
+        options = {"outputs": outputs, "temperature": _TEMPERATURE, "features": "auto"}
+        self._features = Teacher(teacher, model, few, private=True, **options).features
         self._targets = traced(lambda x: self._answers(teacher, x))
         self._images, self._kept = images, None
         found = self._targets(images[0])

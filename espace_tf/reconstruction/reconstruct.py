@@ -20,6 +20,7 @@ from espace_tf.network.copies import cloning
 from espace_tf.network.tracing import traced
 from espace_tf.objectives import losses
 from espace_tf.objectives.distance import Distance
+from espace_tf.objectives.losses import OutputLoss
 from espace_tf.reconstruction.closed_form import refit_layers
 from espace_tf.reconstruction.descent import Descent
 from espace_tf.reconstruction.norms import settle
@@ -144,8 +145,8 @@ class Reconstruction:
         self._teacher, self._loss, self._seed = teacher, loss, seed
         self._inputs = user_data.named_inputs(teacher)
         total, self._fixed = count(x), user_data.fixed_batch(self._inputs)
-        one = next(user_data.batches(x, 1, 1, inputs=self._inputs))[0]
-        size = largest_map(one)
+        self._few = next(user_data.batches(x, self._fixed or 1, 1, inputs=self._inputs))[0]
+        size = largest_map(self._few)
         self._macs = costs.macs(teacher, size)
         self._most = costs.images_within(teacher, _MEMORY, total, size)
         self._batch = self._fixed or max(min(self._most, _BATCH), _LEAST_BATCH)
@@ -156,11 +157,11 @@ class Reconstruction:
         self._held = self._batches(x, total - held, total) if held else self._images
         self.held = sum(map(length, self._held))
         self._wanted = self._answers(teacher)()
-        self._judged: tuple[Any, Callable[[], float]] | None = None
+        self._judged: tuple[Any, list[OutputLoss], Callable[[], float]] | None = None
 
     def refit(self, model: Any) -> Reconstructed:
         """The first half, least squares; only what makes the held-out answers better is kept."""
-        best, judge = Best(model.weights), self._judge(model)
+        best, (_, judge) = Best(model.weights), self._judge(model)
         best.note(0, judge())
         images, aside = _of_one_size(self._images, self._held)
         fitted, held = self._refitted_on(*map(length, (images, aside)))
@@ -183,11 +184,12 @@ class Reconstruction:
             seconds: as for `reconstruct`.
             advance: told of every step, of `steps(seconds)` at most.
         """
-        best, judge = Best(model.weights), self._judge(model)
+        best, (outputs, judge) = Best(model.weights), self._judge(model)
         best.note(0, judge())
         steps = self.steps(seconds)
         if steps and model.trainable_variables and math.isfinite(best.loss):
-            descent = Descent(model, self._teacher, self._images, best, judge, self._loss)
+            given = self._images, self._few, outputs, best, judge
+            descent = Descent(model, self._teacher, *given)
             descent.advance = advance
             descent.run(steps, time.perf_counter() + _LATE * seconds, self._seed)
             best.put_back()
@@ -211,19 +213,21 @@ class Reconstruction:
 
         return answers
 
-    def _judge(self, model: Any) -> Callable[[], float]:
-        """A function that gives the model's distance from the teacher."""
+    def _judge(self, model: Any) -> tuple[list[OutputLoss], Callable[[], float]]:
+        """What is known of a model's outputs, and a function for its distance from the teacher."""
         if self._judged is not None and self._judged[0] is model:
-            return self._judged[1]
-        outputs = losses.of_outputs(model, graph.forward(model, self._held[0]), None, self._loss)
+            return self._judged[1:]
+        wanted = [tf.convert_to_tensor(each) for each in self._wanted]
+        wanted = tf.nest.pack_sequence_as(graph.forward(model, self._few), wanted)
+        outputs = losses.of_outputs(model, wanted, None, self._loss)
         distance, answers = Distance(outputs, self._wanted), self._answers(model)
 
         def judge() -> float:
             with np.errstate(all="ignore"):
                 return distance(self._wanted, answers())
 
-        self._judged = model, judge
-        return judge
+        self._judged = model, outputs, judge
+        return outputs, judge
 
     def _refitted_on(self, images: int, aside: int) -> tuple[int, int]:
         """How many images layers are refitted on, and how many are held out from that."""

@@ -37,8 +37,8 @@ def step_times(
     All of them run one after the other in every call, so that noise hits them alike.
 
     Args:
-        layers: MaskedConv2D or DecomposedConv2D of one group, not built; without positions and rank
-            a MaskedConv2D is the plain convolution.
+        layers: MaskedConv2D or DecomposedConv2D of one group; their weights are not needed. Without
+            positions and rank a MaskedConv2D is the plain convolution.
         shape: of the input, [B, H, W, C].
         threads: at most so many; 0: all that TensorFlow has.
         seconds: no further call is begun after this time, but three are always made.
@@ -125,14 +125,14 @@ def _program(
     weights: list[tf.Tensor] = []
 
     def weight(*sizes: int) -> int:
-        weights.append(tf.constant(generator.normal(size=sizes) / np.sqrt(sizes[0]), tf.float32))
+        values = (generator.random(sizes, np.float32) - 0.5) / np.sqrt(sizes[0], dtype=np.float32)
+        weights.append(tf.constant(values))
         return builder.weight(weights[-1].shape.num_elements())
 
     given = builder.input(height * width, channels)
     copied = builder.step(SUM, [given], height * width, channels)
     owners = [0]
     for number, layer in enumerate(layers, 1):
-        layer.build(shape)
         rows, value = channels, copied
         for _, filters, index_map in layer.index_maps((height, width)):
             value = builder.step(
