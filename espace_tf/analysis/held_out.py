@@ -14,7 +14,7 @@ from espace_tf.network import costs, graph
 from espace_tf.network.network import Network
 from espace_tf.objectives import targets
 from espace_tf.objectives.distance import Distance
-from espace_tf.objectives.judge import hits
+from espace_tf.objectives.judge import cosines, hits
 from espace_tf.objectives.losses import OutputLoss
 from espace_tf.records.comparison import Comparison
 from espace_tf.records.site import is_known
@@ -150,6 +150,4 @@ def _agreement(output: OutputLoss, before: np.ndarray, after: np.ndarray) -> flo
     if output.kind == "multi-label":
         side = 0.5 if output.probabilities else 0.0
         return _mean((before > side) == (after > side))
-    before, after = (each.reshape(len(each), -1) for each in (before, after))
-    sizes = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
-    return float(((before * after).sum(1) / np.maximum(sizes, np.finfo(np.float32).tiny)).mean())
+    return float(cosines(before, after).mean())

@@ -221,6 +221,11 @@ def is_sparse(tensor: Any) -> bool:
     return any(map(is_sparse, given)) if known else True
 
 
+def has_mask(tensor: Any) -> bool:
+    """Whether a symbolic tensor of Keras 3 carries a mask, which layers that read it may heed."""
+    return getattr(tensor, "_keras_mask", None) is not None
+
+
 def is_half(model: Any) -> bool:
     """Whether a layer computes in float16, where small gradients are lost."""
     return any(layer.compute_dtype == "float16" for layer in layers(model).values())

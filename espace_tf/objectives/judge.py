@@ -86,3 +86,11 @@ def hits(output: OutputLoss, scores: np.ndarray, label: np.ndarray) -> np.ndarra
     classes = label.argmax(-1) if label.shape == scores.shape else label
     counted = classes.ravel() != labels.ignored_class(output.loss)
     return (found == classes.ravel())[counted]
+
+
+def cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """[B], of each sample of two arrays [B, ...]; 1 where both are zeros, 0 where one is."""
+    first, second = (np.asarray(each, float).reshape(len(each), -1) for each in (first, second))
+    sizes = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    nothing = ~(first.any(1) | second.any(1))
+    return np.where(nothing, 1.0, (first * second).sum(1) / np.where(sizes == 0, 1.0, sizes))

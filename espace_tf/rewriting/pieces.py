@@ -61,8 +61,8 @@ def pieces(layer: Any, inputs: list[Any], outputs: list[Any]) -> list[Piece] | N
 
 
 def _is_plain(layer: Any, inputs: list[Any], outputs: list[Any]) -> bool:
-    """Whether a layer computes in float32, channels last, on maps of known size."""
-    if len(outputs) != 1:
+    """Whether a layer computes in float32, channels last, on maps of known size, without masks."""
+    if len(outputs) != 1 or any(graph.has_mask(tensor) for tensor in [*inputs, *outputs]):
         return False
     if isinstance(layer, keras.layers.Layer):
         if getattr(layer.dtype_policy, "name", "") != "float32":

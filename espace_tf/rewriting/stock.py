@@ -64,7 +64,8 @@ class _Chain:
         self._library, self._layer, self._names = library, layer, names
         self._calls: list[Call] = [] if layer is None else self._written_out()
 
-    def __call__(self, x: Any, *_: Any, **__: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        x = args[0] if args else next(iter(kwargs.values()))
         for call in self._calls:
             x = call(x)
         return x

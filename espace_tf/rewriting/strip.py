@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from espace_tf.checks import check_choice
 from espace_tf.network import graph
 from espace_tf.network.activations import activation
 from espace_tf.network.copies import cloning
@@ -44,6 +45,9 @@ def strip(model: Any, *, fuse: bool | None = None, stock: bool = False) -> Any:
     Example:
         >>> rows = espace_tf.benchmark(strip(model), strip(small), batch_size=16)
     """
+    if fuse is not None:
+        check_choice(fuse, "fuse", (True, False))
+    check_choice(stock, "stock", (True, False))
     if stock and fuse:
         raise ValueError(
             "stock=True makes a model of Keras's own layers, of which a fused graph is none. "

@@ -11,7 +11,7 @@ from espace_tf.data.batches import batches, in_order, named_inputs
 from espace_tf.deploy import tflite
 from espace_tf.network.tracing import traced
 from espace_tf.objectives import targets
-from espace_tf.objectives.judge import ACCURACIES, hits
+from espace_tf.objectives.judge import ACCURACIES, cosines, hits
 
 _BATCH = 64
 _TOP = 5
@@ -108,8 +108,7 @@ def _against(first: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> dict
         np.concatenate([each.reshape(len(each), -1) for each in both], 1, dtype=float)
         for both in (first, outputs)
     )
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
-    return {"cosine": float(((one * two).sum(1) / np.maximum(lengths, 1e-300)).sum())}
+    return {"cosine": float(cosines(one, two).sum())}
 
 
 def means(parts: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:

@@ -139,7 +139,8 @@ def input_like(library: Any, tensor: Any) -> Any:
 def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
     """An identity in the place of another layer takes none of its further arguments."""
     first, *others = _several(layer)
-    value = first(args[0]) if type(first).__name__ == "Identity" else first(*args, **kwargs)
+    given = [*args, *kwargs.values()]
+    value = first(given[0]) if type(first).__name__ == "Identity" else first(*args, **kwargs)
     for each in others:
         value = each(value)
     return value

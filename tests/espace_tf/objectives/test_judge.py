@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tf_keras
 
-from espace_tf.objectives.judge import Judge
+from espace_tf.objectives.judge import Judge, cosines
 
 SEED = 3
 
@@ -52,3 +52,10 @@ def test_what_the_loss_ignores_does_not_count():
 def test_labels_are_asked_for():
     with pytest.raises(ValueError, match=r"held_out must have labels: \(x, y\)"):
         Judge(network(keras, None), np.zeros((3, 6)), name="held_out")
+
+
+def test_answers_that_are_all_zeros_agree_with_each_other_alone():
+    first = np.array([[0, 0], [0, 0], [3, 4], [1e-30, 0], [1, 0]], np.float32)
+    second = np.array([[0, 0], [1, 2], [6, 8], [1e-30, 0], [0, 1]], np.float32)
+    np.testing.assert_allclose(cosines(first, second), [1, 0, 1, 1, 0])
+    assert np.isnan(cosines(np.full((1, 2), np.nan), second[:1])).all()

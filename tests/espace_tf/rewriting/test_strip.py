@@ -129,3 +129,9 @@ def test_quantized_layers_and_such_with_lora_are_left_alone(change):
     stripped = strip(model)
     assert kinds(stripped)["norm"] == "BatchNormalization"
     same(model, stripped)
+
+
+@pytest.mark.parametrize("name", ["fuse", "stock"])
+def test_flags_are_true_or_false(name):
+    with pytest.raises(ValueError, match=rf"{name} must be one of True, False. Received: 'yes'"):
+        strip(keras.Sequential([keras.Input((4, 4, 1))]), **{name: "yes"})
