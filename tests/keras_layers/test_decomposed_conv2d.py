@@ -171,3 +171,20 @@ def test_the_halves_do_not_start_from_the_same_draws():
     first, second, _ = layer.get_weights()
     assert first.shape == second.shape
     assert np.abs(first - second).max() > 1e-3
+
+
+@pytest.mark.parametrize("positions", [None, range(0, 99, 4)], ids=["all", "some"])
+def test_index_maps_are_the_same_before_the_layer_is_built(positions):
+    def maps(layer):
+        return layer.index_maps((9, 11))
+
+    unbuilt, built = (
+        DecomposedConv2D(5, 3, rank=2, padding="same", positions=positions) for _ in range(2)
+    )
+    built.build((None, 9, 11, 4))
+    for (name, filters, one), (other, others, two) in zip(maps(unbuilt), maps(built), strict=True):
+        assert (name, filters) == (other, others)
+        np.testing.assert_array_equal(one.table, two.table)
+        assert (one.spread is None) == (two.spread is None)
+        if one.spread is not None:
+            np.testing.assert_array_equal(one.spread, two.spread)
