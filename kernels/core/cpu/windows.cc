@@ -38,7 +38,6 @@ Windows::Windows(const Variant& variant, Kind kind, const ConvShape& shape, cons
       nothing_(shape.channels,
                kind == Kind::kMax ? -std::numeric_limits<float>::infinity() : 0.0f),
       shared_(shape.computed, 0),
-      slides_(shape.computed, 0),
       shares_(shape.computed, 0.0f) {
   for (int64_t q = 0; q < shape.computed; ++q) {
     const int32_t* own = table + q * shape.taps;
@@ -46,7 +45,8 @@ Windows::Windows(const Variant& variant, Kind kind, const ConvShape& shape, cons
     if (padding < shape.taps) shares_[q] = 1.0f / static_cast<float>(shape.taps - padding);
     if (shape.taps == 9 && q > 0) shared_[q] = SharedColumns(own - 9, own);
   }
-  for (int64_t q = shape.computed - 2; q >= 0; --q) {
+  if (std::count(shared_.begin(), shared_.end(), 2) > 0) slides_.resize(shape.computed, 0);
+  for (int64_t q = static_cast<int64_t>(slides_.size()) - 2; q >= 0; --q) {
     if (shared_[q + 1] == 2) slides_[q] = std::min<int64_t>(slides_[q + 1] + 1, kBlockWindows);
   }
 }
@@ -71,7 +71,7 @@ void Windows::Block(const Operands& operands, const Position& first, int64_t cou
   std::copy_n(shared_.data() + first.computed, count, shared);
   shared[0] = 0;
   for (int64_t i = 0; i < count; ++i) out[i] = Output(operands, first.image, first.computed + i);
-  const uint8_t* slides = slides_.data() + first.computed;
+  const uint8_t* slides = slides_.empty() ? nullptr : slides_.data() + first.computed;
   const WindowBlock windows{rows, shared, slides, out, count, shape_.taps, shape_.channels};
   switch (kind_) {
     case Kind::kMax:

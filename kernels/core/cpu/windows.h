@@ -19,7 +19,8 @@ struct WindowBlock {
   // [count]: of windows of nine taps how many of their three columns, from the left, are the last
   // ones of the window before: 0, 1 or 2. Of others 0.
   const uint8_t* shared;
-  // [count]: how many windows in a row, after each one, have two columns of the one before.
+  // [count]: how many windows in a row, after each one, have two columns of the one before; null
+  // where none has any.
   const uint8_t* slides;
   float* const* out;  // [count], each [columns]
   int64_t count, taps, columns;
@@ -73,7 +74,7 @@ class Windows {
   const Destinations destinations_;
   const std::vector<float> nothing_;  // the row that taps of padding read
   std::vector<uint8_t> shared_;       // by computed position, see WindowBlock
-  std::vector<uint8_t> slides_;       // likewise
+  std::vector<uint8_t> slides_;       // likewise; empty for null
   std::vector<float> shares_;         // likewise: one over the taps that are not padding
 };
 
