@@ -6,7 +6,8 @@ Of Keras 3 and of tf_keras.
 import hashlib
 import sys
 from collections import Counter
-from types import ModuleType
+from collections.abc import Mapping, Sequence
+from types import ModuleType, NoneType
 from typing import Any
 
 import keras
@@ -219,6 +220,23 @@ def is_sparse(tensor: Any) -> bool:
     given = history.operation._inbound_nodes[history.node_index].input_tensors
     known = given and layer_rules.rule(history.operation) is not layer_rules.UNKNOWN
     return any(map(is_sparse, given)) if known else True
+
+
+def input_name(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+    """The keyword of what a layer is called on; None where that is its first argument.
+
+    By keyword everything may come in any order: it is the first one that is neither None nor a flag
+    such as training.
+    """
+    if args:
+        return None
+    values = [name for name, each in kwargs.items() if not isinstance(each, bool | NoneType)]
+    return next(iter(values or kwargs))
+
+
+def given(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What a layer is called on."""
+    return args[0] if args else kwargs[input_name(args, kwargs)]
 
 
 def has_mask(tensor: Any) -> bool:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from espace_tf.network.copies import cloning
 from espace_tf.network.graph import call as call_model
-from espace_tf.network.graph import is_container, layers, nodes, structure
+from espace_tf.network.graph import given, input_name, is_container, layers, nodes, structure
 
 _TRACED = ("train_function", "test_function", "predict_function", "train_tf_function")
 
@@ -83,13 +83,12 @@ def record(
 
 def _hook(path: str, layer: Any, original: Callable, replace: Callable | None, calls: list[Call]):
     def call(*args, **kwargs):
-        first = None if args else next(iter(kwargs))  # some layers take everything by keyword
-        inputs = args[0] if args else kwargs[first]
+        name, inputs = input_name(args, kwargs), given(args, kwargs)
 
         def own(values):
-            if args:
+            if name is None:
                 return original(values, *args[1:], **kwargs)
-            return original(**{**kwargs, first: values})
+            return original(**{**kwargs, name: values})
 
         outputs = own(inputs) if replace is None else replace(path, layer, inputs, own)
         calls.append(Call(path, inputs, outputs))
@@ -138,8 +137,8 @@ def run_at(model: Any, paths: Iterable[str], size: tuple[int, int]) -> list[Call
     inputs = []
     for tensor in model.inputs:
         batch, *shape = tensor.shape
-        given = itertools.zip_longest(shape, size[: len(shape)])
-        shape = [other if known is None else known for known, other in given]
+        pairs = itertools.zip_longest(shape, size[: len(shape)])
+        shape = [other if known is None else known for known, other in pairs]
         inputs.append(tf.zeros([batch or 1, *shape], tensor.dtype))
     try:
         with record(model, paths) as calls:
@@ -164,8 +163,8 @@ def _calls(container: Any, wanted: dict[int, str]) -> list[Call] | None:
                 return None
             found += inside
         elif id(layer) in wanted:
-            given, made = (each[0] if len(each) == 1 else each for each in (inputs, outputs))
-            found.append(Call(wanted[id(layer)], given, made))
+            taken, made = (each[0] if len(each) == 1 else each for each in (inputs, outputs))
+            found.append(Call(wanted[id(layer)], taken, made))
     return found if read else None
 
 

@@ -24,8 +24,8 @@ def fuse(model: Any, *, large: bool = True) -> Any:
     At inference the outputs are those of the model, to float rounding; in training and in exported
     files the layers run one by one, as before. Convolutions, dense layers, poolings, activations,
     sums, products, concatenations, normalizations and what moves rows or channels go into a
-    stretch, in float32, channels last and on maps of known size (`rewriting.pieces` says which of
-    them exactly); a stretch holds one convolution at least.
+    stretch, in float32, channels last, on maps of known size and without masks of sequences
+    (`rewriting.pieces` says which of them exactly); a stretch holds one convolution at least.
 
     Args:
         model: a Functional or Sequential Keras 3 model that has been built. A tf_keras model comes

@@ -62,7 +62,8 @@ def pieces(layer: Any, inputs: list[Any], outputs: list[Any]) -> list[Piece] | N
 
 def _is_plain(layer: Any, inputs: list[Any], outputs: list[Any]) -> bool:
     """Whether a layer computes in float32, channels last, on maps of known size, without masks."""
-    if len(outputs) != 1 or any(graph.has_mask(tensor) for tensor in [*inputs, *outputs]):
+    tensors = [*inputs, *outputs]
+    if len(outputs) != 1 or any(map(graph.has_mask, tensors)):
         return False
     if isinstance(layer, keras.layers.Layer):
         if getattr(layer.dtype_policy, "name", "") != "float32":
@@ -71,7 +72,6 @@ def _is_plain(layer: Any, inputs: list[Any], outputs: list[Any]) -> bool:
             return False
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         return False
-    tensors = [*inputs, *outputs]
     known = all(len(t.shape) > 1 and None not in t.shape[1:] for t in tensors)
     return known and all(str(t.dtype) == "float32" and not graph.is_sparse(t) for t in tensors)
 

@@ -65,7 +65,7 @@ class _Chain:
         self._calls: list[Call] = [] if layer is None else self._written_out()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        x = args[0] if args else next(iter(kwargs.values()))
+        x = graph.given(args, kwargs)
         for call in self._calls:
             x = call(x)
         return x

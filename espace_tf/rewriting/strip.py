@@ -38,8 +38,8 @@ def strip(model: Any, *, fuse: bool | None = None, stock: bool = False) -> Any:
         The new model; the same outputs at inference, to float rounding. `espace_plan` is kept.
 
     Raises:
-        ValueError: fuse=True together with stock=True: a fused graph is no stock layer; or the
-            model has no known inputs.
+        ValueError: a flag that is neither True nor False; fuse=True together with stock=True: a
+            fused graph is no stock layer; or the model has no known inputs.
         RuntimeError: eager execution is off.
 
     Example:

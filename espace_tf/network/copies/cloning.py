@@ -139,8 +139,8 @@ def input_like(library: Any, tensor: Any) -> Any:
 def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
     """An identity in the place of another layer takes none of its further arguments."""
     first, *others = _several(layer)
-    given = [*args, *kwargs.values()]
-    value = first(given[0]) if type(first).__name__ == "Identity" else first(*args, **kwargs)
+    alone = type(first).__name__ == "Identity"
+    value = first(graph.given(args, kwargs)) if alone else first(*args, **kwargs)
     for each in others:
         value = each(value)
     return value
