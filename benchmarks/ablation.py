@@ -44,7 +44,15 @@ import espace_tf
 from benchmarks import combinations, images, training
 from benchmarks.combinations import Combination
 from benchmarks.rounds import speed_ratios
-from benchmarks.steps import Steps, command, markdown, rich_table, settings_of, write_json
+from benchmarks.steps import (
+    Steps,
+    command,
+    markdown,
+    rich_table,
+    settings_of,
+    speeds,
+    write_json,
+)
 from espace_tf.bin.inputs import models
 from espace_tf.config import RUNTIMES, EspaceConfig, runtime_title
 from espace_tf.files import atomic_write, output_path
@@ -126,17 +134,7 @@ def check_flags() -> tuple[list[float], list[Combination], Path]:
     table = folder / "ablation.md" if _MARKDOWN.value is None else Path(_MARKDOWN.value)
     if _MARKDOWN.value is not None:
         output_path(table, "--markdown", suffix=".md")
-    return [_speed(text) for text in _SPEEDUPS.value], rows, table
-
-
-def _speed(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 1 < value < float("inf"):
-        raise ValueError(f"--speedups must be numbers above 1. Received: {text!r}")
-    return value
+    return speeds(_SPEEDUPS.value), rows, table
 
 
 class Ablation:

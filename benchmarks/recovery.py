@@ -28,7 +28,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import espace_tf
 from benchmarks import images, predictors, training
-from benchmarks.steps import Steps, command, markdown, rich_table, settings_of, write_json
+from benchmarks.steps import (
+    Steps,
+    command,
+    markdown,
+    rich_table,
+    settings_of,
+    speeds,
+    write_json,
+)
 from espace_tf.bin.inputs import models
 from espace_tf.config import EspaceConfig
 from espace_tf.files import atomic_write, output_path
@@ -56,6 +64,7 @@ _TRAIN_BATCH = flags.DEFINE_integer("train_batch", 32, "Images a step.", 1)
 _RATE = flags.DEFINE_float("tune_rate", 3e-4, "Adam's rate there, with cosine decay to 0.", 0)
 _SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", 0)
 
+_FREE_DAMAGE = 1e-6
 # Flags that do not change what a step finds.
 _FREE = ("speedups", "plans", "output_dir", "markdown")
 _COLUMNS = ("predictor", "rank correlation with the loss after training")
@@ -97,7 +106,8 @@ class Recovery:
         if number:
             random = np.random.default_rng([_SEED.value, round(1000 * speedup), number])
             analysis = predictors.perturbed(analysis, random, _SPREAD.value)
-        return espace_tf.plan(analysis, speedup=speedup)
+        # All of them have that speed, whatever it costs.
+        return espace_tf.plan(analysis, speedup=speedup, damage_scale=_FREE_DAMAGE)
 
     def trained(self, speedup: float, number: int) -> dict[str, Any]:
         """Losses and accuracies of a plan's network, computed or read."""
@@ -109,27 +119,16 @@ class Recovery:
         made = self.plan(speedup, number)
         small = espace_tf.apply(self.model, made)
         found = {"macs": costs.macs(small), "predicted": made.predicted_speedup}
-        found["before"] = self._judge(small)
+        found["before"] = training.judge(small, self.images)
         x, _ = self.images.calibration(_CALIBRATION.value)
         espace_tf.reconstruct(small, x, teacher=self.model, seconds=0, verbose=0)
-        found["refitted"] = self._judge(small)
+        found["refitted"] = training.judge(small, self.images)
         training.tune(
             *(small, self.model, self.images, work),
             **{"steps": _STEPS.value, "rounds": 1, "batch": _TRAIN_BATCH.value},
             **{"rate": _RATE.value, "batch_norm_batches": 50, "seed": _SEED.value},
         )
-        return found | {"after": self._judge(small)}
-
-    def _judge(self, model: keras.Model) -> dict[str, float]:
-        """Cross-entropy and top-1 on the test images."""
-        loss = training.cross_entropy(model, self.images)
-        right = total = count = 0.0
-        for x, y in self.images.test:
-            out = model.predict_on_batch(x)
-            total += float(loss(y, out)) * len(x)
-            right += float(np.sum(out.argmax(-1) == y.numpy()))
-            count += len(x)
-        return {"loss": total / count, "top1": right / count}
+        return found | {"after": training.judge(small, self.images)}
 
 
 def table(recovery: Recovery, rows: list[dict[str, Any]]) -> list[list[str]]:
@@ -210,14 +209,7 @@ def check_flags() -> tuple[list[float], Path]:
         ValueError: flags that make no sense; the message names them.
     """
     models.check(_MODEL.value, "--model")
-    speedups = []
-    for text in _SPEEDUPS.value:
-        try:
-            speedups.append(float(text))
-        except ValueError:
-            speedups.append(0.0)
-        if not 1 < speedups[-1] < float("inf"):
-            raise ValueError(f"--speedups must be numbers above 1. Received: {text!r}")
+    speedups = speeds(_SPEEDUPS.value)
     if _MARKDOWN.value is None:
         return speedups, Path(_OUTPUT.value) / "recovery.md"
     return speedups, Path(output_path(Path(_MARKDOWN.value), "--markdown", suffix=".md"))

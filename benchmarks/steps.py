@@ -175,3 +175,20 @@ def settings_of(flag_values: Any, module: str, leave_out: Sequence[str]) -> dict
     """The flags that a module defines, by name, but for those that do not decide results."""
     found = {flag.name: flag.value for flag in flag_values.get_flags_for_module(module)}
     return {name: value for name, value in sorted(found.items()) if name not in leave_out}
+
+
+def speeds(texts: Sequence[str], name: str = "--speedups") -> list[float]:
+    """The numbers of a flag that lists speeds.
+
+    Raises:
+        ValueError: one is no number above 1.
+    """
+    found = []
+    for text in texts:
+        try:
+            found.append(float(text))
+        except ValueError:
+            found.append(0.0)
+        if not 1 < found[-1] < float("inf"):
+            raise ValueError(f"{name} must be numbers above 1. Received: {text!r}")
+    return found

@@ -38,6 +38,18 @@ def top1(model: keras.Model, batches: tf.data.Dataset) -> float:
     return right / count
 
 
+def judge(model: keras.Model, images: Images) -> dict[str, float]:
+    """Cross-entropy ("loss") and "top1" on the test images."""
+    loss = cross_entropy(model, images)
+    right = total = count = 0.0
+    for x, y in images.test:
+        out = model.predict_on_batch(x)
+        total += float(loss(y, out)) * len(x)
+        right += float(np.sum(out.argmax(-1) == y.numpy()))
+        count += len(x)
+    return {"loss": total / count, "top1": right / count}
+
+
 def train_on(
     model: keras.Model,
     images: Images,

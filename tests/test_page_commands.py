@@ -40,6 +40,7 @@ RUN = {
     "benchmarks.interpolation": "benchmarks/test_interpolation.py::test_the_table",
     "benchmarks.kills": "benchmarks/test_short_forms.py::test_a_killed_command_goes_on",
     "benchmarks.litert_files": _SHORT,
+    "benchmarks.mask_forms": _SHORT,
     "benchmarks.masked_conv2d": _SHORT,
     "benchmarks.reconstruct": _SHORT,
     "benchmarks.streaming": _STREAM,

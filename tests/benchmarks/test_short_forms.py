@@ -31,6 +31,11 @@ SHORT = {
     ),
     "litert_files": (f"--models={_NETWORK}", "--batches=1", "--rounds=3"),
     "masked_conv2d": ("--networks=alexnet", "--batches=1", "--keeps=.5", "--turns=1", "--larger"),
+    "mask_forms": (
+        *(f"--model={_NETWORK}", f"--data={_DATA}", "--speedups=1.3", "--calibration_images=32"),
+        *("--holdout=32", "--train_batch=16", "--tune_steps=2", "--tunings=1", "--batch_size=2"),
+        "--output_dir={out}/masks",
+    ),
     "without_data": (
         *(f"--model={_NETWORK}", "--data={files}/named.npz", "--speedups=1.1", "--images=16"),
     ),
