@@ -91,9 +91,9 @@ def _restricted(analysis: Analysis, speedup: float, chosen: dict[tuple, tuple | 
     return _plan(dataclasses.replace(analysis, sites=sites), speedup)
 
 
-def _worth(made: Plan) -> tuple[bool, float]:
-    """Smaller is better: first whether the speed is missed, then what is lost."""
-    missed = made.predicted_speedup < 0.99 * made.speedup
+def _worth(made: Plan) -> tuple[float, float]:
+    """Smaller is better: first by how much the speed is missed, then what is lost."""
+    missed = max(0.99 * made.speedup - made.predicted_speedup, 0.0)
     return missed, sum(layer.damage or 0.0 for layer in made.layers.values())
 
 
