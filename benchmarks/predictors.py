@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
-from espace_tf.planning.contenders import damage_parts
+from espace_tf.planning.contenders import damage_parts, option_of
 from espace_tf.records.analysis import Analysis
 from espace_tf.records.plan import Plan
 
@@ -45,17 +45,9 @@ def parts_of(analysis: Analysis, plan: Plan) -> Parts:
     """
     rows = []
     for path, layer in plan.layers.items():
-        options = analysis.sites[path].options
-        wanted = (layer.rank, layer.order if layer.rank else None, layer.family)
-        near = [
-            (abs((layer.keep or 1.0) - each.keep), index)
-            for index, each in enumerate(options)
-            if (each.rank, each.order if each.rank else None, each.family) == wanted
-        ]
-        if not near:
-            raise ValueError(f"the analysis has no option like this one of {path!r}: {layer}")
-        index = min(near)[1]
-        rows.append((*damage_parts(options)[index], options[index].error))
+        options, chosen = analysis.sites[path].options, option_of(analysis, path, layer)
+        parts = damage_parts(options)[options.index(chosen)]
+        rows.append((*parts, chosen.error))
     return Parts(
         *(tuple(max(value, 0.0) for value in column) for column in zip(*rows, strict=True))
     )

@@ -2,12 +2,13 @@
 
 The planner has only what the analysis says of each option; training brings back much of it, and
 more of one kind than of another. Here plans of one predicted speed are made that spend it
-differently (--plans of them: layers and masks count by random factors), each is applied, refitted
-by least squares, and fine-tuned shortly with the dense network as teacher. A predictor is as good
-as the order it puts plans of one speed into: Spearman's rank correlation with the loss on test
-images after training, averaged over the speeds. Those that a planner can use are sums over layers;
-the losses measured before and after least squares, for which a network has to be made, are shown
-beside them. Factor and power of "learned" are found on the other speeds.
+differently: the planner's and others in which layers and masks count by random factors (--plans of
+them together), and the rivals that `compress` compares with the planner's where much is lost. Each
+is applied, refitted by least squares, and fine-tuned shortly with the dense network as teacher. A
+predictor is as good as the order it puts plans of one speed into: Spearman's rank correlation with
+the loss on test images after training, averaged over the speeds. Those that a planner can use are
+sums over layers; the losses measured before and after least squares, for which a network has to be
+made, are shown beside them. Factor and power of "learned" are found on the other speeds.
 
 Every plan is kept in --output_dir: the same command goes on where a killed run stopped. Writes
 recovery.json there and the table as Markdown to --markdown. Half a minute a plan for the demo's
@@ -41,6 +42,7 @@ from espace_tf.bin.inputs import models
 from espace_tf.config import EspaceConfig
 from espace_tf.files import atomic_write, output_path
 from espace_tf.network import costs
+from espace_tf.planning import contenders
 from espace_tf.timing import runtimes
 
 _NETWORK = Path(__file__).parents[1] / "demo" / "network.keras"
@@ -65,6 +67,7 @@ _RATE = flags.DEFINE_float("tune_rate", 3e-4, "Adam's rate there, with cosine de
 _SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", 0)
 
 _FREE_DAMAGE = 1e-6
+_RIVALS = (-1, -2)
 # Flags that do not change what a step finds.
 _FREE = ("speedups", "plans", "output_dir", "markdown")
 _COLUMNS = ("predictor", "rank correlation with the loss after training")
@@ -101,9 +104,11 @@ class Recovery:
         return found.images
 
     def plan(self, speedup: float, number: int) -> espace_tf.Plan:
-        """The number-th plan of a speed; the first is the planner's own."""
+        """The number-th plan of a speed; 0 is the planner's own, below are its rivals."""
         analysis = self.analysis
-        if number:
+        if number < 0:
+            analysis = contenders.rivals(analysis)[-number - 1]
+        elif number:
             random = np.random.default_rng([_SEED.value, round(1000 * speedup), number])
             analysis = predictors.perturbed(analysis, random, _SPREAD.value)
         # All of them have that speed, whatever it costs.
@@ -158,18 +163,20 @@ def table(recovery: Recovery, rows: list[dict[str, Any]]) -> list[list[str]]:
 
 def page(rows: list[dict[str, Any]], cells: list[list[str]]) -> str:
     """The Markdown file."""
-    speeds = sorted({row["speedup"] for row in rows})
+    asked = sorted({row["speedup"] for row in rows})
     told = []
-    for speed in speeds:
-        after = [row["after"]["top1"] for row in rows if row["speedup"] == speed]
-        planned = [
-            row["after"]["top1"] for row in rows if row["speedup"] == speed and not row["number"]
-        ]
-        told.append(
-            [f"{speed:g}", str(len(after)), f"{planned[0]:.4f}"]
-            + [f"{value:.4f}" for value in (min(after), float(np.median(after)), max(after))]
+    for speed in asked:
+        here = [row for row in rows if row["speedup"] == speed]
+        planned = next(row for row in here if not row["number"])
+        chosen = min(
+            (row for row in here if row["number"] <= 0), key=lambda row: row["refitted"]["loss"]
         )
-    columns = ("speed", "plans", "top-1 of the planner's", "lowest", "median", "highest")
+        after = [row["after"]["top1"] for row in here]
+        values = planned["after"]["top1"], chosen["after"]["top1"]
+        values += min(after), float(np.median(after)), max(after)
+        told.append([f"{speed:g}", str(len(here)), *(f"{value:.4f}" for value in values)])
+    columns = ("speed", "plans", "top-1 of the planner's", "with rivals", "lowest", "median")
+    columns += ("highest",)
     return (
         f"Written by `python benchmarks/recovery.py`, whose docstring says what was done. Network: "
         f"{Path(_MODEL.value).name}; {len(rows)} plans, {_STEPS.value} steps of "
@@ -184,7 +191,7 @@ def run(speedups: list[float], path: Path) -> None:
     module = sys.argv[0] if __name__ == "__main__" else __name__
     steps = Steps(Path(_OUTPUT.value), settings_of(flags.FLAGS, module, _FREE))
     recovery, console, rows = Recovery(steps), Console(width=120), []
-    for number in range(_PLANS.value):
+    for number in (*range(_PLANS.value), *_RIVALS):
         for speedup in speedups:
             found = recovery.trained(speedup, number)
             rows.append({"speedup": speedup, "number": number, **found})

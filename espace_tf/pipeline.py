@@ -16,8 +16,9 @@ from espace_tf.network import graph
 from espace_tf.network.network import Network
 from espace_tf.planning.budget import Budget
 from espace_tf.planning.planner import UnreachableSpeedWarning
+from espace_tf.planning.prepared import prepared
 from espace_tf.planning.request import checked, goal, warn_if_off
-from espace_tf.planning.search import Search, prepared
+from espace_tf.planning.search import Search
 from espace_tf.progress import ANALYSIS, shown
 from espace_tf.race import winner
 from espace_tf.reconstruction.reconstruct import Reconstruction

@@ -43,6 +43,7 @@ RUN = {
     "benchmarks.mask_forms": _SHORT,
     "benchmarks.masked_conv2d": _SHORT,
     "benchmarks.reconstruct": _SHORT,
+    "benchmarks.recovery": "benchmarks/test_recovery.py::test_plans_are_made_trained_and_ordered",
     "benchmarks.streaming": _STREAM,
     "benchmarks.tfds_folders": _STREAM,
     "benchmarks.without_data": _SHORT,

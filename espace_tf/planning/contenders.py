@@ -1,7 +1,8 @@
 """What else reaches a speed: analyses in which masks, or the order of a pair, count differently.
 
 The planner weighs what is lost before any training. Training brings back more of what ranks lose
-than of what masks lose (docs/ablation.md), by how much depends on the network: a race finds out.
+than of what masks lose (docs/ablation.md), by how much depends on the network: a race finds out, or
+without training what least squares bring back, which tells what training will.
 """
 
 import dataclasses
@@ -9,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from espace_tf.records.analysis import Analysis
+from espace_tf.records.layer_plan import LayerPlan
 from espace_tf.records.option import Option
 from espace_tf.records.plan import Plan
 
@@ -37,6 +39,48 @@ def contenders(analysis: Analysis, first: Plan, count: int) -> dict[str, Analysi
     return {name: _changed(analysis, made[name]) for name in list(made)[:count]}
 
 
+def rivals(analysis: Analysis) -> list[Analysis]:
+    """Analyses whose plans may be better once a network is refitted, where much is lost.
+
+    Damages are losses where they are small. What a large one says too much is less in its root, so
+    that many small ones count for more; with masks as they are, and thrice.
+    """
+
+    def rooted(weight: float) -> Callable[[Sequence[Option], str], list[Option]]:
+        return lambda options, path: [
+            dataclasses.replace(each, damage=math.sqrt(by_rank) + weight * math.sqrt(by_mask))
+            for each, (by_rank, by_mask) in zip(options, damage_parts(options), strict=True)
+        ]
+
+    return [_changed(analysis, rooted(weight)) for weight in (1.0, _BETWEEN)]
+
+
+def with_damages(made: Plan, analysis: Analysis) -> Plan:
+    """A plan that a changed analysis made, with the damages of the analysis itself."""
+    layers = {
+        path: dataclasses.replace(layer, damage=option_of(analysis, path, layer).damage)
+        for path, layer in made.layers.items()
+    }
+    return dataclasses.replace(made, layers=layers)
+
+
+def option_of(analysis: Analysis, path: str, layer: LayerPlan) -> Option:
+    """The option that a layer of a plan was given.
+
+    Raises:
+        ValueError: the analysis has no such option.
+    """
+    wanted = (layer.rank, layer.order if layer.rank else None, layer.family)
+    alike = [
+        each
+        for each in analysis.sites[path].options
+        if (each.rank, each.order if each.rank else None, each.family) == wanted
+    ]
+    if not alike:
+        raise ValueError(f"the analysis has no option like this one of {path!r}: {layer}")
+    return min(alike, key=lambda each: abs((layer.keep or 1.0) - each.keep))
+
+
 def _changed(
     analysis: Analysis, change: Callable[[Sequence[Option], str], Sequence[Option]]
 ) -> Analysis:
@@ -53,7 +97,7 @@ def damage_parts(options: Sequence[Option]) -> list[tuple[float, float]]:
     found = []
     for each in options:
         alone = ranks.get((each.rank, each.order), 0.0) if each.rank else 0.0
-        alone = each.damage if each.family is None else alone
+        alone = max(each.damage if each.family is None else alone, 0.0)
         found.append((alone, max(each.damage - alone, 0.0)))
     return found
 

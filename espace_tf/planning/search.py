@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from espace_tf.analysis import analyze
 from espace_tf.analysis.held_out import HeldOut
-from espace_tf.analysis.synthetic import synthetic_inputs
 from espace_tf.checks import warn
-from espace_tf.config import EspaceConfig, EspaceWarning
+from espace_tf.config import EspaceWarning
 from espace_tf.network.network import Network
-from espace_tf.planning.budget import Budget
+from espace_tf.planning.budget import DEFAULT_LOSS, Budget
 from espace_tf.planning.choices import slower
+from espace_tf.planning.contenders import rivals, with_damages
 from espace_tf.planning.correction import Correction
 from espace_tf.planning.planner import LEAST_LOSS, UnreachableSpeedWarning, plan
 from espace_tf.planning.worth import is_better, is_short, is_too_dear
-from espace_tf.progress import Progress
 from espace_tf.records.analysis import Analysis
 from espace_tf.records.plan import Plan
 from espace_tf.rewriting.apply import applied
@@ -44,22 +42,29 @@ _REPLANS = 4
 _REJECTIONS = 3
 # And a further one where all losses turn out so many times smaller, and bought too little for that.
 _CHEAPER = 1.25
+# A plan that loses more is compared with others of its speed. Where less is lost, the predicted
+# damages are what is lost: no other plan does better.
+_VISIBLE = DEFAULT_LOSS
+_FREE = 1e-6  # a scale of damages at which no time is too dear
 # Of a budget that is looked for, the share aimed at and the least one that is near enough; how many
 # more plans are compared than are timed, since that costs less.
 _AIM, _NEAR = 0.92, 0.85
 _FURTHER_ROUNDS = 3
-# Inputs that are made up where there are no data.
-_SYNTHETIC = 64
 
 
 @dataclass(frozen=True)
 class _Tried:
-    """A model with its plan; its speed as a short measurement found it; how far that is off."""
+    """A model with its plan; its speed as a short measurement found it; how far that is off.
+
+    And the analysis that it was planned from, with the scale of the changed layers' times.
+    """
 
     model: Any
     plan: Plan
     speed: float
     miss: float
+    analysis: Analysis | None = None
+    scale: float = 1.0
 
 
 class Search:
@@ -146,7 +151,36 @@ class Search:
             if not slower and not faster:
                 break
             scale = explained
-        return kept
+        return self._best_of_rivals(kept)
+
+    def _best_of_rivals(self, first: _Tried) -> _Tried:
+        """The plan, or one of the same speed whose network loses less once it is refitted.
+
+        What is lost then orders plans as training leaves them, much better than damages do where
+        much is lost (docs/ablation.md).
+        """
+        made, best, tolerance = first.plan, first, self.analysis.config.tolerance
+        lost = None if made.comparison is None else made.comparison.loss_increase
+        if first.analysis is None or self._refit is None or lost is None or lost <= _VISIBLE:
+            return first
+        times, seen = dict.fromkeys(made.times, first.scale), {choices(made)}
+        options = {"speedup": made.predicted_speedup, "time_scale": times, "damage_scale": _FREE}
+        for analysis in rivals(first.analysis):
+            rival = with_damages(self._planned(analysis, **options), self.analysis)
+            as_fast = rival.predicted_ms <= (1 + tolerance) * made.predicted_ms
+            if not as_fast or choices(rival) in seen:
+                continue
+            seen.add(choices(rival))
+            small = self._refitted(applied(self._network, rival))
+            compared = self._held_out.compare(small)
+            if compared.loss_increase >= best.plan.comparison.loss_increase:
+                continue
+            speed = self._speed(small, rival)
+            if speed >= (1 - tolerance / 2) * first.speed:  # else it loses less for being slower
+                told = {"speedup": made.speedup, "measured_speedup": speed, "comparison": compared}
+                rival = dataclasses.replace(rival, **told)
+                best = _Tried(small, rival, speed, _miss(speed, rival))
+        return best
 
     def within(self, budget: Budget) -> Any:
         """The fastest applied plan that loses no more on the held-out images than may be lost.
@@ -214,7 +248,7 @@ class Search:
         while True:
             tried = self._try(made)
             if best is None or tried.miss < best.miss:
-                best = tried
+                best = dataclasses.replace(tried, analysis=analysis, scale=scale)
             # Half the tolerance: the last measurement differs by a few per cent.
             near = tried.miss <= config.tolerance / 2
             if near or not made.layers or len(seen) >= config.rounds:
@@ -248,8 +282,7 @@ class Search:
         self.advance(1)
         small = applied(self._network, made)
         speed = self._speed(small, made) if made.layers else 1.0
-        miss = 0.0 if made.speedup is None else abs(speed / made.speedup - 1)
-        return _Tried(small, made, speed, miss)
+        return _Tried(small, made, speed, _miss(speed, made))
 
     def _speed(self, small: Any, made: Plan) -> float:
         """As a short measurement finds it, now or when this plan was measured here before."""
@@ -280,51 +313,9 @@ def choices(made: Plan) -> frozenset:
     )
 
 
-def prepared(
-    network: Network,
-    data: Any,
-    config: EspaceConfig,
-    loss: Any,
-    progress: Progress,
-    held_out: HeldOut | None = None,
-    previous: Plan | None = None,
-    budget: Budget | None = None,
-    refit: Callable[[Any], Any] | None = None,
-) -> Search:
-    """A network analysed, and ready to be planned for.
-
-    Without data it is analysed on inputs made up from its batch norms, if it has any: they are far
-    better than the weights alone (`python -m benchmarks.without_data`).
-
-    Args:
-        network, data, config, loss: as for `compress`.
-        progress: what is told of the analysis.
-        held_out, previous: as for `Search`; without held_out a part of the data is held out.
-        budget: what the network is going to be held to, if anything.
-        refit: as for `Search`.
-
-    Raises:
-        ValueError: a budget that the labels do not tell.
-    """
-    reference, made_up = Reference(network.model, config), None
-    if data is None and config.profile == "default":
-        made_up = synthetic_inputs(network, _SYNTHETIC, config.seed)
-    elif held_out is None and data is not None:
-        held_out = HeldOut(network, data, loss, config.calibration_images, config.seed)
-    if budget is not None and budget.accuracy is not None and not held_out.tells_accuracy:
-        raise ValueError(
-            "max_accuracy_drop needs data with labels, (x, y), of a model with one output of "
-            "classes. Received: others; give max_loss_increase instead"
-        )
-    seen = None if held_out is None else held_out.seen
-    data = made_up if held_out is None else held_out.data
-    analysis = analyze.run(network, data, config, loss, progress, reference, seen)
-    if made_up is not None:
-        target = f"{analysis.target}; no data: images made up from the batch norms"
-        analysis = dataclasses.replace(analysis, target=target)
-    lasting = isinstance(config.runtime, str)  # of an object nobody knows what it is another day
-    times = LayerTimes.of_this_machine() if lasting else None
-    return Search(network, analysis, reference, held_out, previous, refit, times)
+def _miss(speed: float, made: Plan) -> float:
+    """How far a speed is from the one that a plan was asked for."""
+    return 0.0 if made.speedup is None else abs(speed / made.speedup - 1)
 
 
 def _is_refuted(tried: _Tried, made: Plan, tolerance: float) -> bool:

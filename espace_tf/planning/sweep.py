@@ -10,7 +10,7 @@ from espace_tf.checks import check_speedup
 from espace_tf.config import EspaceConfig
 from espace_tf.objectives.judge import Judge
 from espace_tf.planning import request
-from espace_tf.planning.search import prepared
+from espace_tf.planning.prepared import prepared
 from espace_tf.progress import ANALYSIS, shown
 from espace_tf.records.plan import Plan
 

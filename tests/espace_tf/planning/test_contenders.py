@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from espace_tf.planning.contenders import contenders
+from espace_tf.planning.contenders import contenders, option_of, rivals, with_damages
 from espace_tf.planning.planner import plan
 from espace_tf.records.analysis import Analysis, SiteAnalysis
 from espace_tf.records.option import Option
@@ -62,3 +62,24 @@ def test_layers_of_one_order_keep_it():
     made = contenders(given, plan(given, speedup=1.9), 4)
     assert made["other orders"].sites["conv"].options == given.sites["conv"].options
     assert all(math.isfinite(damage) for damage in damages(made["masks count 3 times"]).values())
+
+
+def test_rivals_count_the_roots_of_damages_and_masks_once_or_thrice():
+    given = analysis()
+    for found, weight in zip(rivals(given), (1, 3), strict=True):
+        rooted = damages(found)
+        assert rooted[2, "vertical", None] == pytest.approx(math.sqrt(0.2))
+        both = math.sqrt(0.2) + weight * math.sqrt(0.05)
+        assert rooted[2, "vertical", "grid"] == pytest.approx(both)
+        assert rooted[None, "vertical", None] == 0
+        made = plan(found, speedup=3.0, damage_scale=1e-6)
+        assert with_damages(made, given).layers["conv"].damage == 0.25
+    assert damages(given) == damages(analysis())
+
+
+def test_an_option_that_an_analysis_lacks():
+    given = analysis()
+    layer = plan(given, speedup=3.0).layers["conv"]
+    assert option_of(given, "conv", layer) == OPTIONS[4]
+    with pytest.raises(ValueError, match="no option like this one of 'conv'"):
+        option_of(analysis(OPTIONS[:3]), "conv", layer)

@@ -1,5 +1,7 @@
 """Search: what a measurement tells of a prediction, on clocks that are made up."""
 
+import dataclasses
+
 import keras
 import pytest
 
@@ -8,6 +10,7 @@ from espace_tf.network.network import Network
 from espace_tf.planning import search
 from espace_tf.planning.search import Search
 from espace_tf.records.analysis import Analysis, SiteAnalysis
+from espace_tf.records.comparison import Comparison
 from espace_tf.records.option import Option
 
 LAYERS, DENSE, CHANGED, OTHER = 6, 1.0, 0.005, 1.0  # milliseconds in fused graphs
@@ -62,3 +65,58 @@ def test_time_that_no_changed_layer_explains_is_spent_elsewhere(monkeypatch, fus
     tried = found.at_speed(asked)
     assert len(tried.plan.layers) == 4
     assert tried.speed == pytest.approx(asked, rel=1e-6)
+
+
+class Told:
+    """Images held out on which a network loses what it is told to, by the layers it changes."""
+
+    def __init__(self, losses: dict[int, float]):
+        self.losses, self.compared = losses, []
+
+    def compare(self, small) -> Comparison:
+        self.compared.append(set(small.espace_plan.layers))
+        lost = self.losses[len(small.espace_plan.layers)]
+        return Comparison(images=9, loss_increase=lost, agreement=1.0)
+
+
+def one_or_three(read: Network) -> Analysis:
+    """The first layer saves as much time as three others do, and loses more than they in sum."""
+    given = analysis(read, fused=True)
+    for number, site in enumerate(given.sites.values()):
+        dense, pair = site.options
+        ms, damage = (0.1, 0.1) if number == 0 else (0.7, 0.02)
+        site.options = (dense, dataclasses.replace(pair, ms=ms, damage=damage))
+    return given
+
+
+@pytest.mark.parametrize(
+    ("losses", "slower", "taken", "compared"),
+    [
+        ({3: 0.2, 1: 0.1}, 1.0, 1, [3, 1]),  # it answers better once it is refitted
+        ({3: 0.2, 1: 0.25}, 1.0, 3, [3, 1]),
+        ({3: 0.2, 1: 0.1}, 1.2, 3, [3, 1]),  # better, but slower than it was predicted to be
+        ({3: 0.01, 1: 0.0}, 1.0, 3, [3]),  # where nothing is lost nothing is looked for
+    ],
+)
+def test_a_plan_that_loses_visibly_has_rivals(monkeypatch, losses, slower, taken, compared):
+    read = network()
+    given, held_out, refitted = one_or_three(read), Told(losses), []
+
+    def measured(reference, small, *_):
+        layers = small.espace_plan.layers
+        return small.espace_plan.predicted_speedup / (slower if len(layers) == 1 else 1.0)
+
+    monkeypatch.setattr(search, "_measured_speedup", measured)
+    monkeypatch.setattr(Search, "_finished", lambda self, tried: tried)
+    asked = MODEL / (LAYERS * DENSE + OTHER - 0.9)
+    options = {"held_out": held_out, "refit": refitted.append}
+    tried = Search(read, given, reference=None, **options).at_speed(asked)
+    assert (
+        [len(each) for each in held_out.compared]
+        == compared
+        == [len(each.espace_plan.layers) for each in refitted]
+    )
+    made = tried.plan
+    assert len(made.layers) == taken and made.speedup == asked
+    assert made.comparison.loss_increase == losses[taken]
+    assert {each.damage for each in made.layers.values()} == {0.1 if taken == 1 else 0.02}
