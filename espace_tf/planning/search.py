@@ -14,7 +14,7 @@ from espace_tf.analysis.held_out import HeldOut
 from espace_tf.checks import warn
 from espace_tf.config import EspaceWarning
 from espace_tf.network.network import Network
-from espace_tf.planning.budget import DEFAULT_LOSS, Budget
+from espace_tf.planning.budget import Budget
 from espace_tf.planning.choices import slower
 from espace_tf.planning.contenders import rivals, with_damages
 from espace_tf.planning.correction import Correction
@@ -43,8 +43,8 @@ _REJECTIONS = 3
 # And a further one where all losses turn out so many times smaller, and bought too little for that.
 _CHEAPER = 1.25
 # A plan that loses more is compared with others of its speed. Where less is lost, the predicted
-# damages are what is lost: no other plan does better.
-_VISIBLE = DEFAULT_LOSS
+# damages are what is lost, and other plans hardly do better.
+_MUCH = 0.1
 _FREE = 1e-6  # a scale of damages at which no time is too dear
 # Of a budget that is looked for, the share aimed at and the least one that is near enough; how many
 # more plans are compared than are timed, since that costs less.
@@ -161,7 +161,7 @@ class Search:
         """
         made, best, tolerance = first.plan, first, self.analysis.config.tolerance
         lost = None if made.comparison is None else made.comparison.loss_increase
-        if first.analysis is None or self._refit is None or lost is None or lost <= _VISIBLE:
+        if first.analysis is None or self._refit is None or lost is None or lost <= _MUCH:
             return first
         times, seen = dict.fromkeys(made.times, first.scale), {choices(made)}
         options = {"speedup": made.predicted_speedup, "time_scale": times, "damage_scale": _FREE}
