@@ -21,6 +21,7 @@ from espace_tf.planning.correction import Correction
 from espace_tf.planning.planner import LEAST_LOSS, UnreachableSpeedWarning, plan
 from espace_tf.planning.worth import is_better, is_short, is_too_dear
 from espace_tf.records.analysis import Analysis
+from espace_tf.records.comparison import Comparison
 from espace_tf.records.plan import Plan
 from espace_tf.rewriting.apply import applied
 from espace_tf.timing.layer_times import LayerTimes
@@ -45,6 +46,7 @@ _CHEAPER = 1.25
 # A plan that loses more is compared with others of its speed. Where less is lost, the predicted
 # damages are what is lost, and other plans hardly do better.
 _MUCH = 0.1
+_CLEARLY = 0.9  # of that loss: nearer ones are alike on so few images
 _FREE = 1e-6  # a scale of damages at which no time is too dear
 # Of a budget that is looked for, the share aimed at and the least one that is near enough; how many
 # more plans are compared than are timed, since that costs less.
@@ -173,7 +175,7 @@ class Search:
             seen.add(choices(rival))
             small = self._refitted(applied(self._network, rival))
             compared = self._held_out.compare(small)
-            if compared.loss_increase >= best.plan.comparison.loss_increase:
+            if not _clearly_better(compared, best.plan.comparison):
                 continue
             speed = self._speed(small, rival)
             if speed >= (1 - tolerance / 2) * first.speed:  # else it loses less for being slower
@@ -311,6 +313,12 @@ def choices(made: Plan) -> frozenset:
         (path, layer.rank, layer.order, layer.positions is not None and layer.positions.tobytes())
         for path, layer in made.layers.items()
     )
+
+
+def _clearly_better(one: Comparison, other: Comparison) -> bool:
+    """Whether a network loses so much less on the same images, and agrees no less often."""
+    less = one.loss_increase < _CLEARLY * other.loss_increase
+    return less and one.agreement >= other.agreement
 
 
 def _miss(speed: float, made: Plan) -> float:
