@@ -2,9 +2,9 @@
 
     python benchmarks/mask_forms.py --output_dir=out/mask_forms
 
-At each of --speedups one plan without masks and one with masks at least (what a mask adds to the
-damage of its rank counts 1/4: where the planner chose a mask, masks count), both of the same
-predicted time, and the latter's masks in other forms:
+At each of --speedups one plan without masks (the fastest where none is so fast), one with more
+masks than the planner takes (what they add to the damage of a rank counts 1/4), and the latter's
+masks in other forms:
 
     nearest    a skipped position shows its nearest computed neighbour: what espace_tf does
     bilinear   it shows the mean of its four nearest, weighted by 1 / squared distance
@@ -24,6 +24,7 @@ network on two cores.
 """
 
 import functools
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -114,7 +115,7 @@ class Forms:
 
     def rows(self, speedup: float) -> dict[str, Callable[[], list[dict[str, Any]]]]:
         """What computes the trainings of each form, by its name."""
-        none = weighted_plan(self.analysis, speedup, None)
+        none = weighted_plan(self.analysis, speedup, math.inf)
         masked = weighted_plan(self.analysis, speedup, _MASKS_COUNT)
         learned = {"bilinear": False, "learned": True}
         forms = {

@@ -13,25 +13,16 @@ import espace_tf
 from espace_tf.kernels.index_map import nearest_spread
 from espace_tf.network import graph
 from espace_tf.network.copies import cloning
-from espace_tf.planning.contenders import damage_parts
+from espace_tf.planning.contenders import weighted
 from espace_tf.records.analysis import Analysis
 from espace_tf.records.plan import Plan
 
 _NEIGHBOURS = 4
 
 
-def weighted_plan(analysis: Analysis, speedup: float, weight: float | None) -> Plan:
-    """The plan of a speed in which masks count so many times what they do; None: without masks."""
-    sites = {}
-    for path, site in analysis.sites.items():
-        options = zip(site.options, damage_parts(site.options), strict=True)
-        counted = [
-            dataclasses.replace(each, damage=by_rank + (weight or 0.0) * by_mask)
-            for each, (by_rank, by_mask) in options
-            if each.family is None or weight is not None
-        ]
-        sites[path] = dataclasses.replace(site, options=tuple(counted))
-    return _plan(dataclasses.replace(analysis, sites=sites), speedup)
+def weighted_plan(analysis: Analysis, speedup: float, weight: float) -> Plan:
+    """The plan of a speed in which masks count so many times what they do; inf: without masks."""
+    return _plan(weighted(analysis, weight), speedup)
 
 
 def shared_plan(analysis: Analysis, speedup: float) -> Plan:

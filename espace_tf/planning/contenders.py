@@ -39,6 +39,11 @@ def contenders(analysis: Analysis, first: Plan, count: int) -> dict[str, Analysi
     return {name: _changed(analysis, made[name]) for name in list(made)[:count]}
 
 
+def weighted(analysis: Analysis, weight: float) -> Analysis:
+    """One in which what masks add to damages counts so many times; inf: it has no masks."""
+    return _changed(analysis, lambda options, path: _weighted(options, weight))
+
+
 def rivals(analysis: Analysis) -> list[Analysis]:
     """Analyses whose plans may be better once a network is refitted, where much is lost.
 

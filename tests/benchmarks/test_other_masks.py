@@ -1,6 +1,7 @@
 """Masks in other forms, against plain NumPy and against what the masks of a plan show."""
 
 import dataclasses
+import math
 
 import keras
 import numpy as np
@@ -76,7 +77,7 @@ def test_skipped_positions_show_those_sums(network, trained):
 
 
 def test_masks_count_for_less_or_not_at_all(analysis):
-    none = other_masks.weighted_plan(analysis, 2.5, None)
+    none = other_masks.weighted_plan(analysis, 2.5, math.inf)
     assert none.layers and all(each.family is None for each in none.layers.values())
     free = other_masks.weighted_plan(analysis, 2.5, 0.0)
     assert any(each.family is not None for each in free.layers.values())
